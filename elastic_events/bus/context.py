@@ -1,0 +1,79 @@
+"""Who speaks: read once from the launcher's environment, attached to every record the drain hands out."""
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+
+import msgspec
+
+__all__ = ("Context", "read_context")
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The process that recorded. Fields that the environment does not tell are `None`."""
+
+    run_id: str = "none"  #: torchrun's TORCHELASTIC_RUN_ID, SLURM_JOB_ID, or "none"
+    process: str = ""  #: pid, start time and nonce: one process of one host, also when its pid is used again
+    host: str = ""
+    pid: int = 0
+    rank: int | None = None
+    local_rank: int | None = None
+    world_size: int | None = None
+    node_rank: int | None = None
+    role: str | None = None
+    restart: int | None = None  #: torchrun's restart attempt, 0 for the first
+
+
+#: Field -> environment variables in order of trust: ours, torchrun's, SLURM's, Open MPI's, MPICH's.
+VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "run_id": ("ELASTIC_EVENTS_RUN_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PMIX_NAMESPACE"),
+    "rank": ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
+    "local_rank": ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
+    "world_size": ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+    "node_rank": ("GROUP_RANK", "SLURM_NODEID", "OMPI_COMM_WORLD_NODE_RANK"),
+    "role": ("ROLE_NAME", "ELASTIC_EVENTS_ROLE"),
+    "restart": ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"),
+}
+
+
+def read_context(environ: Mapping[str, str] = os.environ) -> Context:
+    """Read the context of this process from `environ`. Does no name look-up and never raises for a bad value."""
+    found: dict[str, str] = {}
+    for field, names in VARIABLES.items():
+        value = next((environ[name] for name in names if environ.get(name)), None)
+        if value is not None:
+            found[field] = value
+    return Context(
+        run_id=found.get("run_id", "none"),
+        process=process_identity(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        rank=_integer(found.get("rank")),
+        local_rank=_integer(found.get("local_rank")),
+        world_size=_integer(found.get("world_size")),
+        node_rank=_integer(found.get("node_rank")),
+        role=found.get("role"),
+        restart=_integer(found.get("restart")),
+    )
+
+
+def process_identity() -> str:
+    """Return a new identity of this process: pids are used again, also within one second and across containers (F13)."""
+    return f"{os.getpid():x}-{start_time(os.getpid()):x}-{secrets.token_hex(4)}"
+
+
+def start_time(pid: int) -> int:
+    """Return the start of process `pid` in clock ticks since boot, or 0 where it cannot be read (proc(5), field 22)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _integer(text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None

@@ -1,0 +1,69 @@
+"""The errors that reach a user; the emit path raises none of them unless `strict=True` asks for it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from elastic_events.bus.record import Record
+
+__all__ = (
+    "BusClosed",
+    "ConfigError",
+    "ElasticEventsError",
+    "FlushTimeout",
+    "InputError",
+    "MetadataError",
+    "MissingExtra",
+    "PermanentError",
+)
+
+
+class ElasticEventsError(Exception):
+    """Base of every error of this package."""
+
+
+class ConfigError(ElasticEventsError, ValueError):
+    """A handler, URL, option or environment variable is wrong; the sentence says what to write instead."""
+
+
+class InputError(ElasticEventsError, OSError):
+    """A file or directory to be read is missing, damaged or foreign."""
+
+
+class MetadataError(ElasticEventsError, TypeError):
+    """`strict=True` and an event's metadata holds a value that JSON cannot."""
+
+
+class MissingExtra(ElasticEventsError, ImportError):
+    """An optional dependency is not installed; the sentence names the extra to install."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'elastic-events[{extra}]'")
+        self.extra = extra
+
+
+class BusClosed(ElasticEventsError, RuntimeError):
+    """A call that needs an open bus, on one that is closed or not yet open."""
+
+
+class FlushTimeout(ElasticEventsError, TimeoutError):
+    """`flush(deadline)` ended at its deadline; `pending` holds the records still undelivered, by lane."""
+
+    def __init__(self, deadline: float, pending: dict[str, int]) -> None:
+        lanes = ", ".join(f"{name}: {count}" for name, count in pending.items())
+        super().__init__(f"undelivered after {deadline:g} s: {lanes}")
+        self.deadline = deadline
+        self.pending = pending
+
+
+class PermanentError(ElasticEventsError):
+    """Raised by a handler: trying again cannot help.
+
+    `rejected` names the records that were refused; the other records of the batch count as delivered. Left empty, the
+    lane splits the batch until each refused record stands alone.
+    """
+
+    def __init__(self, reason: str, rejected: "Sequence[Record]" = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.rejected = tuple(rejected)

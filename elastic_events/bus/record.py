@@ -1,0 +1,88 @@
+"""One record as handlers see it."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from elastic_events.bus.context import Context
+
+__all__ = ("MetricData", "Record", "builders")
+
+Kind = Literal["event", "rdzv", "metric", "ledger"]
+
+#: Kind -> the function that makes the caller's object again; filled by the modules that know these objects.
+builders: dict[str, Callable[["Record"], Any]] = {}
+
+
+class MetricData(NamedTuple):
+    """One metric point, as torch's `MetricHandler.emit` gets it."""
+
+    timestamp: float  #: seconds since the epoch
+    group_name: str
+    name: str
+    value: Any
+
+
+class Record(msgspec.Struct, frozen=True, eq=False):
+    """One event, rendezvous event, metric point or ledger, shared by all lanes: treat it as read-only.
+
+    `fields` is the kind's own payload, in this order:
+
+    - event: source, timestamp (milliseconds, 0 = not given), metadata
+    - rdzv: run_id, message, hostname, pid, node_state, master_endpoint, rank, local_id, error_trace
+    - metric: value
+    - ledger: a dict, the lane's own counts when its sink was closed
+    """
+
+    kind: Kind
+    seq: int  #: position in its ring; a gap is a record that was lost
+    time_ns: int  #: wall clock, nanoseconds since the epoch
+    monotonic_ns: int  #: the host's monotonic clock, nanoseconds
+    name: str  #: of the event or metric
+    channel: str  #: an event's destination, a metric's group
+    fields: tuple[Any, ...]
+    context: Context
+    size: int = 0  #: encoded bytes
+    recovered: bool = False  #: read from the flight recorder of a process that was dead by then
+    built: Any = None
+
+    @property
+    def id(self) -> str:
+        """Run, process, ring and sequence number: the same on every retry, replay and recovery."""
+        return f"{self.context.run_id}/{self.context.process}/{self.ring}/{self.seq}"
+
+    @property
+    def ring(self) -> str:
+        """The ring that held it: `e` for events, `m` for metrics, `l` for a bus's own ledger."""
+        return _RINGS[self.kind]
+
+    @property
+    def destination(self) -> str:
+        """The `destination` given to `record()`; for a metric, its group."""
+        return self.channel
+
+    @property
+    def event(self) -> Any:
+        """The `Event` or `RdzvEvent` equal to what was recorded (a timestamp of 0 filled in), or None."""
+        return None if self.kind == "metric" else self._build()
+
+    @property
+    def metric(self) -> MetricData | None:
+        """The `MetricData`, or None for other kinds."""
+        return self._build() if self.kind == "metric" else None
+
+    def _build(self) -> Any:
+        if self.built is None and self.kind in builders:
+            msgspec.structs.force_setattr(self, "built", builders[self.kind](self))
+        return self.built
+
+
+_RINGS = {"event": "e", "rdzv": "e", "metric": "m", "ledger": "l"}
+
+
+def _metric(record: Record) -> MetricData:
+    return MetricData(record.time_ns / 1e9, record.channel, record.name, record.fields[0])
+
+
+builders["metric"] = _metric

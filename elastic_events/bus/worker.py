@@ -1,0 +1,59 @@
+"""One thread of a sink's own, started when the sink opens, for the calls that block."""
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar, TypeVarTuple
+
+import anyio
+from anyio.from_thread import run_sync
+from anyio.lowlevel import current_token
+
+__all__ = ("Worker",)
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+class Worker:
+    """Runs blocking calls of one sink, in order, in one thread.
+
+    An executor would do but for interpreter exit, where neither a new thread nor a new future is to be had (F15, F16):
+    this thread exists since `open`. A call whose waiter was cancelled runs on to its end; its result is dropped.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, function: Callable[[*Args], T], *args: *Args) -> T:
+        """Run `function(*args)` in the thread, wait for it and return or raise what it did."""
+        done = anyio.Event()
+        token = current_token()
+        outcome: list[Any] = []
+
+        def call() -> None:
+            try:
+                outcome.append((function(*args), None))
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the waiter
+                outcome.append((None, error))
+            try:
+                run_sync(done.set, token=token)
+            except RuntimeError:
+                pass  # the waiter's loop is gone, and the waiter with it
+
+        self._calls.put(call)
+        await done.wait()
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Let the thread end after the calls it has. Does not wait: a call that hangs must not hang its lane."""
+        self._calls.put(None)
+
+    def _loop(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()

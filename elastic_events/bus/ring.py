@@ -1,0 +1,55 @@
+"""The bounded queue between emitters and the drain: slots in memory, many writers, readers that take nothing.
+
+An emitter takes a sequence number, encodes, and stores its frame in slot `sequence % capacity`. Each step is one call into
+C that needs no lock of ours, so that a signal handler, a finalizer or another thread may emit between any two of them.
+A frame begins with its own sequence number: a reader that finds a newer one knows how many it lost, and one that finds
+an older one knows that an emitter was interrupted between taking and storing.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ("Pipe", "Ring", "Slots")
+
+
+class Slots(Protocol):
+    """Where frames are stored: a list, or a mapped file."""
+
+    def __setitem__(self, index: int, frame: bytes, /) -> None: ...
+    def __getitem__(self, index: int, /) -> bytes | None: ...
+
+
+#: What the hot path needs of a ring, in one tuple, so that one attribute load sees either the old ring or the new one:
+#: the next sequence number, the slots, capacity - 1, and the monotonic clock in nanoseconds.
+Pipe = tuple[Callable[[], int], Slots, int, Callable[[], int]]
+
+
+class Ring:
+    """`capacity` slots, a power of two; the newest record overwrites the oldest.
+
+    A list and `itertools.count` survive signal handlers and finalizers, where `queue.Queue` and anything with a lock
+    deadlock (M1). About 2,000 slots stay in the processor's cache.
+    """
+
+    def __init__(self, capacity: int = 2048, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        if capacity < 2 or capacity & (capacity - 1):
+            raise ValueError(f"capacity must be a power of two, such as 2048; it is {capacity}")
+        self.capacity = capacity
+        self._count = itertools.count()
+        self._slots: list[bytes | None] = [None] * capacity
+        self.pipe: Pipe = (self._count.__next__, self._slots, capacity - 1, clock)
+
+    @property
+    def head(self) -> int:
+        """The next sequence number. Reading it takes none; any thread may."""
+        # repr() is the one public way to look at a count without advancing it that every Python has.
+        return int(repr(self._count)[6:-1])
+
+    def frame(self, seq: int) -> bytes | None:
+        """Return what the slot of `seq` holds now: its frame, an older one, a newer one, or None."""
+        return self._slots[seq & (self.capacity - 1)]
+
+    def __repr__(self) -> str:
+        return f"<Ring {self.capacity} slots, head {self.head}>"

@@ -6,6 +6,8 @@ drain, so that a later change of the caller's dict does not show (M10). There is
 monotonic time into wall time, since a second read and its nine bytes would cost a fifth of the whole.
 """
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from elastic_events.bus.codec import LIMIT, encode, encode_hard
@@ -25,7 +27,7 @@ class Emitter:
     the rings of the bus opened last: a function that looked the bus up and called it would cost a third more.
     """
 
-    __slots__ = ("events", "metrics", "redactor", "strict", "vetted")
+    __slots__ = ("events", "metrics", "redactor", "strict", "unheard", "vetted")
 
     def __init__(self, events: Pipe | None, metrics: Pipe | None, redactor: Redactor, *, strict: bool = False) -> None:
         self.events = events
@@ -33,6 +35,7 @@ class Emitter:
         self.redactor = redactor
         self.vetted = redactor.safe.issuperset
         self.strict = strict
+        self.unheard: Callable[[Any, Any], object] | None = None  # asked when there is no ring to emit to
 
     def put_metric(self, metric_name: str, metric_value: Any, metric_group: str | None = "torchelastic") -> None:
         """Record one metric point. With no bus open it is discarded.
@@ -62,7 +65,7 @@ class Emitter:
         """
         pipe = self.events
         if pipe is None:
-            return
+            return self._unheard(event, destination)
         take, slots, mask, now = pipe
         seq = take()
         try:
@@ -78,15 +81,22 @@ class Emitter:
         except Exception:  # noqa: BLE001 - as above
             frame = self._event((seq, now()), event, destination)
         slots[seq & mask] = frame
+        return None
 
     def record_rdzv_event(self, event: Any) -> None:
         """Record one rendezvous event: `RdzvEvent`, or torch's own. As `record` otherwise."""
         pipe = self.events
         if pipe is None:
-            return
+            return self._unheard(event, "dynamic_rendezvous")
         take, slots, mask, now = pipe
         seq = take()
         slots[seq & mask] = self._rdzv((seq, now()), event)
+        return None
+
+    def _unheard(self, event: Any, destination: Any) -> None:
+        if destination != "null" and self.unheard is not None:
+            with contextlib.suppress(Exception):  # no drain could be started; the emitter is not the one to tell
+                self.unheard(event, destination)
 
     def _event(self, head: tuple[int, int], event: Any, destination: Any) -> bytes:
         """Encode an event the long way: redacted, coerced, truncated."""

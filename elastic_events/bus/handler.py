@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 
-__all__ = ("Handler", "Sink", "adapt", "adapters")
+__all__ = ("Handler", "Sink", "adapt", "adapters", "stages")
 
 
 @runtime_checkable
@@ -33,6 +33,10 @@ Handler = Sink | Callable[[Record], Awaitable[object]] | Callable[[Sequence[Reco
 
 #: Functions from (handler) to a sink or None, asked in turn: how sinks, loggers and metric handlers become handlers.
 adapters: list[Callable[[Any], Sink | None]] = []
+
+
+#: Name -> function from (sink, option) to a sink in front of it.
+stages: dict[str, Callable[[Sink, Any], Sink]] = {}
 
 
 class CallableSink:

@@ -1,0 +1,1 @@
+"""The core: a bus that knows no torch, no sink and no event."""

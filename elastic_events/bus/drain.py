@@ -1,0 +1,185 @@
+"""Pump and lanes as tasks of one event loop: asyncio, uvloop or trio, the caller's or a thread's own."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from elastic_events.bus.lane import Lane
+from elastic_events.bus.pump import Pump
+from elastic_events.bus.stats import FlushResult
+from elastic_events.bus.wakeup import Wakeup
+
+__all__ = ("Drain",)
+
+#: Records a ring and slice: a slice takes well under a millisecond, then other threads get the GIL.
+SLICE = 128
+
+
+class Drain:
+    """Moves records until it is closed. Everything but `request_close` belongs to the loop it runs in.
+
+    It runs in a task of its own and shields itself: a cancellation or Ctrl-C that ends the caller's block must not cut
+    the last flush short (M5). The deadline of the close is its own.
+    """
+
+    def __init__(self, pump: Pump, interval: float, report: Callable[[str, BaseException], None]) -> None:
+        self.pump = pump
+        self.interval = interval
+        self.lanes: tuple[Lane, ...] = ()  # replaced, never changed: a reader sees the old or the new (F44)
+        self.errors = 0
+        self.given_up: dict[str, int] = {}
+        self.closed_heads: list[int] | None = None
+        self.over = False  # nothing moves any more, and every record is booked
+        self.ended = Wakeup()
+        self._report = report
+        self._deadline: float | None = None  # seconds the close may take
+        self._wake = Wakeup()
+        self._group: TaskGroup | None = None
+        self._sources: list[tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
+        self._started: set[Lane] = set()
+
+    # --- asked from the loop ---
+
+    def add(self, lane: Lane) -> None:
+        """Take a lane in; its task starts at the next look. Any thread may call it, one at a time."""
+        self.lanes = (*self.lanes, lane)
+
+    def add_source(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
+        """Run `source(*args)` as a task of the drain, cancelled when the close begins."""
+        self._sources.append((source, args))
+
+    def request_close(self, deadline: float) -> None:
+        """Begin to close; the second request is ignored."""
+        if self._deadline is None:
+            self._deadline = max(deadline, 0.0)
+        self._wake.set()
+
+    async def flush(self, deadline: float) -> FlushResult:
+        """Wait until all that was recorded before the call is settled in every lane, `deadline` seconds at most."""
+        heads = self.pump.heads()
+        with anyio.move_on_after(deadline):
+            while self.pump.behind(heads) and not self.over:
+                await self._step()
+            marks = [(lane, lane.backlog.entered) for lane in self.lanes]
+            for lane, mark in marks:
+                while lane.unsettled_from < mark and not lane.finished:
+                    await lane.progress.wait()
+        behind = self.pump.behind(heads)
+        return FlushResult({lane.name: count for lane in self.lanes if (count := behind + lane.unsettled)})
+
+    # --- the task ---
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Open the lanes, drain until a close is requested, close within its deadline."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._open_all()
+                async with anyio.create_task_group() as self._group:
+                    self._start_new()
+                    task_status.started()
+                    async with anyio.create_task_group() as sources:
+                        await self._work(sources)
+                        sources.cancel_scope.cancel()
+                    await self._close()
+                    self._group.cancel_scope.cancel()
+        finally:
+            for lane in self.lanes:
+                self._abandon(lane)
+            self.closed_heads = self.closed_heads or self.pump.heads()
+            self.over = True
+            self.ended.set()
+
+    async def _open_all(self) -> None:
+        opened: list[Lane] = []
+        try:
+            for lane in self.lanes:
+                await lane.open()
+                opened.append(lane)
+        except BaseException:
+            for lane in opened:
+                await lane.shut()
+            raise
+
+    async def _work(self, sources: TaskGroup) -> None:
+        while self._deadline is None:
+            moved = self._look()
+            self._start_new()
+            while self._sources:
+                source, args = self._sources.pop()
+                sources.start_soon(self._guard, source, args)
+            # A full slice means more is waiting; otherwise the timer. Emitters never wake the drain (M2).
+            if moved >= SLICE:
+                await anyio.sleep(0)
+            else:
+                with anyio.move_on_after(self.interval):
+                    await self._wake.wait()
+
+    async def _guard(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
+        try:
+            await source(*args)
+        except Exception as error:  # noqa: BLE001 - a source is a handler in reverse: its fault is its own
+            self._fault("a source ended", error)
+
+    async def _close(self) -> None:
+        deadline = anyio.current_time() + (self._deadline or 0.0)
+        with anyio.CancelScope(deadline=deadline):
+            while self.pump.behind() and self.closed_heads is None:
+                await self._step()
+            # From here on an emitted record counts as closed.
+            self.closed_heads = self.pump.heads()
+            self._look()
+            self.pump.give_up(self.lanes)
+            for lane in self.lanes:
+                lane.end_at(self.closed_heads)
+                lane.close()
+            for lane in self.lanes:
+                while not lane.finished:
+                    await lane.progress.wait()
+
+    async def _step(self) -> None:
+        """Look once, out of turn; wait a little where only interrupted emitters are missing, which have their grace."""
+        self._look()
+        self._start_new()
+        unread = any(cursor.position < cursor.ring.head for cursor in self.pump.cursors)
+        await anyio.sleep(0 if unread else 0.005)
+
+    def _start_new(self) -> None:
+        if self._group is None:
+            return
+        for lane in self.lanes:
+            if lane not in self._started:
+                self._started.add(lane)
+                self._group.start_soon(self._run_lane, lane)
+            elif lane.retired and not lane.closing:
+                lane.close()
+
+    async def _run_lane(self, lane: Lane) -> None:
+        try:
+            if not lane.opened:
+                await lane.open()
+        except Exception as error:  # noqa: BLE001 - a lane added later has no caller to raise to
+            lane.last_error = f"{type(error).__name__}: {error}"
+            self._report(f"handler {lane.name!r} could not be opened", error)
+            lane.finished = True
+            return
+        await lane.run()
+
+    def _look(self) -> int:
+        try:
+            return self.pump.look(lambda: self.lanes, time.monotonic(), SLICE)
+        except Exception as error:  # noqa: BLE001 - the drain outlives its own faults, and counts them (F31)
+            self._fault("the drain failed on a record", error)
+            return 0
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        self.errors += 1
+        if self.errors == 1:
+            self._report(what, error)
+
+    def _abandon(self, lane: Lane) -> None:
+        gone = lane.abandon("shutdown_deadline" if self._deadline is not None else "drain_died")
+        if gone:
+            self.given_up[lane.name] = gone

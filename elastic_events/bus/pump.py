@@ -1,0 +1,206 @@
+"""The part of the drain that reads the rings: a cursor a ring, arithmetic for what was lost, one decode a record."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from elastic_events.bus.codec import KINDS, decode
+from elastic_events.bus.context import Context
+from elastic_events.bus.record import Record
+
+__all__ = ("Cursor", "Look", "Pump", "Receiver")
+
+#: Seconds an interrupted emitter has to fill its slot before its record counts as lost.
+GRACE = 1.0
+
+
+class Source(Protocol):
+    """What a cursor reads: a ring in memory or in a mapped file."""
+
+    capacity: int
+
+    @property
+    def head(self) -> int:
+        """The next sequence number."""
+        ...
+
+    def frame(self, seq: int) -> bytes | None:
+        """Return what the slot of `seq` holds."""
+        ...
+
+
+class Receiver(Protocol):
+    """What the pump hands out to: a lane."""
+
+    def lose(self, ring: int, reason: str, first: int, count: int) -> None:
+        """Count records of `ring` that are gone, from sequence `first`."""
+
+    def offer(self, ring: int, records: list[Record]) -> None:
+        """Take the records this lane wants; never waits."""
+
+
+class Look(list[Record]):
+    """The records of one look at one ring, with what it found lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: list[tuple[str, int, int]] = []  #: reason, first sequence, count
+
+
+class Cursor:
+    """How far one reader has come in one ring. Reading takes nothing: many cursors may walk one ring.
+
+    `late` holds the sequences that were taken but not yet stored when the cursor passed; they are looked at again until
+    they arrive, or are lost as "interrupted" after the grace time. The records behind them do not wait.
+    """
+
+    def __init__(self, ring: Source) -> None:
+        self.ring = ring
+        self.position = 0
+        self.late: dict[int, float] = {}
+
+    def behind(self, head: int | None = None) -> int:
+        """Return how many records up to `head` are neither read nor given up."""
+        return max((self.ring.head if head is None else head) - self.position, 0) + len(self.late)
+
+    def look(self, most: int, now: float, make: Callable[[list[object], int], Record]) -> Look:
+        """Read up to `most` records; `now` is monotonic seconds."""
+        found = Look()
+        for seq, since in list(self.late.items()):
+            self._read(seq, found, make, since, now)
+        head = self.ring.head
+        lost = head - self.ring.capacity - self.position
+        if lost > 0:
+            found.lost.append(("overwritten", self.position, lost))
+            self.position += lost
+        stop = min(head, self.position + most)
+        while self.position < stop:
+            seq = self.position
+            self.position += 1
+            self._read(seq, found, make, now, now)
+        return found
+
+    def give_up(self) -> Look:
+        """Stop waiting for interrupted emitters, at close."""
+        found = Look()
+        found.lost.extend(("interrupted", seq, 1) for seq in self.late)
+        self.late.clear()
+        return found
+
+    def _read(self, seq: int, found: Look, make: Callable[[list[object], int], Record], since: float, now: float) -> None:
+        frame = self.ring.frame(seq)
+        stored = -1
+        try:
+            if frame is not None:
+                values = decode(frame)
+                stored = values[0]
+                if stored == seq:
+                    found.append(make(values, len(frame)))
+        except Exception:  # noqa: BLE001 - a frame that cannot be read is one record lost, not the drain
+            found.lost.append(("undecodable", seq, 1))
+            stored = seq
+        if stored > seq:
+            found.lost.append(("overwritten", seq, 1))
+        elif stored < seq:
+            if now - since < GRACE:
+                self.late[seq] = since
+                return
+            found.lost.append(("interrupted", seq, 1))
+        self.late.pop(seq, None)
+
+
+class Pump:
+    """Reads both rings and hands each record, decoded once, to every receiver.
+
+    Reading, handing out and advancing the cursor is one synchronous step: a cancellation falls before or after it, never
+    between (F25).
+    """
+
+    def __init__(
+        self,
+        rings: Sequence[Source],
+        context: Context,
+        wall_clock: Callable[[], int] = time.time_ns,
+        on_channel: Callable[[str, int], object] = lambda _channel, _seq: None,
+    ) -> None:
+        self.cursors = [Cursor(ring) for ring in rings]
+        self.context = context
+        self._wall_clock = wall_clock
+        self._clocks = [self._monotonic(ring) for ring in rings]
+        self._offset = 0
+        self._on_channel = on_channel
+        self._channels = {"null"}
+
+    def heads(self) -> list[int]:
+        """Return the next sequence number of each ring."""
+        return [cursor.ring.head for cursor in self.cursors]
+
+    def behind(self, heads: list[int] | None = None) -> int:
+        """Return how many records up to `heads` wait in the rings."""
+        return sum(map(Cursor.behind, self.cursors, heads or self.heads()))
+
+    def look(self, receivers: Callable[[], Iterable[Receiver]], now: float, most: int = 128) -> int:
+        """Move up to `most` records a ring to `receivers`; return how many came.
+
+        `most` keeps a look under a millisecond, so that a draining thread holds the GIL for no longer.
+        """
+        # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
+        self._offset = self._wall_clock() - self._clocks[0]()
+        looks = [cursor.look(most, now, self._record) for cursor in self.cursors]
+        for record in looks[0]:
+            if record.channel not in self._channels and len(self._channels) < 1024:
+                self._channels.add(record.channel)
+                self._on_channel(record.channel, record.seq)  # may add a receiver
+        self._hand_out(looks, list(receivers()))
+        return sum(map(len, looks))
+
+    def give_up(self, receivers: Iterable[Receiver]) -> None:
+        """Count what interrupted emitters still owe as lost."""
+        self._hand_out([cursor.give_up() for cursor in self.cursors], list(receivers))
+
+    def _hand_out(self, looks: list[Look], receivers: list[Receiver]) -> None:
+        for index, look in enumerate(looks):
+            for reason, first, count in look.lost:
+                for receiver in receivers:
+                    receiver.lose(index, reason, first, count)
+        for index, records in _in_time_order(looks):
+            for receiver in receivers:
+                receiver.offer(index, records)
+
+    def _record(self, values: list[object], size: int) -> Record:
+        return to_record(values, size, self.context, self._offset)
+
+    @staticmethod
+    def _monotonic(ring: Source) -> Callable[[], int]:
+        pipe = getattr(ring, "pipe", None)
+        clock: Callable[[], int] = pipe[3] if pipe else time.monotonic_ns
+        return clock
+
+
+def to_record(values: list[object], size: int, context: Context, offset: int, *, recovered: bool = False) -> Record:
+    """Return the record of a decoded frame; `offset` is wall minus monotonic time in nanoseconds."""
+    kind = KINDS[len(values)]
+    seq, monotonic, name, channel, *fields = values
+    assert isinstance(seq, int)
+    assert isinstance(monotonic, int)
+    return Record(
+        *(kind, seq, monotonic + offset, monotonic),
+        *(name if type(name) is str else str(name), channel if type(channel) is str else str(channel)),
+        *(tuple(fields), context, size, recovered),
+    )
+
+
+def _in_time_order(looks: list[Look]) -> list[tuple[int, list[Record]]]:
+    """Return runs of one ring's records, so that a lane sees events and metrics in the order they were recorded."""
+    filled = [(index, look) for index, look in enumerate(looks) if look]
+    if len(filled) < 2:
+        return [(index, list(look)) for index, look in filled]
+    runs: list[tuple[int, list[Record]]] = []
+    for record, index in sorted(
+        ((record, index) for index, look in filled for record in look), key=lambda pair: pair[0].monotonic_ns
+    ):
+        if runs and runs[-1][0] == index:
+            runs[-1][1].append(record)
+        else:
+            runs.append((index, [record]))
+    return runs

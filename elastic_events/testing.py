@@ -1,0 +1,156 @@
+"""For tests of programs that record: capture without a sleep, a clock to turn by hand, handlers that fail on purpose."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+
+from elastic_events.bus.bus import EventBus
+from elastic_events.bus.pump import Cursor, to_record
+from elastic_events.bus.record import Record
+from elastic_events.recording import _current
+
+__all__ = ("Capture", "FailingSink", "FakeClock", "GatedSink", "ListSink", "capture")
+
+
+class Capture(Sequence[Record]):
+    """The records since the `with` began, in order of their time. Reading it is the whole synchronisation."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._cursors = [Cursor(ring) for ring in bus.rings]
+        self._records: list[Record] = []
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read()[index]
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    @property
+    def events(self) -> list[Any]:
+        """The `Event` and `RdzvEvent` objects."""
+        return [record.event for record in self._read() if record.kind != "metric"]
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The `MetricData` objects."""
+        return [record.metric for record in self._read() if record.kind == "metric"]
+
+    def named(self, name: str) -> list[Record]:
+        """The records of one name."""
+        return [record for record in self._read() if record.name == name]
+
+    def _read(self) -> list[Record]:
+        bus = self._bus
+        offset = bus.wall_offset()
+        fresh = []
+        for cursor in self._cursors:
+            look = cursor.look(2**31, 0.0, lambda values, size: to_record(values, size, bus.context, offset))
+            assert not any(reason == "overwritten" for reason, _, _ in look.lost), "capture() was too small: give capacity="
+            fresh += look
+        self._records += sorted(fresh, key=lambda record: record.monotonic_ns)
+        return self._records
+
+
+@contextmanager
+def capture(capacity: int = 65_536, **options: Any) -> Iterator[Capture]:
+    """Catch what `record` and `put_metric` emit in the block, in any thread; nothing runs in the background.
+
+    A bus that is open keeps running, but gets nothing while the block lasts. `options` are those of `EventBus`.
+    """
+    bus = EventBus(capacity=capacity, **options)
+    _current.opened(bus)
+    try:
+        yield Capture(bus)
+    finally:
+        _current.closed(bus)
+
+
+class FakeClock:
+    """Wall and monotonic nanoseconds that move when told: `EventBus(clock=clock.monotonic_ns, wall_clock=clock.time_ns)`."""
+
+    def __init__(self, time_ns: int = 1_700_000_000_000_000_000, monotonic_ns: int = 1_000_000_000) -> None:
+        self.wall = time_ns
+        self.monotonic = monotonic_ns
+
+    def time_ns(self) -> int:
+        """Return the wall clock."""
+        return self.wall
+
+    def monotonic_ns(self) -> int:
+        """Return the monotonic clock."""
+        return self.monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self.wall += int(seconds * 1e9)
+        self.monotonic += int(seconds * 1e9)
+
+    def step_wall(self, seconds: float) -> None:
+        """Set the wall clock forward, or back, as an administrator would."""
+        self.wall += int(seconds * 1e9)
+
+
+class ListSink:
+    """A sink that keeps what it gets in `records`; `opened` and `closed` count the calls."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.batches: list[int] = []
+        self.opened = 0
+        self.closed = 0
+
+    async def open(self) -> None:
+        """Count the opening."""
+        self.opened += 1
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Keep the records."""
+        self.batches.append(len(records))
+        self.records += records
+
+    async def aclose(self) -> None:
+        """Count the closing."""
+        self.closed += 1
+
+    @property
+    def payload(self) -> list[Record]:
+        """The records without the bus's own ledger."""
+        return [record for record in self.records if record.kind != "ledger"]
+
+
+class FailingSink(ListSink):
+    """A sink whose write raises what `fails(records, attempt)` returns, if it returns an exception."""
+
+    def __init__(self, fails: Callable[[Sequence[Record], int], BaseException | None]) -> None:
+        super().__init__()
+        self.fails = fails
+        self.attempts = 0
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Fail or keep the records."""
+        self.attempts += 1
+        error = self.fails(records, self.attempts)
+        if error is not None:
+            raise error
+        await super().write(records)
+
+
+class GatedSink(ListSink):
+    """A sink that hangs in `write` until `gate` is set: slow, or stuck for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = anyio.Event()
+        self.entered = anyio.Event()
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Wait for the gate, then keep the records."""
+        self.entered.set()
+        await self.gate.wait()
+        await super().write(records)

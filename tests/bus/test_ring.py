@@ -1,0 +1,224 @@
+"""The ring: arithmetic of loss, holes, and readers that take nothing."""
+
+import gc
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elastic_events.bus.codec import decode, encode
+from elastic_events.bus.context import Context
+from elastic_events.bus.emit import Emitter
+from elastic_events.bus.pump import GRACE, Cursor, Look, to_record
+from elastic_events.bus.record import Record
+from elastic_events.bus.redact import Redactor
+from elastic_events.bus.ring import Ring
+
+CONTEXT = Context(run_id="run", process="p")
+
+
+def make(values: list[object], size: int) -> Record:
+    """Make a record of a decoded frame."""
+    return to_record(values, size, CONTEXT, 0)
+
+
+def put(ring: Ring, value: object = 1) -> int:
+    """Emit one metric by hand."""
+    take, slots, mask, now = ring.pipe
+    seq = take()
+    slots[seq & mask] = encode((seq, now(), "m", "g", value))
+    return seq
+
+
+def look(cursor: Cursor, now: float = 0.0, most: int = 2**31) -> Look:
+    """Read what is there."""
+    return cursor.look(most, now, make)
+
+
+def test_reads_each_record_once_in_order() -> None:
+    """A cursor gives every record once, in the order of the sequence."""
+    ring = Ring(8)
+    cursor = Cursor(ring)
+    for value in range(5):
+        put(ring, value)
+    assert [record.fields[0] for record in look(cursor)] == [0, 1, 2, 3, 4]
+    assert look(cursor) == []
+
+
+def test_two_cursors_read_the_same_records() -> None:
+    """Reading takes nothing: a second cursor sees what the first has read."""
+    ring = Ring(8)
+    first, second = Cursor(ring), Cursor(ring)
+    put(ring)
+    assert len(look(first)) == len(look(second)) == 1
+
+
+@given(st.integers(1, 60), st.lists(st.integers(0, 30), max_size=8))
+def test_loss_is_exact(before: int, bursts: list[int]) -> None:
+    """Whatever the bursts between two looks, read plus overwritten is what was emitted (F52)."""
+    ring = Ring(8)
+    cursor = Cursor(ring)
+    read = lost = 0
+    for burst in [before, *bursts]:
+        for _ in range(burst):
+            put(ring)
+        found = look(cursor)
+        read += len(found)
+        lost += sum(count for _, _, count in found.lost)
+        assert len(found) == min(burst, 8)
+    assert read + lost == ring.head
+
+
+def test_interrupted_emitter_is_waited_for_and_does_not_hold_up_others() -> None:
+    """A slot that was taken and not filled yet is passed, and read when it is filled within the grace time."""
+    ring = Ring(8)
+    cursor = Cursor(ring)
+    take, slots, mask, now = ring.pipe
+    hole = take()
+    put(ring, "behind")
+    assert [record.fields[0] for record in look(cursor, now=0.0)] == ["behind"]
+    slots[hole & mask] = encode((hole, now(), "m", "g", "late"))
+    assert [record.fields[0] for record in look(cursor, now=GRACE / 2)] == ["late"]
+    assert cursor.behind() == 0
+
+
+def test_abandoned_slot_is_counted_after_the_grace_time() -> None:
+    """A slot that its emitter never fills is lost as interrupted, once, after the grace time."""
+    ring = Ring(8)
+    cursor = Cursor(ring)
+    ring.pipe[0]()
+    assert look(cursor, now=0.0).lost == []
+    assert cursor.behind() == 1
+    assert look(cursor, now=GRACE + 0.1).lost == [("interrupted", 0, 1)]
+    assert look(cursor, now=GRACE + 9).lost == []
+
+
+def test_store_of_an_emitter_that_slept_a_whole_lap_is_not_taken_for_a_new_record() -> None:
+    """An old sequence in a slot whose newer one is due counts as interrupted, never as that record."""
+    ring = Ring(4)
+    cursor = Cursor(ring)
+    take, slots, mask, now = ring.pipe
+    sleeper = take()
+    for _ in range(4):
+        put(ring)
+    slots[sleeper & mask] = encode((sleeper, now(), "m", "g", "old"))
+    found = look(cursor)
+    assert [record.seq for record in found] == [1, 2, 3]
+    late = look(cursor, now=GRACE * 2)
+    assert found.lost + late.lost == [("overwritten", 0, 1), ("interrupted", 4, 1)]
+
+
+def test_damaged_frame_costs_one_record() -> None:
+    """A frame that cannot be decoded is counted, and the next is read."""
+    ring = Ring(4)
+    cursor = Cursor(ring)
+    take, slots, mask, _now = ring.pipe
+    slots[take() & mask] = b"\xc1"
+    put(ring)
+    found = look(cursor)
+    assert [record.seq for record in found] == [1]
+    assert found.lost == [("undecodable", 0, 1)]
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 3, 1000])
+def test_capacity_is_a_power_of_two(capacity: int) -> None:
+    """A capacity that the mask cannot serve is refused with a sentence."""
+    with pytest.raises(ValueError, match="power of two"):
+        Ring(capacity)
+
+
+@contextmanager
+def interval_timer(handler: Any, seconds: float) -> Iterator[None]:
+    """Call `handler` by SIGALRM over and over."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_signal_storm_loses_nothing_uncounted() -> None:
+    """Emitting from a signal handler in the midst of emitting neither deadlocks nor miscounts (F47)."""
+    ring = Ring(2**17)
+    emitter = Emitter(ring.pipe, ring.pipe, Redactor())
+    calls = 0
+
+    def handler(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        emitter.put_metric("signal", calls)
+
+    with interval_timer(handler, 2e-5):
+        for value in range(50_000):
+            emitter.put_metric("main", value)
+    found = look(Cursor(ring))
+    assert calls > 10
+    assert [r.fields[0] for r in found if r.name == "main"] == list(range(50_000))
+    assert sum(r.name == "signal" for r in found) == calls
+    assert found.lost == []
+
+
+class Loud:
+    """Emits when it is collected, and is part of a cycle so that only the collector frees it."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self.emitter = emitter
+        self.me = self
+
+    def __del__(self) -> None:
+        self.emitter.put_metric("finalizer", 1)
+
+
+def test_finalizers_that_emit_during_an_emit() -> None:
+    """A garbage collection in the middle of emitting may emit (F46)."""
+    ring = Ring(2**15)
+    emitter = Emitter(ring.pipe, ring.pipe, Redactor())
+    before = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(3)
+    try:
+        for value in range(2000):
+            Loud(emitter)
+            emitter.put_metric("main", {"nested": [value]})
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    found = look(Cursor(ring))
+    assert [r.fields[0]["nested"][0] for r in found if r.name == "main"] == list(range(2000))
+    assert sum(r.name == "finalizer" for r in found) == 2000
+
+
+def test_threads_keep_their_own_order_and_nothing_is_lost(fast_switching: None) -> None:
+    """Each thread's records come in its order, and every sequence is read or counted (F55)."""
+    ring = Ring(2**16)
+    emitter = Emitter(ring.pipe, ring.pipe, Redactor())
+
+    def emit(thread: int) -> None:
+        for value in range(2000):
+            emitter.put_metric(str(thread), value)
+
+    threads = [threading.Thread(target=emit, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = look(Cursor(ring))
+    for thread in range(8):
+        assert [r.fields[0] for r in found if r.name == str(thread)] == list(range(2000))
+
+
+def test_frame_begins_with_its_sequence() -> None:
+    """A frame carries its own sequence number: that is how a reader knows whose lap a slot is from."""
+    ring = Ring(4)
+    emitter = Emitter(ring.pipe, ring.pipe, Redactor())
+    emitter.put_metric("x", 1.0)
+    frame = ring.frame(0)
+    assert frame is not None
+    assert decode(frame)[0] == 0

@@ -1,0 +1,50 @@
+"""Fixtures of every test: all backends, and nothing that fails in a thread goes unseen."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from elastic_events import recording
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {"restrict_keyboard_interrupt_to_checkpoints": True}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run each async test on asyncio, uvloop and trio."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def no_thread_fails(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail the test when an exception ends any thread."""
+    failures: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    yield
+    assert not failures, failures
+
+
+@pytest.fixture(autouse=True)
+def no_bus_left() -> Iterator[None]:
+    """Fail the test when it leaves a bus open."""
+    yield
+    left = recording.current_bus()
+    if left is not None:
+        recording.stop()
+    assert left is None, left
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Let threads take turns at every few bytecodes."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

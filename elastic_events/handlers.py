@@ -1,0 +1,160 @@
+"""Logging handlers by destination, as in torch.distributed.elastic.events.handlers, and handlers of others as sinks."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from elastic_events.bus.handler import Sink, adapters
+from elastic_events.bus.record import Record
+from elastic_events.bus.worker import Worker
+
+__all__ = ("find", "get_logging_handler")
+
+
+class _ConsoleHandler(logging.StreamHandler[Any]):
+    """stderr, and what torch's documentation shows: `get_logging_handler("console").info(event)`."""
+
+    def info(self, event: Any) -> None:
+        """Record `event` for this handler's destination."""
+        from elastic_events.recording import record
+
+        record(event, _destination(self))
+
+
+class _NullHandler(logging.NullHandler):
+    """Writes nothing by itself; `info` records."""
+
+    info = _ConsoleHandler.info
+
+
+_log_handlers: dict[str, logging.Handler] = {
+    "console": _ConsoleHandler(sys.stderr),
+    "dynamic_rendezvous": _NullHandler(),
+    "null": _NullHandler(),
+}
+
+_events_loggers: dict[str, logging.Logger] = {}
+
+
+def get_logging_handler(destination: str = "null") -> logging.Handler:
+    """Return the logging handler of `destination`; put your own into `_log_handlers` to add one, as with torch.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return _log_handlers[destination]
+
+
+def find(destination: object) -> logging.Handler | None:
+    """Return the logging handler of `destination`, or None. Never raises."""
+    return _log_handlers.get(destination) if isinstance(destination, str) else None
+
+
+def _destination(handler: object) -> str:
+    return next((name for name, known in _log_handlers.items() if known is handler), "console")
+
+
+def _get_or_create_logger(destination: str = "null") -> logging.Logger:
+    """Return torch's logger of that destination. Kept for code that reaches for it; recording does not go through it."""
+    if destination not in _events_loggers:
+        import elastic_events as package  # torch's tests patch get_logging_handler there
+
+        logger = logging.getLogger(f"torchelastic-events-{destination}")
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(package.get_logging_handler(destination))
+        _events_loggers[destination] = logger
+    return _events_loggers[destination]
+
+
+class _InThread:
+    """A synchronous handler as a sink: its calls run in a thread that its lane owns."""
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+        self.name = type(handler).__name__
+        self._worker: Worker | None = None
+
+    async def open(self) -> None:
+        """Start the thread."""
+        self._worker = Worker(f"elastic-events {self.name}")
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Hand the records over, one by one."""
+        assert self._worker is not None
+        await self._worker.run(self._write, records)
+
+    async def aclose(self) -> None:
+        """Let the thread end."""
+        if self._worker is not None:
+            self._worker.close()
+
+    def _write(self, records: Sequence[Record]) -> None:
+        raise NotImplementedError
+
+
+class LoggingSink(_InThread):
+    """A `logging.Handler` as a sink: gets events as torch's loggers pass them, one LogRecord with the event's JSON each.
+
+    Delivered means that its `emit` returned without an error.
+    """
+
+    def _write(self, records: Sequence[Record]) -> None:
+        for record in records:
+            event = record.event
+            if event is None:
+                continue
+            entry = logging.LogRecord(
+                *(f"torchelastic-events-{record.channel}", logging.INFO, "", 0, _text(event), None, None), func=record.name
+            )
+            entry.created, entry.msecs = record.time_ns / 1e9, record.time_ns // 1_000_000 % 1000
+            entry.elastic_record = record
+            self._emit(entry)
+
+    def _emit(self, entry: logging.LogRecord) -> None:
+        """Let the handler have `entry` under its own lock and filters; raise what `emit` raises."""
+        failure: list[BaseException] = []
+
+        def keep(_entry: logging.LogRecord) -> None:
+            failure.extend(filter(None, [sys.exception()]))
+
+        # The standard handlers catch their own errors and pass them to handleError, which prints: the ledger would not know.
+        had = vars(self.handler).get("handleError")
+        self.handler.handleError = keep
+        try:
+            self.handler.handle(entry)
+        finally:
+            if had is None:
+                del self.handler.handleError
+            else:
+                self.handler.handleError = had
+        if failure:
+            raise failure[0]
+
+
+class MetricSink(_InThread):
+    """A torch-style `MetricHandler` as a sink: its `emit` gets each metric point as `MetricData`; events pass it by."""
+
+    def _write(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.kind == "metric":
+                self.handler.emit(record.metric)
+
+
+def _text(event: Any) -> str:
+    try:
+        return str(event.serialize())
+    except (TypeError, ValueError, RecursionError):
+        return repr(event)
+
+
+def _adapt(handler: Any) -> Sink | None:
+    if isinstance(handler, logging.Handler):
+        return LoggingSink(handler)
+    if not isinstance(handler, type) and callable(getattr(handler, "emit", None)):
+        return MetricSink(handler)
+    return None
+
+
+adapters.append(_adapt)

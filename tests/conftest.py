@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from elastic_events import recording
+
+settings.register_profile("elastic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("elastic")
 
 
 @pytest.fixture(

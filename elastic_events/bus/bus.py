@@ -209,6 +209,10 @@ class EventBus:
         """The lanes, in the order of their subscription."""
         return self.drain.lanes
 
+    def wall_offset(self) -> int:
+        """Return wall clock minus monotonic clock, nanoseconds."""
+        return self._wall_clock() - self._clock()
+
     def metric_head(self) -> int:
         """Return the sequence number of the next metric point."""
         return self.pump.heads()[1]
@@ -233,11 +237,11 @@ class EventBus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         self.drain.request_close(self.deadline)
-        self._state = "closing"
-        assert self._group is not None
+        group, self._group = self._group, None
+        assert group is not None
         try:
             # The drain is a task of its own and shielded: whatever cancels this wait, it ends by its own deadline (M5).
-            return await self._group.__aexit__(kind, error, trace)
+            return await group.__aexit__(kind, error, trace)
         finally:
             self._closed()
 
@@ -333,7 +337,7 @@ class EventBus:
             pending=0 if closed else self.pump.behind(heads),
             lanes={lane.name: lane.stats() for lane in self.lanes},
             errors=self.drain.errors,
-            recorder=str(getattr(self._rings[0], "path", "")),
+            recorder=str(getattr(self.rings[0], "path", "")),
         )
 
     def __repr__(self) -> str:
@@ -374,13 +378,13 @@ class EventBus:
         rings: Iterable[PipedRing] = (Ring(self._capacity, self._clock), Ring(self._capacity, self._clock))
         if self.recorder is not None and recorders:
             rings = self._recorded(self.recorder) or rings
-        self._rings = list(rings)
+        self.rings = list(rings)
         self._make_drain()
 
     def _make_drain(self) -> None:
-        self.pump = Pump(self._rings, self.context, self._wall_clock, self._destination)
+        self.pump = Pump(self.rings, self.context, self._wall_clock, self._destination)
         self.drain = Drain(self.pump, self.interval, self.report)
-        self.emitter.events, self.emitter.metrics = (ring.pipe for ring in self._rings)
+        self.emitter.events, self.emitter.metrics = (ring.pipe for ring in self.rings)
 
     def _recorded(self, directory: Path) -> tuple[PipedRing, PipedRing] | None:
         try:
@@ -402,11 +406,10 @@ class EventBus:
     def _closed(self) -> None:
         if self._state != "closed":
             self._state = "closed"
-            self._group = None
             forget(self.close)
             for observer in observers:
                 observer.closed(self)
-            for ring in self._rings:
+            for ring in self.rings:
                 close = getattr(ring, "close", None)
                 if close is not None:
                     close()
@@ -461,11 +464,11 @@ class EventBus:
         self._subscribing = threading.Lock()
         self._state = "forked" if in_thread else "closed"
         self._restarts = itertools.count()
-        self._rings = [Ring(self._capacity, self._clock), Ring(self._capacity, self._clock)]
+        self.rings = [Ring(self._capacity, self._clock), Ring(self._capacity, self._clock)]
         self._restarted = False
         self.emitter.events = self.emitter.metrics = None
         if in_thread:
-            real = [lambda i=index: self._rings[i].pipe if self._restarted else None for index in range(2)]
+            real = [lambda i=index: self.rings[i].pipe if self._restarted else None for index in range(2)]
             self.emitter.events, self.emitter.metrics = (Armed(self._restart_if_forked, ring).pipe for ring in real)
             for observer in observers:
                 observer.opened(self)

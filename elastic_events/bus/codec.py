@@ -56,7 +56,7 @@ def encode_hard(frame: tuple[Any, ...], *, strict: bool = False) -> bytes:
             shorter[-1]["truncated_bytes"] = len(data)
         last, data = len(data), encode((*head, *shorter))
         if cut == 16 and len(data) > LIMIT:  # thousands of short items: keep the name, say how much is gone
-            data = encode((*head, *(value if len(str(value)) < 64 else f"[truncated {last} bytes]" for value in shorter)))
+            data = encode((*head, *(value if len(str(value)) < 64 else f"[truncated: {last} bytes]" for value in shorter)))
     return data
 
 
@@ -97,11 +97,14 @@ class Walk:
     def mapping(self, items: list[tuple[Any, Any]], depth: int) -> dict[Any, Any]:
         """Return the dict of `items`; keys stay apart as they were: 1 and "1" are two keys (F60)."""
         result: dict[Any, Any] = {}
-        for key, value in items[: self.take(len(items))]:
+        kept = self.take(len(items))
+        for key, value in items[:kept]:
             name = key if type(key) in (int, float, bool, type(None)) and _fits(key) else self.key(key)
             while name in result:
                 name = f"{name}'"
             result[name] = self.plain(value, depth + 1)
+        if kept < len(items):
+            result["truncated"] = f"{len(items) - kept} more"
         return result
 
     def key(self, key: Any) -> str:
@@ -114,7 +117,7 @@ class Walk:
         kept = self.take(len(items))
         result = [self.plain(item, depth + 1) for item in items[:kept]]
         if kept < len(items):
-            result.append(f"[{len(items) - kept} more]")
+            result.append(f"[truncated: {len(items) - kept} more]")
         return result
 
     def take(self, wanted: int) -> int:
@@ -126,7 +129,7 @@ class Walk:
     def text(self, value: str) -> str:
         """Return text that UTF-8 can hold, cut to the limit."""
         if self.cut is not None and len(value) > self.cut:
-            value = f"{value[: self.cut]}[+{len(value) - self.cut}]"
+            value = f"{value[: self.cut]}[truncated: {len(value) - self.cut} more]"
         try:
             value.encode()
         except UnicodeEncodeError:  # a lone surrogate

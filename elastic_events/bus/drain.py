@@ -104,8 +104,10 @@ class Drain:
             raise
 
     async def _work(self, sources: TaskGroup) -> None:
+        pause, moved_since = self.interval, 0
         while self._deadline is None:
             moved = self._look()
+            moved_since += moved
             self._start_new()
             while self._sources:
                 source, args = self._sources.pop()
@@ -113,9 +115,13 @@ class Drain:
             # A full slice means more is waiting; otherwise the timer. Emitters never wake the drain (M2).
             if moved >= SLICE:
                 await anyio.sleep(0)
-            else:
-                with anyio.move_on_after(self.interval):
-                    await self._wake.wait()
+                continue
+            # A ring that was found half full may overflow by the next look: look sooner, until the flood is over.
+            flood = moved_since > self.pump.cursors[0].ring.capacity // 2
+            pause = max(pause / 4, 0.001) if flood else min(pause * 2, self.interval)
+            moved_since = 0
+            with anyio.move_on_after(pause):
+                await self._wake.wait()
 
     async def _guard(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:
@@ -125,15 +131,14 @@ class Drain:
 
     async def _close(self) -> None:
         deadline = anyio.current_time() + (self._deadline or 0.0)
+        # From here on an emitted record counts as closed.
+        self.closed_heads = self.pump.heads()
+        for lane in self.lanes:
+            lane.end_at(self.closed_heads)
         with anyio.CancelScope(deadline=deadline):
-            while self.pump.behind() and self.closed_heads is None:
+            while self.pump.behind(self.closed_heads):
                 await self._step()
-            # From here on an emitted record counts as closed.
-            self.closed_heads = self.pump.heads()
-            self._look()
-            self.pump.give_up(self.lanes)
             for lane in self.lanes:
-                lane.end_at(self.closed_heads)
                 lane.close()
             for lane in self.lanes:
                 while not lane.finished:

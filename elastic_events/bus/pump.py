@@ -45,6 +45,7 @@ class Look(list[Record]):
     def __init__(self) -> None:
         super().__init__()
         self.lost: list[tuple[str, int, int]] = []  #: reason, first sequence, count
+        self.start = 0  #: where the cursor stood; records before it are ones that came late
 
 
 class Cursor:
@@ -73,6 +74,7 @@ class Cursor:
         if lost > 0:
             found.lost.append(("overwritten", self.position, lost))
             self.position += lost
+        found.start = self.position
         stop = min(head, self.position + most)
         while self.position < stop:
             seq = self.position
@@ -80,12 +82,16 @@ class Cursor:
             self._read(seq, found, make, now, now)
         return found
 
-    def give_up(self) -> Look:
-        """Stop waiting for interrupted emitters, at close."""
-        found = Look()
-        found.lost.extend(("interrupted", seq, 1) for seq in self.late)
-        self.late.clear()
-        return found
+    def unread(self, found: Look, horizon: int) -> None:
+        """Take the records after monotonic `horizon` out of `found` again: reading took nothing."""
+        young = (i for i, record in enumerate(found) if record.monotonic_ns > horizon and record.seq >= found.start)
+        keep = next(young, None)
+        if keep is None:
+            return
+        self.position = found[keep].seq
+        del found[keep:]
+        found.lost = [loss for loss in found.lost if loss[1] < self.position]
+        self.late = {seq: since for seq, since in self.late.items() if seq < self.position}
 
     def _read(self, seq: int, found: Look, make: Callable[[list[object], int], Record], since: float, now: float) -> None:
         frame = self.ring.frame(seq)
@@ -147,16 +153,16 @@ class Pump:
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
         self._offset = self._wall_clock() - self._clocks[0]()
         looks = [cursor.look(most, now, self._record) for cursor in self.cursors]
+        for look, cursor in zip(looks, self.cursors, strict=True):
+            if look and cursor.position < cursor.ring.head:  # cut short: what is younger in the other ring waits its turn
+                for other, its_cursor in zip(looks, self.cursors, strict=True):
+                    its_cursor.unread(other, look[-1].monotonic_ns)
         for record in looks[0]:
             if record.channel not in self._channels and len(self._channels) < 1024:
                 self._channels.add(record.channel)
                 self._on_channel(record.channel, record.seq)  # may add a receiver
         self._hand_out(looks, list(receivers()))
         return sum(map(len, looks))
-
-    def give_up(self, receivers: Iterable[Receiver]) -> None:
-        """Count what interrupted emitters still owe as lost."""
-        self._hand_out([cursor.give_up() for cursor in self.cursors], list(receivers))
 
     def _hand_out(self, looks: list[Look], receivers: list[Receiver]) -> None:
         for index, look in enumerate(looks):

@@ -1,0 +1,685 @@
+"""The bus in an event loop: delivery, isolation, bounds, flush and close, on asyncio, uvloop and trio."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from elastic_events import BusClosed, ConfigError, Event, EventBus, EventSource, PermanentError, Record, Retry, current_bus, record
+from elastic_events.testing import FailingSink, FakeClock, GatedSink, ListSink
+from elastic_metrics import MetricData, put_metric
+
+
+def event(name: str = "e", **metadata: Any) -> Event:
+    """Return an event."""
+    return Event(name, EventSource.WORKER, metadata=metadata)
+
+
+async def nothing(_: Record) -> None:
+    """Take a record and do nothing."""
+
+
+async def test_each_handler_gets_every_record() -> None:
+    """A record reaches every handler once, as the event or the metric that was recorded."""
+    first, second = ListSink(), []
+
+    async def handler(one: Record) -> None:
+        second.append(one)
+
+    async with EventBus(first, handler) as bus:
+        record(event("started", rank=3))
+        put_metric("loss", 0.5)
+        await bus.settled()
+        assert [r.name for r in second] == ["started", "loss"]
+        assert second[0].event == Event("started", EventSource.WORKER, second[0].time_ns // 1_000_000, {"rank": 3})
+        assert second[1].metric == MetricData(second[1].time_ns / 1e9, "torchelastic", "loss", 0.5)
+        assert second[0].context.pid > 0
+        assert len({r.id for r in second}) == 2
+    assert first.payload == second
+
+
+async def test_events_and_metrics_arrive_in_the_order_they_were_recorded() -> None:
+    """The two rings are read as one story (promise 6)."""
+    sink = ListSink()
+    async with EventBus(sink):
+        for number in range(300):
+            record(event(str(number))) if number % 3 else put_metric(str(number), number)
+    assert [r.name for r in sink.payload] == [str(number) for number in range(300)]
+
+
+async def test_timestamp_that_was_given_is_kept_and_the_callers_event_untouched() -> None:
+    """A timestamp of 0 is filled in on delivery, never in the caller's object."""
+    sink = ListSink()
+    mine, dated = event("now"), Event("then", EventSource.AGENT, 1234, {})
+    async with EventBus(sink):
+        record(mine)
+        record(dated)
+    assert mine.timestamp == 0
+    assert sink.records[0].event.timestamp == sink.records[0].time_ns // 1_000_000
+    assert sink.records[1].event == dated
+
+
+async def test_records_of_before_the_block_are_delivered() -> None:
+    """A bus takes records from its making on."""
+    sink = ListSink()
+    bus = EventBus(sink)
+    bus.record(event("early"))
+    async with bus:
+        pass
+    assert [r.name for r in sink.payload] == ["early"]
+
+
+async def test_lane_subscribed_later_gets_what_is_recorded_later() -> None:
+    """A subscription begins with the next record, and its ledger too."""
+    late = ListSink()
+    async with EventBus(nothing) as bus:
+        record(event("before"))
+        lane = bus.subscribe(late)
+        record(event("after"))
+        await bus.settled()
+        assert [r.name for r in late.records] == ["after"]
+        assert lane.stats().accepted == 1
+
+
+async def test_retired_lane_ends_with_what_it_had_accepted() -> None:
+    """`retire()` ends a subscription at the next record, after delivery of the ones before."""
+    sink = ListSink()
+    async with EventBus(interval=0.001) as bus:
+        lane = bus.subscribe(sink)
+        record(event("mine"))
+        lane.retire()
+        record(event("not mine"))
+        with anyio.fail_after(5):
+            while not lane.finished:
+                await lane.progress.wait()
+        assert [r.name for r in sink.payload] == ["mine"]
+        assert sink.closed == 1
+        assert lane.stats().balanced
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"events": True, "metrics": False}, ["worker.failed", "job.done", "agent"]),
+        ({"events": "worker.*", "metrics": False}, ["worker.failed"]),
+        ({"events": ["job.*", "agent"], "metrics": ["lo*"]}, ["job.done", "agent", "loss"]),
+        ({"events": False}, ["loss", "time"]),
+        ({"source": EventSource.AGENT}, ["agent"]),
+        ({"source": "AGENT", "metrics": False}, ["agent"]),
+        ({"where": lambda r: r.kind == "metric" and r.fields[0] > 1}, ["time"]),
+    ],
+)
+async def test_filters(options: dict[str, Any], names: list[str]) -> None:
+    """Name patterns, source, kind and predicate choose; what is not chosen is counted as filtered."""
+    sink = ListSink()
+    async with EventBus() as bus:
+        lane = bus.subscribe(sink, **options)
+        for name in ("worker.failed", "job.done"):
+            record(event(name))
+        record(Event("agent", EventSource.AGENT))
+        put_metric("loss", 1)
+        put_metric("time", 2)
+    assert [r.name for r in sink.payload] == names
+    assert lane.stats().filtered == 5 - len(names)
+    assert lane.stats().balanced
+
+
+async def test_predicate_that_raises_costs_its_lane_that_record() -> None:
+    """A `where` that raises is counted with its lane, and the drain goes on (promise 8)."""
+    sink = ListSink()
+    async with EventBus() as bus:
+        lane = bus.subscribe(sink, where=lambda r: 1 / r.fields[0])
+        for value in (1, 0, 2):
+            put_metric("m", value)
+    assert [r.fields[0] for r in sink.payload] == [1, 2]
+    assert lane.stats().dropped == {"filter_error": 1}
+    assert "ZeroDivisionError" in lane.stats().last_error
+
+
+async def test_handler_that_raises_costs_its_own_lane_only() -> None:
+    """A raising handler is counted, called again for the next record, and the other lane gets all (F32, promise 8)."""
+    seen: list[Any] = []
+    sink = ListSink()
+
+    async def odd(one: Record) -> None:
+        if one.fields[0] % 2:
+            raise RuntimeError("odd")
+        seen.append(one.fields[0])
+
+    async with EventBus(odd, sink) as bus:
+        for value in range(10):
+            put_metric("m", value)
+    assert seen == [0, 2, 4, 6, 8]
+    stats = bus.stats()
+    assert (stats.lanes["odd"].delivered, stats.lanes["odd"].failed) == (5, 5)
+    assert len(sink.payload) == 10
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit, BaseExceptionGroup("g", [SystemExit()])], ids=repr)
+async def test_handler_may_raise_anything(error: Any) -> None:
+    """Not even SystemExit of a handler ends the drain (F27)."""
+    if error is GeneratorExit:
+        error = RuntimeError("generator exit is the interpreter's own")
+
+    async def handler(_: Record) -> None:
+        raise error
+
+    async with EventBus(handler) as bus:
+        put_metric("m", 1)
+        put_metric("m", 2)
+    assert bus.stats().lanes["handler"].failed == 2
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_cancelled_error_of_a_handler_is_its_failure() -> None:
+    """A handler that raises CancelledError by itself does not end the drain (F27)."""
+    import asyncio
+
+    async def handler(one: Record) -> None:
+        if one.fields[0] == 1:
+            raise asyncio.CancelledError
+
+    async with EventBus(handler) as bus:
+        for value in (1, 2, 3):
+            put_metric("m", value)
+    assert bus.stats().lanes["handler"][1:3] == (2, 1)
+    assert bus.stats().state == "closed"
+
+
+async def test_hanging_handler_keeps_nobody_waiting() -> None:
+    """With one of three lanes stuck, the others get everything in order, and emitting goes on (F34, F35)."""
+    stuck, first, second = GatedSink(), ListSink(), ListSink()
+    bus = EventBus(stuck, first, second, deadline=0.05)
+    async with bus:
+        for value in range(1000):
+            put_metric("m", value)
+        await stuck.entered.wait()
+        with anyio.fail_after(5):
+            while len(first.records) + len(second.records) < 2000:
+                await anyio.lowlevel.checkpoint()
+    assert [r.fields[0] for r in first.payload] == [r.fields[0] for r in second.payload] == list(range(1000))
+    assert bus.stats().lanes["GatedSink"].dropped == {"shutdown_deadline": 1000}
+    assert bus.stats().lanes["GatedSink"].balanced
+
+
+async def test_timeout_ends_a_call_that_does_not_answer() -> None:
+    """A call over its timeout counts as failed, and the lane goes on (F34)."""
+    calls = []
+
+    async def handler(one: Record) -> None:
+        calls.append(one.fields[0])
+        if one.fields[0] == 0:
+            await anyio.sleep_forever()
+
+    async with EventBus() as bus:
+        bus.subscribe(handler, timeout=0.01)
+        put_metric("m", 0)
+        put_metric("m", 1)
+        await bus.settled()
+    assert calls == [0, 1]
+    assert bus.stats().lanes["handler"].failed == 1
+    assert "no answer within 0.01 s" in bus.stats().lanes["handler"].last_error
+
+
+async def test_flood_of_metrics_pushes_no_event_out() -> None:
+    """Neither the ring nor the backlog loses an event to metrics (two rings, two queues)."""
+    sink = GatedSink()
+    async with EventBus(capacity=64) as bus:
+        lane = bus.subscribe(sink, backlog=100, batch_size=10)
+        record(event("why the job died"))
+        for value in range(5000):
+            put_metric("m", value)
+            if value % 50 == 0:
+                bus.drain.pump.look(lambda: bus.lanes, 0.0)
+        sink.gate.set()
+        await bus.settled()
+        stats = lane.stats()
+    assert sink.records[0].name == "why the job died"
+    assert stats.dropped["backlog"] > 0
+    assert stats.balanced
+
+
+@pytest.mark.parametrize(("overflow", "kept"), [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2])])
+async def test_full_backlog_loses_what_the_lane_chose(overflow: Any, kept: list[int]) -> None:
+    """A full backlog drops its oldest or its newest, counted (F52)."""
+    sink = ListSink()
+    bus = EventBus()
+    lane = bus.subscribe(sink, backlog=3, overflow=overflow)
+    for value in range(10):
+        put = bus.put_metric
+        put("m", value)
+    async with bus:
+        pass
+    assert [r.fields[0] for r in sink.payload] == kept
+    assert lane.stats().dropped == {"backlog": 7}
+
+
+async def test_backlog_is_bounded_in_bytes() -> None:
+    """Few large records fill a backlog as many small ones do."""
+    sink = ListSink()
+    bus = EventBus()
+    lane = bus.subscribe(sink, backlog_bytes=10_000)
+    for _ in range(10):
+        bus.record(event("e", text="x" * 3000))
+    async with bus:
+        pass
+    assert len(sink.payload) == 3
+    assert lane.stats().dropped == {"backlog": 7}
+
+
+async def test_batches_are_bounded_by_count_and_bytes() -> None:
+    """A batch holds `batch_size` records and `batch_bytes` bytes at most (F42)."""
+    sink = ListSink()
+    bus = EventBus()
+    bus.subscribe(sink, batch_size=4, batch_bytes=7000)
+    for _ in range(6):
+        bus.put_metric("m", 1)
+    for _ in range(3):
+        bus.record(event("e", text="x" * 3000))
+    async with bus:
+        pass
+    assert sink.batches[:-1] == [4, 4, 1]
+
+
+async def test_batch_handler_gets_lists() -> None:
+    """A function with a batch size gets a list of records."""
+    batches: list[list[Record]] = []
+
+    async def handler(records: list[Record]) -> None:
+        batches.append(records)
+
+    async with EventBus() as bus:
+        bus.subscribe(handler, batch_size=100)
+        for value in range(150):
+            put_metric("m", value)
+    assert [len(batch) for batch in batches] in ([100, 50], [128, 22], [100, 28, 22])
+    assert [r.fields[0] for batch in batches for r in batch] == list(range(150))
+
+
+async def test_poison_record_goes_alone() -> None:
+    """One record of 512 that the sink can never take costs itself, and is kept in the dead letters (F40)."""
+    buried: list[tuple[Sequence[Record], str]] = []
+
+    def poisoned(records: Sequence[Record], _attempt: int) -> BaseException | None:
+        return PermanentError("poison") if any(r.kind == "metric" and r.fields[0] == 300 for r in records) else None
+
+    sink = FailingSink(poisoned)
+    bus = EventBus()
+    lane = bus.subscribe(sink, dead_letters=lambda records, reason: buried.append((records, reason)))
+    for value in range(512):
+        bus.put_metric("m", value)
+    async with bus:
+        pass
+    assert [r.fields[0] for r in sink.payload] == [value for value in range(512) if value != 300]
+    assert [(r.fields[0], reason) for records, reason in buried for r in records] == [(300, "PermanentError: poison")]
+    assert (lane.stats().delivered, lane.stats().failed, lane.stats().dead_lettered) == (511, 1, 1)
+
+
+async def test_rejected_records_are_not_sent_again() -> None:
+    """A sink that names the refused records gets no second attempt (F41)."""
+    sink = FailingSink(lambda records, _: PermanentError("no", [r for r in records if r.kind == "metric" and r.fields[0] == 1]) if len(records) > 1 else None)
+    bus = EventBus()
+    lane = bus.subscribe(sink)
+    for value in range(3):
+        bus.put_metric("m", value)
+    async with bus:
+        pass
+    assert sink.attempts == 2  # the batch, and the bus's ledger
+    assert (lane.stats().delivered, lane.stats().failed) == (2, 1)
+
+
+async def test_transient_failure_is_retried_in_order() -> None:
+    """A batch that failed is sent again before the next, with its ids unchanged (F38, F39)."""
+    ids: list[list[str]] = []
+
+    def fails(records: Sequence[Record], attempt: int) -> BaseException | None:
+        ids.append([r.id for r in records])
+        return ConnectionError("down") if attempt < 4 else None
+
+    sink = FailingSink(fails)
+    bus = EventBus()
+    lane = bus.subscribe(sink, batch_size=2, retry=Retry(base=0.001))
+    for value in range(4):
+        bus.put_metric("m", value)
+    async with bus:
+        pass
+    assert ids[0] == ids[1] == ids[2] == ids[3]
+    assert [r.fields[0] for r in sink.payload] == [0, 1, 2, 3]
+    assert lane.stats().retries == 3
+
+
+async def test_retry_budget_ends() -> None:
+    """When the budget is spent the batch counts as failed, and the next is tried (promise 7)."""
+    sink = FailingSink(lambda records, _: ConnectionError("down") if records[0].kind == "metric" else None)
+    bus = EventBus()
+    lane = bus.subscribe(sink, batch_size=1, retry=Retry(base=0.0001, attempts=3))
+    bus.put_metric("m", 1)
+    bus.put_metric("m", 2)
+    bus.record(event("fine"))
+    async with bus:
+        pass
+    assert [r.name for r in sink.payload] == ["fine"]
+    assert (lane.stats().failed, lane.stats().retries) == (2, 4)
+    assert lane.stats().circuit == "closed"
+
+
+async def test_circuit_opens_after_repeated_failure() -> None:
+    """A handler that keeps failing shows as an open circuit, and closes it with the first success."""
+    states: list[str] = []
+    sink = FailingSink(lambda _records, attempt: states.append(lane.circuit) or (OSError("down") if attempt < 8 else None))
+    bus = EventBus()
+    lane = bus.subscribe(sink, retry=Retry(base=0.0001, cap=0.001))
+    bus.put_metric("m", 1)
+    async with bus:
+        await bus.settled()
+        assert lane.circuit == "closed"
+    assert states[:8] == ["closed"] * 5 + ["open"] * 3
+
+
+async def test_last_record_of_a_sink_is_its_ledger() -> None:
+    """A sink's last record is the lane's own ledger; a function never gets one (promise 5)."""
+    sink, seen = ListSink(), []
+
+    async def handler(one: Record) -> None:
+        seen.append(one.kind)
+
+    async with EventBus(sink, handler):
+        put_metric("m", 1)
+    assert [r.kind for r in sink.records] == ["metric", "ledger"]
+    assert sink.records[-1].fields[0]["delivered"] == 1
+    assert sink.records[-1].event.name == "bus.ledger"
+    assert seen == ["metric"]
+
+
+async def test_overwritten_records_are_counted_in_every_lane() -> None:
+    """A burst over the ring's capacity is lost from its oldest end, exactly counted (promise 5)."""
+    sink = ListSink()
+    bus = EventBus(sink, capacity=16)
+    for value in range(100):
+        bus.put_metric("m", value)
+    async with bus:
+        pass
+    assert [r.fields[0] for r in sink.payload] == list(range(84, 100))
+    assert bus.stats().lanes["ListSink"].dropped == {"overwritten": 84}
+
+
+async def test_flush_waits_for_what_is_in_flight() -> None:
+    """A record in flight is pending; a flush that ends before it says so, and one that waits is true (F21, F33)."""
+    sink = GatedSink()
+    async with EventBus(sink) as bus:
+        put_metric("m", 1)
+        await sink.entered.wait()
+        assert bus.stats().lanes["GatedSink"].pending == 1
+        result = await bus.flush(0.01)
+        assert result.undelivered == {"GatedSink": 1}
+        assert not result
+        sink.gate.set()
+        assert await bus.flush(5)
+        assert bus.stats().lanes["GatedSink"].pending == 0
+
+
+async def test_flush_of_a_raising_handler_returns() -> None:
+    """A handler that raises does not make flush wait (F33)."""
+
+    async def handler(_: Record) -> None:
+        raise OSError("disk")
+
+    async with EventBus(handler) as bus:
+        put_metric("m", 1)
+        assert await bus.flush(5)
+
+
+async def test_close_ends_by_its_deadline_and_says_what_is_undelivered() -> None:
+    """A sink that hangs for ever does not hang the close (F18, promise 9)."""
+    sink = GatedSink()
+    with anyio.fail_after(5):
+        async with EventBus(sink) as bus:
+            put_metric("m", 1)
+            put_metric("m", 2)
+            await sink.entered.wait()
+            result = await bus.aclose(0.02)
+    assert result.undelivered == {"GatedSink": 2}
+    assert await bus.aclose(0.02) == result
+    assert bus.stats().lanes["GatedSink"].balanced
+
+
+async def test_flush_and_emit_after_close() -> None:
+    """After close a flush returns at once, and an emit is counted as closed (F17, F22)."""
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        pass
+    assert await bus.flush(60)
+    bus.put_metric("m", 1)
+    bus.record(event())
+    assert bus.stats().closed == 2
+    assert bus.stats().accepted == 2
+    assert [r.kind for r in sink.records] == ["ledger"]
+    assert bus.stats().lanes["ListSink"].accepted == 0
+
+
+async def test_bus_opens_once() -> None:
+    """A bus that was closed says that a new one is wanted."""
+    async with EventBus() as bus:
+        with pytest.raises(BusClosed, match="opens once"):
+            await bus.__aenter__()
+    with pytest.raises(BusClosed, match="make a new EventBus"):
+        bus.open()
+
+
+async def test_handler_of_no_known_shape_is_refused() -> None:
+    """What cannot be a handler is refused where it is given, with the shapes that can."""
+    with pytest.raises(ConfigError, match="give an async function"):
+        EventBus(42)
+
+
+async def test_sink_that_cannot_open_fails_the_block() -> None:
+    """Opening fails before the block runs, with the sink's own sentence, and closes what was open (F23)."""
+
+    class Closed(ListSink):
+        async def open(self) -> None:
+            raise ConfigError("make the directory first")
+
+    fine = ListSink()
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - a group on some backends
+        async with EventBus(fine, Closed()):
+            pytest.fail("the block must not run")
+    assert caught.group_contains(ConfigError) if isinstance(caught.value, BaseExceptionGroup) else caught.type is ConfigError
+    assert fine.closed == 1
+    assert current_bus() is None
+
+
+async def test_cancelled_block_still_drains() -> None:
+    """A block that is cancelled delivers what was recorded (F29, M5)."""
+    sink = ListSink()
+    with anyio.CancelScope() as scope:
+        async with EventBus(sink):
+            put_metric("m", 1)
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert [r.kind for r in sink.records] == ["metric", "ledger"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_native_cancellation_still_drains() -> None:
+    """asyncio's own `Task.cancel`, which pierces anyio's shields, does not cut the last flush (F28, M5)."""
+    import asyncio
+
+    sink, inside = ListSink(), asyncio.Event()
+
+    async def job() -> None:
+        async with EventBus(sink):
+            put_metric("m", 1)
+            inside.set()
+            await asyncio.sleep(3600)
+
+    task = asyncio.ensure_future(job())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [r.kind for r in sink.records] == ["metric", "ledger"]
+
+
+async def test_exception_of_the_block_comes_through() -> None:
+    """The bus drains, and the block's own exception is what the caller sees."""
+    sink = ListSink()
+    with pytest.raises((ZeroDivisionError, BaseExceptionGroup)):
+        async with EventBus(sink):
+            put_metric("m", 1)
+            raise ZeroDivisionError
+    assert [r.kind for r in sink.records] == ["metric", "ledger"]
+
+
+async def test_module_functions_go_to_the_bus_opened_last() -> None:
+    """Inside a second bus, records go there; afterwards to the first again."""
+    outer, inner = ListSink(), ListSink()
+    async with EventBus(outer):
+        put_metric("one", 1)
+        async with EventBus(inner):
+            put_metric("two", 2)
+        put_metric("three", 3)
+    assert [r.name for r in outer.payload] == ["one", "three"]
+    assert [r.name for r in inner.payload] == ["two"]
+    put_metric("nobody", 4)
+
+
+async def test_wall_clock_step_shows_and_breaks_nothing() -> None:
+    """After a step of the wall clock by an hour, records carry the new wall time, and monotonic time goes on (F61)."""
+    clock, sink = FakeClock(), ListSink()
+    async with EventBus(sink, clock=clock.monotonic_ns, wall_clock=clock.time_ns) as bus:
+        put_metric("before", 1)
+        await bus.settled()
+        clock.advance(1)
+        clock.step_wall(-3600)
+        put_metric("after", 2)
+        await bus.settled()
+    before, after = sink.payload
+    assert after.time_ns - before.time_ns == -3599 * 10**9
+    assert after.monotonic_ns - before.monotonic_ns == 10**9
+
+
+async def test_secrets_never_reach_a_handler() -> None:
+    """Values of secret keys are redacted before the ring, at any depth (F63, promise 12)."""
+    sink = ListSink()
+    bus = EventBus(sink)
+    hidden = {"api_key": "s3cret", "Authorization": "s3cret", "db": {"password": "s3cret"}, "l": [{"auth-token": "s3cret"}]}
+    for _ in range(2):
+        bus.record(event("e", monkey="see", keyboard="see", **hidden))
+        assert b"s3cret" not in bus.rings[0].frame(0) + (bus.rings[0].frame(1) or b"")
+    async with bus:
+        pass
+    assert sink.payload[0].event.metadata == sink.payload[1].event.metadata
+    assert sink.payload[0].event.metadata["monkey"] == sink.payload[0].event.metadata["keyboard"] == "see"
+    assert sink.payload[0].event.metadata["db"] == {"password": "[redacted]"}
+
+
+async def test_key_that_was_plain_once_does_not_hide_a_secret_later() -> None:
+    """A key known as harmless may hold a secret deeper in it the next time (F63)."""
+    sink = ListSink()
+    async with EventBus(sink):
+        record(event("e", config="plain"))
+        record(event("e", config={"token": "s3cret"}))
+    assert sink.payload[1].event.metadata == {"config": {"token": "[redacted]"}}
+
+
+async def test_subscribing_from_many_threads_while_records_flow() -> None:
+    """Handlers come and go while records flow; no lane misses what it accepted (F44)."""
+    sinks = [ListSink() for _ in range(8)]
+    async with EventBus(nothing, interval=0.001) as bus:
+
+        def churn(sink: ListSink) -> None:
+            lane = bus.subscribe(sink)
+            for value in range(50):
+                put_metric("m", value)
+            lane.retire()
+
+        async with anyio.create_task_group() as tasks:
+            for sink in sinks:
+                tasks.start_soon(anyio.to_thread.run_sync, churn, sink)
+    stats = bus.stats()
+    assert len(stats.lanes) == 9
+    assert stats.lanes["nothing"].delivered == 400
+    for lane in stats.lanes.values():
+        assert lane.balanced, lane
+        assert lane.lost == lane.pending == 0
+
+
+async def test_records_of_other_processes_are_fed_to_every_lane() -> None:
+    """Fed records count as accepted, and a mark tells when they are settled."""
+    source_bus, sink = EventBus(), GatedSink()
+    source_bus.put_metric("theirs", 1)
+    from elastic_events.bus.pump import Cursor, to_record
+
+    foreign = Cursor(source_bus.rings[1]).look(10, 0.0, lambda v, s: to_record(v, s, source_bus.context, 0))
+    marks: list[Any] = []
+
+    async with EventBus(sink) as bus:
+        fed = anyio.Event()
+
+        async def source() -> None:
+            marks.append(bus.feed(foreign))
+            fed.set()
+            await anyio.sleep_forever()
+
+        bus.add_source(source)
+        await fed.wait()
+        assert not bus.is_settled(marks[0])
+        sink.gate.set()
+        await bus.settled()
+        assert bus.is_settled(marks[0])
+    assert [r.id for r in sink.payload] == [r.id for r in foreign]
+    assert bus.stats().lanes["GatedSink"].balanced
+
+
+async def test_fault_of_the_drain_is_counted_and_survived(capfd: pytest.CaptureFixture[str]) -> None:
+    """A fault inside the drain is told once on stderr, shows in the stats, and the drain goes on (F31)."""
+    sink = ListSink()
+    async with EventBus(sink, interval=0.001) as bus:
+        look, faults = bus.drain.pump.look, iter([ValueError("bug"), ValueError("bug")])
+
+        def faulty(*args: Any, **kwargs: Any) -> int:
+            for error in faults:
+                raise error
+            return look(*args, **kwargs)
+
+        bus.drain.pump.look = faulty  # type: ignore[method-assign]
+        put_metric("m", 1)
+        await bus.settled()
+    assert bus.stats().errors == 2
+    assert len(sink.payload) == 1
+    assert capfd.readouterr().err.count("the drain failed") == 1
+
+
+async def test_repr_is_the_dashboard() -> None:
+    """`repr(bus)` says how it is."""
+    async with EventBus(nothing) as bus:
+        put_metric("m", 1)
+        await bus.settled()
+        assert repr(bus) == "<EventBus open, 1 lanes, 1 accepted, 0 dropped>"
+        assert repr(bus.lanes[0]) == "<Lane nothing, 1 delivered, 0 lost, 0 pending>"
+
+
+async def test_emit_and_close_from_eight_threads() -> None:
+    """Emitting while the bus closes loses nothing uncounted (F22)."""
+    sink = ListSink()
+    stop = threading.Event()
+    async with EventBus(sink, capacity=2**16) as bus:
+
+        def emit() -> None:
+            while not stop.is_set():
+                for _ in range(50):
+                    bus.put_metric("m", 1)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(anyio.to_thread.run_sync, emit)
+            await anyio.sleep(0.02)
+            await bus.aclose()
+            stop.set()
+    stats = bus.stats()
+    lane = stats.lanes["ListSink"]
+    assert lane.balanced
+    assert lane.accepted + stats.closed == stats.accepted
+    assert lane.delivered == len(sink.payload)

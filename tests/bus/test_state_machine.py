@@ -1,0 +1,126 @@
+"""The invariant of the ledger, under every order of emitting, interrupting, failing, looking, flushing and closing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from elastic_events import Event, EventBus, EventSource, PermanentError, Retry
+from elastic_events.bus.codec import encode
+from elastic_events.bus.pump import GRACE
+from elastic_events.testing import FailingSink, GatedSink, ListSink
+
+
+class Ledger(RuleBasedStateMachine):
+    """Steps a bus by hand: the pump's looks are called here, the lanes run in a loop a step at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.outcome: Callable[[], BaseException | None] = lambda: None
+        self.holes: list[tuple[int, int]] = []
+        self.closed = False
+        self.portal_context = anyio.from_thread.start_blocking_portal()
+        self.portal = self.portal_context.__enter__()
+
+    @initialize(capacity=st.sampled_from([2, 8, 64]), backlog=st.integers(1, 20))
+    def open(self, capacity: int, backlog: int) -> None:
+        """Open a bus with four lanes of different tempers."""
+        self.bus = EventBus(capacity=capacity, interval=3600, deadline=0.01)
+        self.good = ListSink()
+        self.bus.subscribe(self.good, name="good")
+        self.bus.subscribe(ListSink(), name="picky", events="a*", metrics=False, backlog=backlog)
+        self.bus.subscribe(
+            FailingSink(lambda *_: self.outcome()),
+            **{"name": "failing", "retry": Retry(base=0.0, attempts=2), "backlog": backlog, "overflow": "drop_newest"},
+        )
+        self.bus.subscribe(GatedSink(), name="stuck", backlog=backlog)
+        self.block = self.portal.wrap_async_context_manager(self.bus)
+        self.block.__enter__()
+
+    @rule(count=st.integers(1, 30), name=st.sampled_from(["a", "b"]))
+    def emit(self, count: int, name: str) -> None:
+        """Emit events and metrics."""
+        for number in range(count):
+            self.bus.record(Event(name, EventSource.WORKER, metadata={"n": number}))
+            self.bus.put_metric(name, number)
+
+    @rule(ring=st.integers(0, 1))
+    def interrupt(self, ring: int) -> None:
+        """Take a number and store nothing, yet."""
+        self.holes.append((ring, self.bus.rings[ring].pipe[0]()))
+
+    @precondition(lambda self: self.holes)
+    @rule()
+    def resume(self) -> None:
+        """Store what an interrupted emitter owed."""
+        ring, seq = self.holes.pop()
+        _, slots, mask, now = self.bus.rings[ring].pipe
+        rest = ("late", "g", 1) if ring else ("late", "null", "WORKER", 0, {})
+        slots[seq & mask] = encode((seq, now(), *rest))
+
+    @precondition(lambda self: not self.closed)
+    @rule(most=st.integers(1, 50), later=st.sampled_from([0.0, GRACE * 2]))
+    def look(self, most: int, later: float) -> None:
+        """Let the pump look, now or after the grace time."""
+        self.now += later
+        pump, lanes = self.bus.drain.pump, self.bus.lanes
+        self.portal.call(lambda: pump.look(lambda: lanes, self.now, most))
+
+    @rule(
+        outcome=st.sampled_from(
+            [lambda: None, lambda: OSError("down"), lambda: PermanentError("poison"), lambda: ValueError("bug")],
+        ),
+    )
+    def change_temper(self, outcome: Any) -> None:
+        """Let the failing sink fail otherwise."""
+        self.outcome = outcome
+
+    @rule()
+    def run_lanes(self) -> None:
+        """Let the lanes work until they wait."""
+        self.portal.call(anyio.wait_all_tasks_blocked)
+
+    @rule()
+    def flush(self) -> None:
+        """Flush with no patience."""
+        self.portal.call(self.bus.flush, 0.0)
+
+    @rule(number=st.integers(0, 3))
+    def retire(self, number: int) -> None:
+        """End one subscription."""
+        self.portal.call(self.bus.lanes[number].retire)
+
+    @precondition(lambda self: not self.closed)
+    @rule()
+    def close(self) -> None:
+        """Close with a stuck lane."""
+        self.closed = True
+        self.block.__exit__(None, None, None)
+
+    @invariant()
+    def adds_up(self) -> None:
+        """Per lane: accepted = delivered + failed + dropped + filtered + pending."""
+        if not hasattr(self, "bus"):
+            return
+        self.portal.call(anyio.wait_all_tasks_blocked)
+        stats = self.bus.stats()
+        for name, lane in stats.lanes.items():
+            assert lane.balanced, (name, lane)
+            assert min(lane.delivered, lane.failed, lane.filtered, lane.pending, *lane.dropped.values(), 0) == 0
+        assert stats.lanes["good"].delivered == len(self.good.payload)
+        if self.closed:
+            assert not any(lane.pending for lane in stats.lanes.values())
+
+    def teardown(self) -> None:
+        """Close what is open."""
+        if hasattr(self, "bus") and not self.closed:
+            self.block.__exit__(None, None, None)
+        self.portal_context.__exit__(None, None, None)
+
+
+TestLedger = Ledger.TestCase
+TestLedger.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

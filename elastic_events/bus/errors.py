@@ -15,6 +15,7 @@ __all__ = (
     "MetadataError",
     "MissingExtra",
     "PermanentError",
+    "TransientError",
 )
 
 
@@ -67,3 +68,14 @@ class PermanentError(ElasticEventsError):
         super().__init__(reason)
         self.reason = reason
         self.rejected = tuple(rejected)
+
+
+class TransientError(ElasticEventsError):
+    """Raised by a sink: the same batch may succeed later.
+
+    `retry_after` is the seconds that the server asked for, or None; the lane waits that long instead of its backoff.
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after

@@ -150,6 +150,10 @@ def _text(event: Any) -> str:
 
 
 def _adapt(handler: Any) -> Sink | None:
+    if isinstance(handler, str):
+        from elastic_events.sinks.urls import open_url  # a process that names no sink does not pay for them
+
+        return open_url(handler)
     if isinstance(handler, logging.Handler):
         return LoggingSink(handler)
     if not isinstance(handler, type) and callable(getattr(handler, "emit", None)):

@@ -106,7 +106,8 @@ class LoggingSink(_InThread):
             if event is None:
                 continue
             entry = logging.LogRecord(
-                *(f"torchelastic-events-{record.channel}", logging.INFO, "", 0, _text(event), None, None), func=record.name
+                *(f"torchelastic-events-{record.channel}", logging.INFO, "", 0, _text(event), None, None),
+                func=record.name,
             )
             entry.created, entry.msecs = record.time_ns / 1e9, record.time_ns // 1_000_000 % 1000
             entry.elastic_record = record

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -69,9 +70,13 @@ class _Current:
 
         handler = handlers.find(name)
         if handler is None:
-            bus.report(f"destination {name!r}", KeyError("no logging handler has that name; the bus's own handlers got it"))
+            bus.report(
+                f"destination {name!r}", KeyError("no logging handler has that name; the bus's own handlers got it")
+            )
         elif not isinstance(handler, logging.NullHandler):
-            bus.subscribe(handler, name=f"log:{name}", metrics=False, where=lambda record: record.channel == name, since=seq)
+            bus.subscribe(
+                handler, name=f"log:{name}", metrics=False, where=lambda record: record.channel == name, since=seq
+            )
 
     def unheard(self, event: Any, destination: Any) -> None:
         """With no bus open, start one where the destination has a handler that writes."""
@@ -92,7 +97,7 @@ class _Current:
         elif self.own_rings is not None:
             _front.events, _front.metrics = (ring.pipe for ring in self.own_rings)
         elif not self.tried and os.environ.get("ELASTIC_EVENTS_DIR"):
-            pipes = (Armed(self.open_recorder, lambda ring=ring: self.own_pipe(ring)).pipe for ring in range(2))
+            pipes = (Armed(self.open_recorder, partial(self.own_pipe, ring)).pipe for ring in range(2))
             _front.events, _front.metrics = pipes
         else:
             _front.events = _front.metrics = None
@@ -108,7 +113,9 @@ class _Current:
         try:
             self.own_rings = open_recorder(Path(os.environ["ELASTIC_EVENTS_DIR"]), read_context(), 2048)
         except (OSError, ConfigError) as error:
-            warnings.warn(f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}", RuntimeWarning, stacklevel=3
+            )
         self.point()
 
     def after_fork(self) -> None:
@@ -221,7 +228,7 @@ def construct_and_record_rdzv_event(
     code = caller.f_code
     package.record_rdzv_event(
         RdzvEvent(
-            name=f"{os.path.basename(code.co_filename)}:{name or code.co_name}",  # noqa: PTH119 - no Path on this path
+            name=f"{os.path.basename(code.co_filename)}:{name or code.co_name}",
             run_id=run_id,
             message=message,
             hostname=hostname or _hostname(),
@@ -235,8 +242,6 @@ def construct_and_record_rdzv_event(
     )
 
 
+@cache
 def _hostname() -> str:
-    return _names[0] if _names else _names.append(os.uname().nodename) or _names[0]
-
-
-_names: list[str] = []
+    return os.uname().nodename

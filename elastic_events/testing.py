@@ -48,10 +48,12 @@ class Capture(Sequence[Record]):
     def _read(self) -> list[Record]:
         bus = self._bus
         offset = bus.wall_offset()
-        fresh = []
+        fresh: list[Record] = []
         for cursor in self._cursors:
             look = cursor.look(2**31, 0.0, lambda values, size: to_record(values, size, bus.context, offset))
-            assert not any(reason == "overwritten" for reason, _, _ in look.lost), "capture() was too small: give capacity="
+            assert not any(reason == "overwritten" for reason, _, _ in look.lost), (
+                "capture() was too small: give capacity="
+            )
             fresh += look
         self._records += sorted(fresh, key=lambda record: record.monotonic_ns)
         return self._records

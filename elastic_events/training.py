@@ -22,7 +22,9 @@ class _Span:
         record(Event(f"{self._what}.started", EventSource.WORKER, 0, self._metadata))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         metadata = self._metadata if kind is None else {**self._metadata, "error": kind.__name__}
         record(Event(f"{self._what}.ended", EventSource.WORKER, 0, metadata))
 

@@ -6,6 +6,7 @@ import time
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from elastic_events.bus.bus import EventBus
@@ -109,14 +110,17 @@ class _Routes:
         table = self.tables[max(bisect_right(self.since, record.seq) - 1, 0)]
         return table.get(record.channel, table.get(None))
 
+    def _is_for(self, handler: MetricHandler, record: Record) -> bool:
+        return self.find(record) is handler
+
     def _add_lanes(self, table: dict[str | None, MetricHandler]) -> None:
         for handler in table.values():
             if not isinstance(handler, NullMetricHandler) and not any(handler is known for known in self.handlers):
                 self.handlers.append(handler)
-                self.bus.subscribe(handler, events=False, where=lambda record, mine=handler: self.find(record) is mine)
+                self.bus.subscribe(handler, events=False, where=partial(self._is_for, handler))
 
 
-_metrics_map: dict[str, MetricHandler] = {}
+_metrics_map: dict[str | None, MetricHandler] = {}
 _default_metrics_handler: MetricHandler = NullMetricHandler()
 _routes: _Routes | None = None
 
@@ -137,7 +141,7 @@ def configure(handler: MetricHandler, group: str | None = None) -> None:
 
 def _route(bus: EventBus) -> None:
     global _routes  # noqa: PLW0603 - one table a process, as the handlers
-    table: dict[str | None, MetricHandler] = {None: _default_metrics_handler, **_metrics_map}
+    table: dict[str | None, MetricHandler] = {**_metrics_map, None: _default_metrics_handler}
     if _routes is not None and _routes.bus is bus:
         _routes.change(table)
     elif any(not isinstance(handler, NullMetricHandler) for handler in table.values()):

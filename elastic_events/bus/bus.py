@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import sys
 import threading
 import time
 import warnings
@@ -228,20 +227,21 @@ class EventBus:
         except BaseException:
             self._state = "closed"
             group, self._group = self._group, None
-            await group.__aexit__(*sys.exc_info())
+            await group.__aexit__(None, None, None)  # what failed is raised as it is, not in a group
             raise
         self._opened()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         self.drain.request_close(self.deadline)
         group, self._group = self._group, None
         assert group is not None
         try:
             # The drain is a task of its own and shielded: whatever cancels this wait, it ends by its own deadline (M5).
-            return await group.__aexit__(kind, error, trace)
+            # The group is not told of the block's exception: it would wrap it.
+            await group.__aexit__(None, None, None)
         finally:
             self._closed()
 
@@ -445,10 +445,14 @@ class EventBus:
 
     def __del__(self) -> None:
         if getattr(self, "_state", "closed") == "open":
-            warnings.warn(f"unclosed {self!r}: use a with block, or close it", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(
+                f"unclosed {self!r}: use a with block, or close it", ResourceWarning, source=self, stacklevel=2
+            )
 
     def __reduce__(self) -> Any:
-        raise TypeError("an EventBus cannot be sent to another process: open one there, or set ELASTIC_EVENTS_DIR (F12)")
+        raise TypeError(
+            "an EventBus cannot be sent to another process: open one there, or set ELASTIC_EVENTS_DIR (F12)"
+        )
 
     # --- fork ---
 

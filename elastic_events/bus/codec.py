@@ -56,7 +56,9 @@ def encode_hard(frame: tuple[Any, ...], *, strict: bool = False) -> bytes:
             shorter[-1]["truncated_bytes"] = len(data)
         last, data = len(data), encode((*head, *shorter))
         if cut == 16 and len(data) > LIMIT:  # thousands of short items: keep the name, say how much is gone
-            data = encode((*head, *(value if len(str(value)) < 64 else f"[truncated: {last} bytes]" for value in shorter)))
+            data = encode(
+                (*head, *(value if len(str(value)) < 64 else f"[truncated: {last} bytes]" for value in shorter))
+            )
     return data
 
 
@@ -77,7 +79,7 @@ class Walk:
         self.strict = strict
         self.items_left = _ITEMS if cut is None else cut * 4
 
-    def plain(self, value: Any, depth: int = 0) -> Any:
+    def plain(self, value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one table of types
         """Return the plain form of `value`."""
         kind = type(value)
         if kind in _PLAIN:
@@ -91,7 +93,7 @@ class Walk:
         if issubclass(kind, dict):
             return self.mapping(list(dict.items(value)), depth)
         if issubclass(kind, (list, tuple, set, frozenset)):
-            return self.sequence(list(kind.__mro__[_builtin(kind)].__iter__(value)), depth)
+            return self.sequence(list(_builtin(kind).__iter__(value)), depth)
         return self.scalar(value, kind, depth)
 
     def mapping(self, items: list[tuple[Any, Any]], depth: int) -> dict[Any, Any]:
@@ -136,7 +138,7 @@ class Walk:
             value = value.encode(errors="backslashreplace").decode()
         return value
 
-    def scalar(self, value: Any, kind: type, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912 - one table of types
+    def scalar(self, value: Any, kind: type, depth: int) -> Any:  # noqa: C901, PLR0911 - one table of types
         """Return the plain form of anything that is no builtin container."""
         if issubclass(kind, enum.Enum):
             return self.plain(value._value_, depth + 1)
@@ -150,7 +152,9 @@ class Walk:
         if number is not None:
             return self.plain(number, _DEPTH - 1)
         if self.strict:
-            raise MetadataError(f"a value of type {kind.__name__} is not JSON: give str, int, float, bool, None, list or dict")
+            raise MetadataError(
+                f"a value of type {kind.__name__} is not JSON: give str, int, float, bool, None, list or dict"
+            )
         if issubclass(kind, (bytes, bytearray, memoryview)):
             return self.text(bytes(value).decode(errors="backslashreplace"))
         if kind in (datetime.datetime, datetime.date, datetime.time):
@@ -165,8 +169,8 @@ class Walk:
         return f"<{kind.__module__}.{kind.__qualname__}>"
 
 
-def _builtin(kind: type) -> int:
-    return next(index for index, base in enumerate(kind.__mro__) if base in (list, tuple, set, frozenset))
+def _builtin(kind: type) -> Any:
+    return next(base for base in kind.__mro__ if base in (list, tuple, set, frozenset))
 
 
 def _fits(key: Any) -> bool:
@@ -201,5 +205,3 @@ def _tensor(value: Any) -> Any:
         return f"<tensor {str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
     item = value.item()
     return item if type(item) in (bool, int, float) else str(item)
-
-

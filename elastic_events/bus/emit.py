@@ -105,10 +105,16 @@ class Emitter:
         try:
             metadata = self.redactor.redact(event.metadata)
             fields = (event.name, destination, event.source, event.timestamp, metadata)
-        except Exception as error:  # noqa: BLE001 - not an event at all, or one whose attributes raise
+        except Exception as error:
             if self.strict:
                 raise MetadataError(f"{type(event).__name__} is not an event: {error}") from error
-            fields = ("unrecordable", destination, "WORKER", 0, {"type": type(event).__name__, "error": type(error).__name__})
+            fields = (
+                "unrecordable",
+                destination,
+                "WORKER",
+                0,
+                {"type": type(event).__name__, "error": type(error).__name__},
+            )
         return self._hard(head + fields)
 
     def _rdzv(self, head: tuple[int, int], event: Any) -> bytes:

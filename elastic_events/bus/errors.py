@@ -10,7 +10,6 @@ __all__ = (
     "BusClosed",
     "ConfigError",
     "ElasticEventsError",
-    "FlushTimeout",
     "InputError",
     "MetadataError",
     "MissingExtra",
@@ -45,16 +44,6 @@ class MissingExtra(ElasticEventsError, ImportError):
 
 class BusClosed(ElasticEventsError, RuntimeError):
     """A call that needs an open bus, on one that is closed or not yet open."""
-
-
-class FlushTimeout(ElasticEventsError, TimeoutError):
-    """`flush(deadline)` ended at its deadline; `pending` holds the records still undelivered, by lane."""
-
-    def __init__(self, deadline: float, pending: dict[str, int]) -> None:
-        lanes = ", ".join(f"{name}: {count}" for name, count in pending.items())
-        super().__init__(f"undelivered after {deadline:g} s: {lanes}")
-        self.deadline = deadline
-        self.pending = pending
 
 
 class PermanentError(ElasticEventsError):

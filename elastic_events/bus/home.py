@@ -3,7 +3,8 @@
 import _thread
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -46,10 +47,8 @@ class ThreadHome:
         """Call `function(*args)` in the loop, soon. Any thread; nothing happens where the loop has ended."""
         self._ready.wait()
         if self._loop is not None and not self._done.is_set():
-            try:
+            with suppress(RuntimeError):  # it ended between the look and the call
                 self._loop.call_soon_threadsafe(function, *args)
-            except RuntimeError:
-                pass  # it ended between the look and the call
 
     def run(self, function: Callable[..., Awaitable[Any]], *args: Any, timeout: float) -> Any:
         """Run `await function(*args)` in the loop and return its result, or None after `timeout` and a margin."""
@@ -91,7 +90,7 @@ class ThreadHome:
         await self._main(task_status=self)
 
 
-def protect(run: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+def protect(run: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
     """Return `run` such that Ctrl-C is raised in the caller's task, not in it: trio may raise it anywhere (M5)."""
     if type(current_token().native_token).__module__.partition(".")[0] != "trio":
         return run

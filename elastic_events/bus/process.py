@@ -77,7 +77,7 @@ def forget(close: Callable[[], object]) -> None:
 
 
 def _close_all() -> None:
-    for close in list(_closers):
+    for close in _closers:
         close()
     _closers.clear()
 

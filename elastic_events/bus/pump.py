@@ -93,7 +93,9 @@ class Cursor:
         found.lost = [loss for loss in found.lost if loss[1] < self.position]
         self.late = {seq: since for seq, since in self.late.items() if seq < self.position}
 
-    def _read(self, seq: int, found: Look, make: Callable[[list[object], int], Record], since: float, now: float) -> None:
+    def _read(
+        self, seq: int, found: Look, make: Callable[[list[object], int], Record], since: float, now: float
+    ) -> None:
         frame = self.ring.frame(seq)
         stored = -1
         try:
@@ -154,7 +156,9 @@ class Pump:
         self._offset = self._wall_clock() - self._clocks[0]()
         looks = [cursor.look(most, now, self._record) for cursor in self.cursors]
         for look, cursor in zip(looks, self.cursors, strict=True):
-            if look and cursor.position < cursor.ring.head:  # cut short: what is younger in the other ring waits its turn
+            if (
+                look and cursor.position < cursor.ring.head
+            ):  # cut short: what is younger in the other ring waits its turn
                 for other, its_cursor in zip(looks, self.cursors, strict=True):
                     its_cursor.unread(other, look[-1].monotonic_ns)
         for record in looks[0]:
@@ -190,9 +194,16 @@ def to_record(values: list[object], size: int, context: Context, offset: int, *,
     assert isinstance(seq, int)
     assert isinstance(monotonic, int)
     return Record(
-        *(kind, seq, monotonic + offset, monotonic),
-        *(name if type(name) is str else str(name), channel if type(channel) is str else str(channel)),
-        *(tuple(fields), context, size, recovered),
+        kind=kind,
+        seq=seq,
+        time_ns=monotonic + offset,
+        monotonic_ns=monotonic,
+        name=name if type(name) is str else str(name),
+        channel=channel if type(channel) is str else str(channel),
+        fields=tuple(fields),
+        context=context,
+        size=size,
+        recovered=recovered,
     )
 
 

@@ -1,6 +1,7 @@
 """One thread of a sink's own, started when the sink opens, for the calls that block."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar, TypeVarTuple
@@ -38,10 +39,8 @@ class Worker:
                 outcome.append((function(*args), None))
             except BaseException as error:  # noqa: BLE001 - it is raised again in the waiter
                 outcome.append((None, error))
-            try:
+            with suppress(RuntimeError):  # the waiter's loop is gone, and the waiter with it
                 run_sync(done.set, token=token)
-            except RuntimeError:
-                pass  # the waiter's loop is gone, and the waiter with it
 
         self._calls.put(call)
         await done.wait()

@@ -7,7 +7,18 @@ from typing import Any
 import anyio
 import pytest
 
-from elastic_events import BusClosed, ConfigError, Event, EventBus, EventSource, PermanentError, Record, Retry, current_bus, record
+from elastic_events import (
+    BusClosed,
+    ConfigError,
+    Event,
+    EventBus,
+    EventSource,
+    PermanentError,
+    Record,
+    Retry,
+    current_bus,
+    record,
+)
 from elastic_events.testing import FailingSink, FakeClock, GatedSink, ListSink
 from elastic_metrics import MetricData, put_metric
 
@@ -319,7 +330,13 @@ async def test_poison_record_goes_alone() -> None:
 
 async def test_rejected_records_are_not_sent_again() -> None:
     """A sink that names the refused records gets no second attempt (F41)."""
-    sink = FailingSink(lambda records, _: PermanentError("no", [r for r in records if r.kind == "metric" and r.fields[0] == 1]) if len(records) > 1 else None)
+    sink = FailingSink(
+        lambda records, _: (
+            PermanentError("no", [r for r in records if r.kind == "metric" and r.fields[0] == 1])
+            if len(records) > 1
+            else None
+        )
+    )
     bus = EventBus()
     lane = bus.subscribe(sink)
     for value in range(3):
@@ -368,7 +385,9 @@ async def test_retry_budget_ends() -> None:
 async def test_circuit_opens_after_repeated_failure() -> None:
     """A handler that keeps failing shows as an open circuit, and closes it with the first success."""
     states: list[str] = []
-    sink = FailingSink(lambda _records, attempt: states.append(lane.circuit) or (OSError("down") if attempt < 8 else None))
+    sink = FailingSink(
+        lambda _records, attempt: states.append(lane.circuit) or (OSError("down") if attempt < 8 else None)
+    )
     bus = EventBus()
     lane = bus.subscribe(sink, retry=Retry(base=0.0001, cap=0.001))
     bus.put_metric("m", 1)
@@ -482,10 +501,9 @@ async def test_sink_that_cannot_open_fails_the_block() -> None:
             raise ConfigError("make the directory first")
 
     fine = ListSink()
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - a group on some backends
-        async with EventBus(fine, Closed()):
-            pytest.fail("the block must not run")
-    assert caught.group_contains(ConfigError) if isinstance(caught.value, BaseExceptionGroup) else caught.type is ConfigError
+    bus = EventBus(fine, Closed())
+    with pytest.raises(ConfigError, match="make the directory first"):
+        await bus.__aenter__()
     assert fine.closed == 1
     assert current_bus() is None
 
@@ -525,7 +543,7 @@ async def test_native_cancellation_still_drains() -> None:
 async def test_exception_of_the_block_comes_through() -> None:
     """The bus drains, and the block's own exception is what the caller sees."""
     sink = ListSink()
-    with pytest.raises((ZeroDivisionError, BaseExceptionGroup)):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
         async with EventBus(sink):
             put_metric("m", 1)
             raise ZeroDivisionError
@@ -564,7 +582,12 @@ async def test_secrets_never_reach_a_handler() -> None:
     """Values of secret keys are redacted before the ring, at any depth (F63, promise 12)."""
     sink = ListSink()
     bus = EventBus(sink)
-    hidden = {"api_key": "s3cret", "Authorization": "s3cret", "db": {"password": "s3cret"}, "l": [{"auth-token": "s3cret"}]}
+    hidden = {
+        "api_key": "s3cret",
+        "Authorization": "s3cret",
+        "db": {"password": "s3cret"},
+        "l": [{"auth-token": "s3cret"}],
+    }
     for _ in range(2):
         bus.record(event("e", monkey="see", keyboard="see", **hidden))
         assert b"s3cret" not in bus.rings[0].frame(0) + (bus.rings[0].frame(1) or b"")

@@ -64,6 +64,8 @@ class HostileDict(dict[str, Any]):
 class HostileStr(str):
     """A str whose own methods must not be run."""
 
+    __slots__ = ()
+
     def __str__(self) -> str:
         raise RuntimeError("touched")
 
@@ -189,7 +191,9 @@ def test_snapshot() -> None:
         assert seen[0].event.metadata == {"list": [1], "n": 1}
 
 
-@pytest.mark.parametrize("value", ["x" * 11_000_000, list(range(100_000)), {str(i): i for i in range(50_000)}, ["y" * 99] * 9999])
+@pytest.mark.parametrize(
+    "value", ["x" * 11_000_000, list(range(100_000)), {str(i): i for i in range(50_000)}, ["y" * 99] * 9999]
+)
 def test_oversized_record_is_truncated_with_a_marker(value: Any) -> None:
     """An 11 MB value is cut to the limit, and the record says how long it was (F42)."""
     with capture() as seen:
@@ -215,8 +219,14 @@ def test_oversized_names_and_rendezvous_messages_are_truncated() -> None:
 
 
 json_like = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text("abc é\u2028🙂\x00"),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc é\u2028🙂\x00", max_size=5), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text("abc é\u2028🙂\x00"),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text("abc é\u2028🙂\x00", max_size=5), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -232,8 +242,19 @@ def test_json_values_arrive_equal(metadata: dict[str, Any]) -> None:
 
 
 anything = st.recursive(
-    st.none() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers() | st.datetimes() | st.decimals(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers() | st.binary(), inner, max_size=3) | st.tuples(inner),
+    st.none()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.complex_numbers()
+    | st.datetimes()
+    | st.decimals(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text() | st.integers() | st.binary(), inner, max_size=3)
+        | st.tuples(inner)
+    ),
     max_leaves=10,
 )
 
@@ -251,7 +272,9 @@ def test_anything_leaves_one_record(value: Any) -> None:
         assert [r.name for r in seen] == ["e", "m"]
 
 
-@pytest.mark.parametrize("thing", [None, "text", 5, object(), Hostile()], ids=["none", "str", "int", "object", "hostile"])
+@pytest.mark.parametrize(
+    "thing", [None, "text", 5, object(), Hostile()], ids=["none", "str", "int", "object", "hostile"]
+)
 def test_what_is_no_event_is_counted_not_raised(thing: Any) -> None:
     """Recording something that is no event leaves a record that says so, and raises nothing."""
     from elastic_events import record, record_rdzv_event

@@ -35,7 +35,10 @@ class Ledger(RuleBasedStateMachine):
         self.bus.subscribe(ListSink(), name="picky", events="a*", metrics=False, backlog=backlog)
         self.bus.subscribe(
             FailingSink(lambda *_: self.outcome()),
-            **{"name": "failing", "retry": Retry(base=0.0, attempts=2), "backlog": backlog, "overflow": "drop_newest"},
+            name="failing",
+            retry=Retry(base=0.0, attempts=2),
+            backlog=backlog,
+            overflow="drop_newest",
         )
         self.bus.subscribe(GatedSink(), name="stuck", backlog=backlog)
         self.block = self.portal.wrap_async_context_manager(self.bus)

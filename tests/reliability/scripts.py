@@ -18,7 +18,8 @@ class File:
     name = "file"
     async def open(self): self.fd = os.open(OUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     async def write(self, records):
-        os.write(self.fd, b"".join(json.dumps([r.kind, r.name, r.fields[0] if r.kind == "metric" else None, r.context.pid, r.id]).encode() + b"\\n" for r in records))
+        rows = [[r.kind, r.name, r.fields[0] if r.kind == "metric" else None, r.context.pid, r.id] for r in records]
+        os.write(self.fd, b"".join(json.dumps(row).encode() + b"\\n" for row in rows))
     async def aclose(self): os.close(self.fd)
 
 def emit(n, name="m"):

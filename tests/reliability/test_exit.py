@@ -1,5 +1,6 @@
 """However a process ends, what it recorded is delivered, or the documentation says that it is not."""
 
+import textwrap
 import time
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def test_background_bus_is_drained_at_exit(end: str, tmp_path: Path) -> None:
 
 def test_sigterm_with_the_opt_in_handler(tmp_path: Path) -> None:
     """`handle_sigterm=True` turns SIGTERM into an exit that drains; the status says what ended it (F50)."""
-    done = run("elastic_events.start(File(), handle_sigterm=True)\nemit(200)\nos.kill(os.getpid(), 15)\ntime.sleep(9)", tmp_path)
+    done = run(
+        "elastic_events.start(File(), handle_sigterm=True)\nemit(200)\nos.kill(os.getpid(), 15)\ntime.sleep(9)",
+        tmp_path,
+    )
     assert done.values() == list(range(200)), done.stderr
     assert done.code == 143
 
@@ -77,7 +81,9 @@ def test_sink_that_hangs_for_ever_does_not_hang_the_exit(tmp_path: Path) -> None
 def test_handler_that_blocks_its_loop_does_not_hang_the_exit(tmp_path: Path) -> None:
     """Even a handler that never yields costs the exit the deadline and a margin only (F18, M4)."""
     began = time.monotonic()
-    done = run("async def block(record): time.sleep(3600)\nelastic_events.start(block, deadline=0.2)\nemit(10)", tmp_path)
+    done = run(
+        "async def block(record): time.sleep(3600)\nelastic_events.start(block, deadline=0.2)\nemit(10)", tmp_path
+    )
     assert done.code == 0, done.stderr
     assert time.monotonic() - began < 20
 
@@ -101,7 +107,10 @@ def test_sink_in_the_final_drain_needs_no_executor(tmp_path: Path) -> None:
 
 def test_os_exit_loses_what_was_not_flushed(tmp_path: Path) -> None:
     """`os._exit` skips every hook: what `flush_sync` delivered is there, and nothing else is promised (F11)."""
-    done = run("bus = elastic_events.start(File(), interval=60)\nemit(100)\nassert bus.flush_sync()\nemit(100, 'late')\nos._exit(0)", tmp_path)
+    done = run(
+        "bus = elastic_events.start(File(), interval=60)\nemit(100)\nassert bus.flush_sync()\nemit(100, 'late')\nos._exit(0)",
+        tmp_path,
+    )
     assert done.values() == list(range(100)), done.stderr
     assert done.values("late") == []
 
@@ -175,9 +184,13 @@ def test_ctrl_c_in_an_event_loop_still_drains(backend: str, tmp_path: Path) -> N
 def test_import_has_no_effect(tmp_path: Path) -> None:
     """Importing the packages starts no thread, opens no file and loads no event loop's backend (F23)."""
     body = """
-    print(threading.active_count(), len(os.listdir("/proc/self/fd")) - FDS, [m for m in ("trio", "sqlite3", "torch", "rich", "click") if m in sys.modules])
+    heavy = [m for m in ("trio", "sqlite3", "torch", "rich", "click") if m in sys.modules]
+    print(threading.active_count(), len(os.listdir("/proc/self/fd")) - FDS, heavy)
     """
-    script = "import os, sys, threading\nFDS = len(os.listdir('/proc/self/fd'))\nimport elastic_events, elastic_metrics\n" + body.strip()
+    script = (
+        "import os, sys, threading\nFDS = len(os.listdir('/proc/self/fd'))\nimport elastic_events, elastic_metrics\n"
+        + textwrap.dedent(body)
+    )
     done = run(f"import subprocess\nsys.exit(subprocess.run([sys.executable, '-c', {script!r}]).returncode)", tmp_path)
     assert done.stdout.split(" ", 2) == ["1", "0", "[]\n"], done.stderr
 

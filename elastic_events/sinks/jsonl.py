@@ -1,0 +1,327 @@
+"""JSON Lines: one stored record a line, in a file that rotates, and the reader that tolerates what crashes leave behind."""
+
+import contextlib
+import errno
+import fcntl
+import gzip
+import os
+import time
+import zlib
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+from urllib.parse import SplitResult
+
+from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.record import Record
+from elastic_events.sinks.blocking import BlockingSink
+from elastic_events.sinks.files import check_path, open_private, refusal
+from elastic_events.sinks.options import Options, file_path
+from elastic_events.sinks.parts import Housekeeper, list_parts, next_number
+from elastic_events.sinks.stored import Damaged, Reading, from_json, to_json
+
+__all__ = ("JsonlPosition", "JsonlSink", "from_url", "read_jsonl")
+
+#: Bytes of the longest line that is read; a longer one is damaged.
+LONGEST = 16 * 2**20
+
+
+class JsonlSink(BlockingSink):
+    """Appends records to a file, one stored record (`sinks.stored`) a line.
+
+    Delivered means: handed to the kernel. It survives the death of the process, not a power failure. A failed write is
+    taken back whole, so that the file never holds half a line of ours, and raised, so that the lane tries again. Where
+    even that fails, and where a process was killed while it wrote, the next write begins with a newline (F73, F77); a
+    record may then be there twice, under one id.
+
+    Several processes may append to one file: each write holds a lock on it. Files are made with mode 0600.
+
+    Args:
+        path: of the file; its directory must exist.
+        rotate: bytes at which the file is put aside as `path.1`, `path.2`, ...; None for never.
+        rotate_every: seconds from the first record at which it is put aside; None for never.
+        keep: how many full parts stay, at least 1; None for all.
+        pack: whether full parts are compressed with gzip.
+        clock: seconds since the epoch; for tests.
+    """
+
+    name = "jsonl"
+    thread_name = "elastic-events jsonl"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        rotate: int | None = None,
+        rotate_every: float | None = None,
+        keep: int | None = None,
+        pack: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        if keep is not None and keep < 1:
+            raise ConfigError(f"keep is the number of full parts that stay, 1 or more; it is {keep}")
+        self.path = Path(path)
+        self.rotate = rotate
+        self.rotate_every = rotate_every
+        self.keep = keep
+        self.pack = pack
+        self._clock = clock
+        self._descriptor = -1
+        self._began = 0.0  # seconds since the epoch: when the first record of the file was written
+        self._housekeeper: Housekeeper | None = None
+
+    def __repr__(self) -> str:
+        return f"<JsonlSink {self.path}>"
+
+    # --- in the sink's thread ---
+
+    def open_now(self) -> None:
+        """Open or create the file; `ConfigError` says what is wrong with its path."""
+        check_path(self.path)
+        try:
+            self._open()
+        except OSError as error:
+            raise refusal(self.path, error) from None
+        if self.rotate is not None or self.rotate_every is not None:
+            self._housekeeper = Housekeeper(self.path, keep=self.keep, pack=self.pack)
+
+    def write_now(self, records: Sequence[Record]) -> None:
+        """Append `records`, or raise and leave the file as it was."""
+        data = b"\n".join(map(to_json, records)) + b"\n"
+        try:
+            self._lock()
+            if self._is_full(len(data)):
+                self._put_aside()
+            self._append(data)
+        finally:
+            _unlock(self._descriptor)
+
+    def close_now(self) -> None:
+        """Close the file."""
+        if self._housekeeper is not None:
+            self._housekeeper.close()
+            self._housekeeper = None
+        self._close()
+
+    def abandon(self) -> None:
+        """Close the child's copy of the descriptor; the parent's stays open and keeps its lock."""
+        self._housekeeper = None
+        self._close()
+
+    # --- inside ---
+
+    def _open(self) -> None:
+        self._descriptor = open_private(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        self._began = self._first_time()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _lock(self) -> None:
+        """Lock the file that `path` names now: another process may have put ours aside, or somebody removed it."""
+        while True:
+            if self._descriptor < 0:
+                self._open()
+            _lock(self._descriptor)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(self.path.lstat(), os.fstat(self._descriptor)):
+                    return
+            self._close()
+
+    def _append(self, data: bytes) -> None:
+        end = os.fstat(self._descriptor).st_size
+        # An open tail: a process was killed here, or taking back a failed write failed as well (F73).
+        if end and os.pread(self._descriptor, 1, end - 1) != b"\n":
+            data = b"\n" + data
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, end)
+            raise
+
+    def _is_full(self, more: int) -> bool:
+        size = os.fstat(self._descriptor).st_size
+        if not size:
+            self._began = self._clock()
+            return False
+        too_long = self.rotate is not None and size + more > self.rotate
+        too_old = self.rotate_every is not None and self._clock() - self._began >= self.rotate_every
+        return too_long or too_old
+
+    def _put_aside(self) -> None:
+        """Begin a new file. Who waits for the lock of the old one finds that `path` names another."""
+        self.path.rename(self.path.with_name(f"{self.path.name}.{next_number(self.path)}"))
+        self._close()
+        self._lock()
+        self._began = self._clock()
+        if self._housekeeper is not None:
+            self._housekeeper.kick()
+
+    def _first_time(self) -> float:
+        """Return when the file's first record was written; its own time, since a copy loses the file's."""
+        try:
+            return from_json(os.pread(self._descriptor, 1 << 16, 0).partition(b"\n")[0]).time_ns / 1e9
+        except InputError:
+            return os.fstat(self._descriptor).st_mtime
+
+
+def from_url(url: SplitResult) -> JsonlSink:
+    """Return the sink of `jsonl:///run.jsonl?rotate=64MB&rotate_every=1h&keep=5&gzip=0`; see `sinks.urls`."""
+    options = Options(url)
+    sink = JsonlSink(
+        file_path(url),
+        rotate=options.size("rotate"),
+        rotate_every=options.seconds("rotate_every"),
+        keep=options.integer("keep"),
+        pack=options.flag("gzip", True),
+    )
+    options.finish()
+    return sink
+
+
+class JsonlPosition(NamedTuple):
+    """How far a reader has come in a file and its parts."""
+
+    part: int = 0  #: number of the part, as in its name; the file being written has the next free one
+    offset: int = 0  #: bytes of that part, uncompressed
+    line: int = 0  #: lines of that part
+
+
+def read_jsonl(
+    path: str | os.PathLike[str], *, after: JsonlPosition | None = None, damaged: Damaged | None = None
+) -> Reading[JsonlPosition]:
+    """Read the records of `path` and of its rotated parts, oldest part first, in the order they were written.
+
+    Works while another process writes. A line that holds no record is skipped and told to `damaged` by its number in its
+    part. A last line without its newline counts if it is whole; otherwise it is left for the next look, which begins
+    at the `position` of this one.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = Path(path)
+    if not path.exists() and not (path.parent.is_dir() and list_parts(path)):
+        raise InputError(f"{path} does not exist")
+    return Reading(after or JsonlPosition(), partial(_read, path, damaged or _ignore))
+
+
+def _ignore(line: int, reason: str) -> None:
+    """Nobody wants to know."""
+
+
+def _read(path: Path, damaged: Damaged, reading: Reading[JsonlPosition]) -> Generator[Record, None, None]:
+    active, number, parts = _look(path)
+    with active or contextlib.nullcontext():
+        for part_number, part in parts.items():
+            if part_number >= reading.position.part:
+                file = _open_part(part)
+                if file is None:
+                    damaged(0, f"{part.name} is gone")
+                    continue
+                with file:
+                    yield from _read_part(file, part_number, part.name, damaged, reading, last=False)
+        if active is not None:
+            yield from _read_part(active, number, path.name, damaged, reading, last=True)
+
+
+def _look(path: Path) -> tuple[BinaryIO | None, int, dict[int, Path]]:
+    """Return the file being written, its number, and the full parts, all of one moment between two rotations."""
+    while True:
+        try:
+            active = _open(path)
+        except FileNotFoundError:
+            return None, 0, list_parts(path)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        parts = list_parts(path)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(active.fileno())):
+                return active, max(parts, default=0) + 1, parts
+        active.close()
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a part, compressed or not: what its first bytes say counts, not its name."""
+    file = path.open("rb")
+    if file.peek(2)[:2] == b"\x1f\x8b":
+        return cast("BinaryIO", _Gzip(file))
+    return file
+
+
+class _Gzip(gzip.GzipFile):
+    """A compressed file that closes the file below it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(fileobj=file, mode="rb")
+        self.below = file
+
+    def close(self) -> None:
+        """Close both."""
+        super().close()
+        self.below.close()
+
+
+def _open_part(part: Path) -> BinaryIO | None:
+    plain = part.with_name(part.name.removesuffix(".gz"))
+    for name in (plain, plain.with_name(f"{plain.name}.gz")):  # it may be compressed, or removed, meanwhile
+        with contextlib.suppress(OSError):
+            return _open(name)
+    return None
+
+
+def _read_part(
+    file: BinaryIO, number: int, name: str, damaged: Damaged, reading: Reading[JsonlPosition], *, last: bool
+) -> Generator[Record, None, None]:
+    offset, line = (reading.position.offset, reading.position.line) if number == reading.position.part else (0, 0)
+    reading.position = JsonlPosition(number, offset, line)
+    try:
+        file.seek(offset)
+        while data := file.readline(LONGEST):
+            length, record = len(data), None
+            whole = data.endswith(b"\n")
+            if length >= LONGEST and not whole:
+                damaged(line + 1, f"{name}: longer than {LONGEST} bytes")
+                while not whole and (data := file.readline(LONGEST)):
+                    length += len(data)
+                    whole = data.endswith(b"\n")
+            elif data != b"\n":
+                record = _parse(data, line + 1, name, damaged)
+            if record is None and last and not whole:
+                return  # somebody is writing it, or was killed there: for the next look
+            offset += length
+            line += whole
+            reading.position = JsonlPosition(number, offset, line)
+            if record is not None:
+                yield record
+    except (OSError, EOFError, zlib.error) as error:
+        damaged(line + 1, f"{name}: the rest cannot be read: {error}")
+
+
+def _parse(data: bytes, line: int, name: str, damaged: Damaged) -> Record | None:
+    try:
+        return from_json(data)
+    except InputError as error:
+        damaged(line, f"{name}: {error}")
+        return None
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        # Some network file systems have no locks; one writer needs none.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            raise
+
+
+def _unlock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        if descriptor >= 0:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)

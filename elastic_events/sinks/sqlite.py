@@ -1,0 +1,255 @@
+"""SQLite: the embedded default. One file, many writing processes, questions in SQL, and the reader."""
+
+import os
+import sqlite3
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
+from heapq import merge
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, quote
+
+import msgspec
+
+from elastic_events.bus.context import Context
+from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.record import Kind, Record
+from elastic_events.sinks.blocking import BlockingSink
+from elastic_events.sinks.options import Options, file_path
+from elastic_events.sinks.sqlite_schema import (
+    ALL_CONTEXTS,
+    INSERT,
+    SELECT,
+    TABLES,
+    check_owner,
+    connect,
+    create,
+    find_context,
+    from_row,
+    prepare,
+    to_row,
+)
+from elastic_events.sinks.stored import Damaged, Reading, from_json, to_json
+
+__all__ = ("SqlitePosition", "SqliteSink", "from_url", "is_sqlite", "read_sqlite")
+
+
+class SqliteSink(BlockingSink):
+    """Inserts records into a SQLite database, each kind into a table of its own. Idempotent by record id.
+
+    Delivered means: committed, in WAL mode with synchronous=NORMAL. It survives the death of every process that writes;
+    a power failure may undo the last commits, but never leaves half a batch. A batch is one transaction.
+
+    Several processes may write one file; each waits up to `timeout` seconds for the others. After a fork the child
+    opens a connection of its own (F74). Do not put the file on a network file system: WAL needs shared memory. The
+    file is made with mode 0600.
+
+    Args:
+        path: of the database; its directory must exist.
+        timeout: seconds to wait for another writer.
+    """
+
+    name = "sqlite"
+    thread_name = "elastic-events sqlite"
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.timeout = timeout
+        self._connection: sqlite3.Connection | None = None
+        self._contexts: dict[Context, tuple[int, int]] = {}  # context -> its origin and context in the file
+
+    def __repr__(self) -> str:
+        return f"<SqliteSink {self.path}>"
+
+    # --- in the sink's thread ---
+
+    def open_now(self) -> None:
+        """Open or create the database; `ConfigError` says what is wrong with it."""
+        create(self.path)
+        try:
+            self._connection = connect(self.path, self.timeout)
+            prepare(self._connection, self.path)
+        except sqlite3.Error as error:
+            raise ConfigError(f"cannot write to {self.path}: {error}") from None
+
+    def write_now(self, records: Sequence[Record]) -> None:
+        """Insert `records` that are not there yet, in one transaction."""
+        try:
+            self._write(records)
+        except UnicodeEncodeError:  # a lone surrogate: the stored form has none
+            self._write([from_json(to_json(record)) for record in records])
+
+    def close_now(self) -> None:
+        """Close the connection; the last one moves the WAL into the file."""
+        connection, self._connection = self._connection, None
+        self._contexts.clear()
+        if connection is not None:
+            connection.close()
+
+    def abandon(self) -> None:
+        """Keep the parent's connection from being closed here, which would drop its locks and its WAL (F74)."""
+        if self._connection is not None:
+            _inherited.append(self._connection)
+        self._connection = None
+        self._contexts = {}
+
+    # --- inside ---
+
+    def _write(self, records: Sequence[Record]) -> None:
+        connection = self._connection
+        assert connection is not None, "write() before open()"
+        rows: dict[Kind, list[tuple[Any, ...]]] = {}
+        known = dict(self._contexts)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            last, origin, context = None, 0, 0
+            for record in records:
+                if record.context is not last:
+                    last = record.context
+                    origin, context = self._context_of(connection, last)
+                rows.setdefault(record.kind, []).append(to_row(record, origin, context))
+            for kind, values in rows.items():
+                connection.executemany(INSERT[kind], values)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._contexts = known
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _context_of(self, connection: sqlite3.Connection, context: Context) -> tuple[int, int]:
+        found = self._contexts.get(context)
+        if found is None:
+            found = self._contexts[context] = find_context(connection, context)
+        return found
+
+
+def from_url(url: SplitResult) -> SqliteSink:
+    """Return the sink of `sqlite:///run.db?busy_timeout=10s`; see `sinks.urls`."""
+    options = Options(url)
+    sink = SqliteSink(file_path(url), timeout=options.seconds("busy_timeout") or 10.0)
+    options.finish()
+    return sink
+
+
+class SqlitePosition(NamedTuple):
+    """How far a reader has come: the last entry read of each table."""
+
+    event: int = 0
+    rdzv: int = 0
+    metric: int = 0
+    ledger: int = 0
+
+
+def read_sqlite(
+    path: str | os.PathLike[str], *, after: SqlitePosition | None = None, damaged: Damaged | None = None
+) -> Reading[SqlitePosition]:
+    """Read the records of a database in the order of their time, those that are there when the reading begins.
+
+    Works while other processes write; changes nothing. The `position` is that of the end of this look, once it is
+    exhausted. A row that holds no record, after somebody edited it, is told to `damaged` by its entry.
+
+    Raises:
+        InputError: there is no such file, or it is not one of ours, or newer than this version knows.
+    """
+    path = Path(path)
+    connection = _connect_to_read(path)
+    begin = after or SqlitePosition()
+    return Reading(begin, partial(_read, path, connection, damaged or _ignore))
+
+
+#: Connections of a parent process, in its forked child: never used, never closed.
+_inherited: list[sqlite3.Connection] = []
+
+
+def _ignore(entry: int, reason: str) -> None:
+    """Nobody wants to know."""
+
+
+def is_sqlite(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a SQLite database. Asks SQLite: opening the file could drop the locks of a writer in this process."""
+    path = Path(path)
+    if not path.is_file() or not path.stat().st_size or not os.access(path, os.R_OK):
+        return False
+    try:
+        connection = connect(path, 1.0)
+    except sqlite3.Error:
+        return True  # it is there and can be read: let the reader say what is wrong
+    try:
+        connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        return bool(error.sqlite_errorcode != sqlite3.SQLITE_NOTADB)
+    finally:
+        connection.close()
+    return True
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    # As a writer that writes nothing: a read-only connection leaves its -wal and -shm behind. Where there is no right
+    # to make these, a file without a WAL can be read as one that nobody writes.
+    modes = ["mode=rw", "mode=ro"]
+    if not path.with_name(f"{path.name}-wal").exists():
+        modes.append("mode=ro&immutable=1")
+    address = quote(str(path.absolute()))
+    failure: sqlite3.Error | None = None
+    for mode in modes:
+        connection = None
+        try:
+            connection = sqlite3.connect(
+                f"file:{address}?{mode}", uri=True, timeout=10, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA query_only = 1")
+            if check_owner(connection, path, InputError) == 0:
+                raise InputError(f"{path} holds no records: it is an empty database")
+            return connection  # noqa: TRY300
+        except sqlite3.Error as error:
+            failure = error
+            if connection is not None:
+                connection.close()
+        except InputError:
+            if connection is not None:
+                connection.close()
+            raise
+    raise InputError(f"cannot read {path}: {failure}")
+
+
+def _read(
+    path: Path, connection: sqlite3.Connection, damaged: Damaged, reading: Reading[SqlitePosition]
+) -> Generator[Record, None, None]:
+    try:
+        connection.execute("BEGIN")  # one moment for all tables
+        begin = reading.position
+        end = SqlitePosition(*(_last(connection, table) for table in TABLES.values()))
+        contexts = {number: Context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
+        streams = [
+            _read_table(connection, kind, contexts, getattr(begin, kind), getattr(end, kind), damaged)
+            for kind in TABLES
+        ]
+        yield from merge(*streams, key=attrgetter("time_ns"))
+        reading.position = end
+    except sqlite3.Error as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    finally:
+        connection.close()
+
+
+def _last(connection: sqlite3.Connection, table: str) -> int:
+    (entry,) = connection.execute(f"SELECT coalesce(max(entry), 0) FROM {table}").fetchone()  # noqa: S608
+    return int(entry)
+
+
+def _read_table(
+    connection: sqlite3.Connection, kind: Kind, contexts: dict[int, Context], begin: int, end: int, damaged: Damaged
+) -> Iterator[Record]:
+    # From the start the index gives the order, and the first record at once; a look at what is new sorts that alone.
+    order = "+time_ns" if begin else "time_ns"
+    query = f"{SELECT[kind]} WHERE entry > ? AND entry <= ? ORDER BY {order}, entry"
+    for entry, context, *row in connection.execute(query, (begin, end)):
+        try:
+            yield from_row(kind, row, contexts[context])
+        except (InputError, LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
+            damaged(entry, f"{TABLES[kind]}: {type(error).__name__}: {error}")

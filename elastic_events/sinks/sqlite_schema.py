@@ -1,0 +1,233 @@
+"""The tables of a SQLite file, their rows, and who may write them."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from elastic_events.bus.context import Context
+from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.record import Kind, Record
+from elastic_events.sinks.files import check_path, open_private, refusal
+from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
+
+__all__ = (
+    "ALL_CONTEXTS",
+    "INSERT",
+    "SELECT",
+    "TABLES",
+    "check_owner",
+    "connect",
+    "create",
+    "find_context",
+    "from_row",
+    "prepare",
+    "to_row",
+)
+
+#: What `PRAGMA user_version` says; a file with a higher one is refused.
+VERSION = 1
+
+#: What `PRAGMA application_id` says: "elev".
+APPLICATION = 0x656C6576
+
+#: Kind -> its table.
+TABLES: dict[Kind, str] = {"event": "events", "rdzv": "rdzv_events", "metric": "metrics", "ledger": "ledgers"}
+
+_CONTEXT = Context.__struct_fields__
+
+# The process of a record is two small numbers instead of its id's text: `origin` is run and process, which with the
+# sequence number make the id, and `context` adds rank and the rest. A record costs about 100 bytes instead of 250.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS contexts (
+    context INTEGER PRIMARY KEY, origin INTEGER NOT NULL, run_id TEXT NOT NULL, process TEXT NOT NULL,
+    host TEXT, pid INTEGER, rank INTEGER, local_rank INTEGER, world_size INTEGER, node_rank INTEGER, role TEXT,
+    restart INTEGER
+);
+CREATE INDEX IF NOT EXISTS contexts_process ON contexts (run_id, process);
+CREATE INDEX IF NOT EXISTS contexts_rank ON contexts (rank);
+"""
+
+# No type on payload columns: SQLite then keeps what it is given, an integer an integer. `exact` holds the whole stored
+# record where the columns cannot give it back: NaN, booleans, integers beyond 64 bits, a list for a metric's value.
+_TABLE = """
+CREATE TABLE IF NOT EXISTS {table} (
+    entry INTEGER PRIMARY KEY, origin INTEGER NOT NULL, seq INTEGER NOT NULL, context INTEGER NOT NULL,
+    time_ns INTEGER NOT NULL, monotonic_ns INTEGER NOT NULL, name TEXT NOT NULL, channel TEXT,
+    {columns}, recovered INTEGER NOT NULL, exact TEXT, UNIQUE (origin, seq{more})
+);
+CREATE INDEX IF NOT EXISTS {table}_time ON {table} (time_ns);
+CREATE INDEX IF NOT EXISTS {table}_name ON {table} (name, time_ns);
+"""
+
+
+def create(path: Path) -> None:
+    """Make the file before SQLite does, for its mode. Never opens one that exists.
+
+    Closing a descriptor of a database drops the locks of every connection that this process has to it.
+    """
+    check_path(path)
+    if path.exists():
+        return
+    try:
+        os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        check_path(path)  # another process was faster
+    except OSError as error:
+        raise refusal(path, error) from None
+
+
+def connect(path: Path, timeout: float) -> sqlite3.Connection:
+    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+    # The thread that opens is the only one that writes; but an interpreter at its end may close from another.
+    return sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, unless they are there. Looks before it touches: the file may be somebody else's."""
+    check_owner(connection, path, ConfigError)
+    _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"), connection)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("BEGIN IMMEDIATE")
+    if check_owner(connection, path, ConfigError) == 0:
+        for statement in _statements():
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _patiently(call: Callable[[], object], connection: sqlite3.Connection) -> None:
+    """Call until it no longer says "locked": turning WAL on does not wait for other processes by itself."""
+    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + milliseconds / 1000
+    done = False
+    while not done:
+        try:
+            call()
+            done = True
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+
+
+def check_owner(connection: sqlite3.Connection, path: Path, wrong: type[ConfigError | InputError]) -> int:
+    """Return the version of the schema, 0 for an empty file; raise `wrong` where the file is not ours to touch."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION and version > VERSION:
+        raise wrong(
+            f"{path} was written by a newer elastic-events (format {version}; this one knows {VERSION}): upgrade"
+        )
+    if application != APPLICATION:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables or version:
+            raise wrong(f"{path} is a database of another program: name a file of its own")
+    return int(version)
+
+
+def _statements() -> Iterator[str]:
+    yield from filter(str.strip, _SCHEMA.split(";"))
+    for kind, table in TABLES.items():
+        # Every lane of a bus writes a ledger when it closes, at one and the same sequence number.
+        more = ", channel" if kind == "ledger" else ""
+        script = _TABLE.format(table=table, columns=", ".join(FIELDS[kind]), more=more)
+        yield from filter(str.strip, script.split(";"))
+
+
+def find_context(connection: sqlite3.Connection, context: Context) -> tuple[int, int]:
+    """Return origin and context of `context`, inserted if it is new. Inside the transaction, so that no two are alike."""
+    values = msgspec.structs.astuple(context)
+    found = connection.execute(_FIND_CONTEXT, (context.run_id, context.process)).fetchall()
+    for origin, number, *rest in found:
+        if tuple(rest) == values:
+            return origin, number
+    (number,) = connection.execute("SELECT coalesce(max(context), 0) + 1 FROM contexts").fetchone()
+    origin = found[0][0] if found else number
+    connection.execute(_ADD_CONTEXT, (origin, number, *values))
+    return origin, number
+
+
+def to_row(record: Record, origin: int, context: int) -> tuple[Any, ...]:
+    """Return the row of a record in its kind's table."""
+    if type(record.name) is not str or type(record.channel) not in (str, type(None)):
+        record = from_json(to_json(record))
+    fits = True
+    payload: tuple[Any, ...]
+    if record.kind == "metric":
+        value = record.fields[0]
+        fits = _fits(value) and type(value) is not str and value is not None
+        payload = (value,) if fits else (_number(value),)
+    elif record.kind == "ledger":
+        payload = (strict_json(record.fields[0]).decode(),)
+    elif record.kind == "event":
+        source, timestamp, metadata = record.fields
+        fits = _fits(source) and _fits(timestamp)
+        payload = (source, timestamp) if fits else (_column(source), _column(timestamp))
+        payload = (*payload, strict_json(metadata).decode())
+    else:
+        payload = record.fields
+        if not all(map(_fits, payload)):
+            fits = False
+            payload = tuple(map(_column, payload))
+    exact = None if fits else to_json(record).decode()
+    head = (origin, record.seq, context, record.time_ns, record.monotonic_ns, record.name, record.channel)
+    return (*head, *payload, record.recovered, exact)
+
+
+def _fits(value: Any) -> bool:
+    """Whether a column gives back `value` as it was."""
+    kind = type(value)
+    if kind is int:
+        return bool(-(2**63) <= value < 2**63)
+    if kind is float:
+        return bool(value - value == 0 and (value or str(value) == "0.0"))
+    return kind is str or value is None
+
+
+def _column(value: Any) -> Any:
+    return value if _fits(value) else strict_json(value).decode()
+
+
+def _number(value: Any) -> float | None:
+    """Return what SQL may sum up of a metric's value that does not fit: NaN is NULL, like a text or a list."""
+    if isinstance(value, (bool, int, float)) and value == value:  # noqa: PLR0124 - NaN is what differs from itself
+        return float(value)
+    return None
+
+
+def from_row(kind: Kind, row: Sequence[Any], context: Context) -> Record:
+    seq, time_ns, monotonic_ns, name, channel, *fields, recovered, exact = row
+    if exact is not None:
+        return from_json(exact)
+    size = 64
+    if kind in ("event", "ledger"):
+        size += len(fields[-1])
+        fields[-1] = msgspec.json.decode(fields[-1])
+    return Record(kind, seq, time_ns, monotonic_ns, name, channel, tuple(fields), context, size, bool(recovered))
+
+
+_HEAD = ("seq", "time_ns", "monotonic_ns", "name", "channel")
+_FIND_CONTEXT = f"SELECT origin, context, {', '.join(_CONTEXT)} FROM contexts WHERE run_id = ? AND process = ?"  # noqa: S608
+_ADD_CONTEXT = f"INSERT INTO contexts (origin, context, {', '.join(_CONTEXT)}) VALUES (?, ?{', ?' * len(_CONTEXT)})"  # noqa: S608
+ALL_CONTEXTS = f"SELECT context, {', '.join(_CONTEXT)} FROM contexts"  # noqa: S608
+
+
+def _insert(kind: Kind) -> str:
+    columns = ("origin", "seq", "context", *_HEAD[1:], *FIELDS[kind], "recovered", "exact")
+    return f"INSERT OR IGNORE INTO {TABLES[kind]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+
+
+def _select(kind: Kind) -> str:
+    return f"SELECT entry, context, {', '.join((*_HEAD, *FIELDS[kind], 'recovered', 'exact'))} FROM {TABLES[kind]}"  # noqa: S608
+
+
+INSERT = {kind: _insert(kind) for kind in TABLES}
+SELECT = {kind: _select(kind) for kind in TABLES}

@@ -1,0 +1,258 @@
+"""The stored form of a record: one line of strict JSON, the same in every file, message and dead letter.
+
+The object holds `id, kind, seq, time_ns, monotonic_ns, name, channel`, then the kind's own fields, then `context` and,
+only where it is so, `"recovered": true`. Every record has a stored form, and reading it gives the record back, with these
+exceptions, which strict JSON forces:
+
+- NaN and the infinities become the strings "NaN", "Infinity" and "-Infinity"; a metric's value becomes the number again.
+- Keys become strings. Of `{1: a, "1": b}` both stay: the string keeps its name, the other becomes `1'` (F60).
+- bytes, times, integers beyond 64 bits and nesting beyond 100 levels become text.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Generic, TypeVar, get_args
+
+import msgspec
+from msgspec import UNSET
+
+from elastic_events.bus.codec import plain
+from elastic_events.bus.context import Context
+from elastic_events.bus.errors import InputError
+from elastic_events.bus.record import Kind, Record
+
+__all__ = ("FIELDS", "Damaged", "Reading", "from_json", "strict", "strict_json", "to_json")
+
+#: Told about a line that holds no record: its number in its file, and why.
+Damaged = Callable[[int, str], object]
+
+#: Kind -> the names of `Record.fields` in the stored form.
+FIELDS: dict[Kind, tuple[str, ...]] = {
+    "event": ("source", "timestamp", "metadata"),
+    "rdzv": (
+        *("run_id", "message", "hostname", "pid", "node_state"),
+        *("master_endpoint", "rank", "local_id", "error_trace"),
+    ),
+    "metric": ("value",),
+    "ledger": ("ledger",),
+}
+
+_KINDS = frozenset(get_args(Kind))
+_DEPTH = 100  # strict parsers, jq and SQLite's among them, stop between 128 and 1,000 levels
+_ITEMS = 200_000  # a frame holds 16 KiB; this only ends a walk through an object that contains itself
+_NUMBER_64 = range(-(2**63), 2**64)
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+Position = TypeVar("Position")
+
+
+class Reading(Iterator[Record], Generic[Position]):
+    """The records of one look at a store, read as they are asked for. For one thread at a time.
+
+    `position` is where the next look begins: give it as `after` once this one is exhausted.
+    """
+
+    def __init__(
+        self, position: Position, read: "Callable[[Reading[Position]], Generator[Record, None, None]]"
+    ) -> None:
+        self.position = position
+        self._records = read(self)
+
+    def __iter__(self) -> Iterator[Record]:  # noqa: PYI034
+        return self._records  # the generator itself, since a loop then saves a call a record
+
+    def __next__(self) -> Record:
+        return next(self._records)
+
+    def close(self) -> None:
+        """Let go of the files; an exhausted or forgotten reading has done so."""
+        self._records.close()
+
+
+class _Line(msgspec.Struct):
+    """The stored object, its keys in this order; UNSET ones are left out."""
+
+    kind: str
+    seq: int
+    time_ns: int
+    monotonic_ns: int
+    name: str
+    channel: str | None
+    context: Context
+    id: str = ""
+    source: Any = UNSET
+    timestamp: Any = UNSET
+    metadata: Any = UNSET
+    run_id: Any = UNSET
+    message: Any = UNSET
+    hostname: Any = UNSET
+    pid: Any = UNSET
+    node_state: Any = UNSET
+    master_endpoint: Any = UNSET
+    rank: Any = UNSET
+    local_id: Any = UNSET
+    error_trace: Any = UNSET
+    value: Any = UNSET
+    ledger: Any = UNSET
+    recovered: bool = False
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+def to_json(record: Record) -> bytes:
+    """Return `record` as one line of strict JSON, UTF-8, without the newline. Total; any thread may call it."""
+    head = {
+        "id": record.id,
+        "kind": record.kind,
+        "seq": record.seq,
+        "time_ns": record.time_ns,
+        "monotonic_ns": record.monotonic_ns,
+        "name": record.name if type(record.name) is str else _text(record.name),
+        "channel": record.channel if type(record.channel) is str else _channel(record.channel),
+    }
+    for name, value in zip(FIELDS[record.kind], record.fields, strict=False):
+        head[name] = value if type(value) in _SAFE else strict(value)
+    head["context"] = record.context
+    if record.recovered:
+        head["recovered"] = True
+    try:
+        return _encode(head)
+    except UnicodeEncodeError:  # a lone surrogate in a name or in the context; nothing that was decoded from a ring
+        return _encode(strict({**head, "context": msgspec.structs.asdict(record.context)}))
+
+
+def from_json(line: bytes | str) -> Record:
+    """Return the record of one stored line; `size` is the length of the line.
+
+    Raises:
+        InputError: the line is damaged, or not a stored record.
+    """
+    try:
+        stored = _decode(line)
+        if stored.kind not in _KINDS:
+            raise InputError(f"not a stored record: its kind is {stored.kind!r}")
+        return _record(stored, len(line))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise InputError(f"not a stored record: {error}") from None
+
+
+def strict_json(value: Any) -> bytes:
+    """Return any value as strict JSON."""
+    return _encode(strict(value))
+
+
+def strict(value: Any) -> Any:
+    """Return any value as None, bool, int, finite float, str, list and dict with string keys. Total, bounded."""
+    if type(value) is dict:
+        # What almost every event holds: string keys, plain values. UTF-8 is the encoder's to check.
+        for key, item in value.items():
+            kind = type(item)
+            if type(key) is not str or not (
+                kind in _SAFE or (kind is int and -(2**63) <= item < 2**64) or (kind is float and item - item == 0)
+            ):
+                break
+        else:
+            return value
+    return _Walk().strict(value, 0)
+
+
+#: Types whose every value is strict JSON (a surrogate apart); int and float are not among them.
+_SAFE = frozenset({str, bool, type(None)})
+
+
+class _Walk:
+    """One pass over a value, bounded in depth and items."""
+
+    def __init__(self) -> None:
+        self.items_left = _ITEMS
+
+    def strict(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one table of types
+        """Return the strict form of `value`."""
+        kind = type(value)
+        if kind is bool or value is None:
+            return value
+        if kind is int:
+            return value if value in _NUMBER_64 else plain(value)
+        if kind is float:
+            return value if math.isfinite(value) else _not_finite(value)
+        if kind is str:
+            return _text(value)
+        if kind in (dict, list, tuple, set, frozenset):
+            if depth >= _DEPTH:
+                return "[too deep]"
+            return self.mapping(value, depth) if kind is dict else self.sequence(value, depth)
+        return self.strict(plain(value), depth + 1 if depth < _DEPTH else depth)
+
+    def mapping(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        """Return the dict with string keys, none lost to another."""
+        taken = {_text(key) for key in value if type(key) is str}
+        result: dict[str, Any] = {}
+        for key, item in self.take(value.items()):
+            if type(key) is str:
+                name = _text(key)
+            else:
+                name = _key(key)
+                while name in taken:
+                    name += "'"
+                taken.add(name)
+            while name in result:  # two strings that differ in a lone surrogate only
+                name += "'"
+            result[name] = self.strict(item, depth + 1)
+        return result
+
+    def sequence(self, value: Iterable[Any], depth: int) -> list[Any]:
+        """Return the list."""
+        return [self.strict(item, depth + 1) for item in self.take(value)]
+
+    def take(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Yield items until the walk has seen too many."""
+        for item in items:
+            if self.items_left <= 0:
+                return
+            self.items_left -= 1
+            yield item
+
+
+def _record(stored: _Line, size: int) -> Record:
+    fields = tuple(getattr(stored, name) for name in FIELDS[stored.kind])  # type: ignore[index]
+    if UNSET in fields:
+        missing = FIELDS[stored.kind][fields.index(UNSET)]  # type: ignore[index]
+        raise InputError(f"not a stored record: its {missing} is missing")
+    if stored.kind == "metric" and type(fields[0]) is str:
+        fields = (_NOT_FINITE.get(fields[0], fields[0]),)
+    return Record(
+        stored.kind,  # type: ignore[arg-type]
+        *(stored.seq, stored.time_ns, stored.monotonic_ns, stored.name),
+        stored.channel,  # type: ignore[arg-type]
+        *(fields, stored.context, size, stored.recovered),
+    )
+
+
+def _channel(channel: Any) -> str | None:
+    return None if channel is None else _text(channel)
+
+
+def _text(value: Any) -> str:
+    """Return text that UTF-8 can hold; of anything that is no text, its JSON."""
+    if type(value) is not str:
+        value = plain(value)
+        if type(value) is not str:
+            return strict_json(value).decode()
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return str(plain(value))
+    return str(value)
+
+
+def _key(key: Any) -> str:
+    if type(key) is float and not math.isfinite(key):
+        return _not_finite(key)
+    return _text(key)
+
+
+def _not_finite(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

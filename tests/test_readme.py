@@ -1,0 +1,35 @@
+"""Every example of the README runs, and its commands are what CI runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.strip().splitlines()[-1][:30])
+def test_example_runs(example: str, tmp_path: Path) -> None:
+    """The example runs as it stands, in an empty folder, without a warning."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if "page_somebody" in example:
+        for line in done.stdout.splitlines():
+            assert f"`{line}`" in README
+
+
+def test_ci_calls_the_readmes_second_command() -> None:
+    """There is one command for the tests, and CI takes it from the README."""
+    assert len([line for line in README.splitlines() if "pytest" in line]) == 1
+    assert "grep -m1 'pytest' README.md" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_promise_is_printed() -> None:
+    """The README prints all twelve promises."""
+    assert [int(n) for n in re.findall(r"^(\d+)\. \*\*", README, re.MULTILINE)] == list(range(1, 13))

@@ -110,7 +110,7 @@ def file_path(url: SplitResult) -> Path:
     """
     scheme = url.scheme
     if url.netloc:
-        meant = f"{url.netloc}{url.path}"
+        meant = f"{url.netloc.rpartition('@')[2]}{url.path}"
         raise ConfigError(f"{scheme}://{meant} names a host: write {scheme}:///{meant} for the file {meant}")
     path = unquote(url.path.removeprefix("/"))
     if not path or path.endswith("/") or "\0" in path:

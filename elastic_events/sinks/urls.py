@@ -1,0 +1,98 @@
+"""Sinks by URL, in code, on the command line and in ELASTIC_EVENTS_SINKS.
+
+| URL | sink |
+|---|---|
+| `console:`, `console:stderr`, `console:stdout` | one line a record; `color=1` or `0` |
+| `jsonl:///run.jsonl` | JSON Lines; `rotate=64MB`, `rotate_every=1h`, `keep=5`, `gzip=0` |
+| `sqlite:///run.db` | SQLite; `busy_timeout=10s` |
+| `nats://host:4222/stream` | NATS JetStream, extra `nats` |
+| `otlp+http://host:4318`, `otlp+https://host` | OpenTelemetry, extra `otlp` |
+| `prometheus:` | an exposition endpoint, extra `prometheus` |
+
+As in SQLAlchemy, three slashes name a file relative to the working directory, four one from the root:
+`sqlite:////data/run.db`. Characters that mean something in a URL or in a list of them (`?`, `#`, `%`, `,` and space) are
+written percent-encoded. A sink's module is imported when its URL is opened.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from importlib import import_module
+from urllib.parse import SplitResult, urlsplit
+
+from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.handler import Sink
+
+__all__ = ("EXAMPLES", "SCHEMES", "open_url", "parse_sinks")
+
+
+def _module(name: str) -> Callable[[SplitResult], Sink]:
+    def load(url: SplitResult) -> Sink:
+        sink: Sink = import_module(f"elastic_events.sinks.{name}").from_url(url)
+        return sink
+
+    return load
+
+
+#: Scheme -> the function that makes the sink of a parsed URL. Others may add theirs.
+SCHEMES: dict[str, Callable[[SplitResult], Sink]] = {
+    "console": _module("console"),
+    "jsonl": _module("jsonl"),
+    "nats": _module("nats"),
+    "otlp+http": _module("otlp"),
+    "otlp+https": _module("otlp"),
+    "prometheus": _module("prometheus"),
+    "sqlite": _module("sqlite"),
+}
+
+#: Scheme -> a URL to show.
+EXAMPLES: dict[str, str] = {
+    "console": "console:",
+    "jsonl": "jsonl:///run.jsonl",
+    "nats": "nats://HOST:4222/STREAM",
+    "otlp+http": "otlp+http://HOST:4318",
+    "otlp+https": "otlp+https://HOST",
+    "prometheus": "prometheus:",
+    "sqlite": "sqlite:///run.db",
+}
+
+_SUFFIXES = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+def open_url(url: str) -> Sink:
+    """Return the sink that `url` names, not yet opened: nothing is read, written or connected.
+
+    Raises:
+        ConfigError: it names none; the sentence says what is wrong and what is known, and never repeats a password.
+        MissingExtra: the sink needs a package that is not installed.
+    """
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError as error:
+        raise ConfigError(f"a sink's URL cannot be read: {error}") from None
+    if not parts.scheme or ":" not in url:
+        raise ConfigError(f"{_shown(url)} is not a sink's URL{_guess_file(url)}; {_known()}")
+    loader = SCHEMES.get(parts.scheme)
+    if loader is None:
+        near = difflib.get_close_matches(parts.scheme, SCHEMES, 1, 0.6)
+        guess = f", did you mean {near[0]}" if near else ""
+        raise ConfigError(f"no sink is called {parts.scheme!r}{guess}; {_known()}")
+    return loader(parts)
+
+
+def parse_sinks(text: str) -> list[str]:
+    """Return the URLs in a variable such as ELASTIC_EVENTS_SINKS: separated by commas, white space, or both."""
+    return [url for url in re.split(r"[,\s]+", text) if url]
+
+
+def _known() -> str:
+    return f"known are {', '.join(EXAMPLES.get(scheme, f'{scheme}:') for scheme in sorted(SCHEMES))}"
+
+
+def _shown(url: str) -> str:
+    return repr(url if len(url) <= 80 and "@" not in url else f"{url.rpartition('@')[2][:80]}...")
+
+
+def _guess_file(url: str) -> str:
+    scheme = next((scheme for suffix, scheme in _SUFFIXES.items() if url.endswith(suffix)), None)
+    return f", did you mean {scheme}:///{url}" if scheme else ""

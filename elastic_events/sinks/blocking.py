@@ -32,7 +32,7 @@ class BlockingSink:
         self._pid = os.getpid()
         self._unsure = self._written = None
         self._worker = Worker(self.thread_name)
-        await self._worker.run(self.open_now)
+        await self._worker.run(self._begin)
 
     async def write(self, records: Sequence[Record]) -> None:
         """Write `records` in the thread; see the class of the sink for what "delivered" means."""
@@ -60,6 +60,13 @@ class BlockingSink:
             finally:
                 worker.close()
 
+    def _begin(self) -> None:
+        try:
+            self.open_now()
+        except BaseException:
+            self.close_now()
+            raise
+
     def _call(self, records: Sequence[Record], again: bool, waited_for: list[bool]) -> None:
         if not waited_for or (again and self._written is records):
             return
@@ -76,7 +83,7 @@ class BlockingSink:
         raise NotImplementedError
 
     def close_now(self) -> None:
-        """Close; also after a failed `open_now`."""
+        """Close; also twice, and after a failed `open_now`."""
         raise NotImplementedError
 
     def abandon(self) -> None:

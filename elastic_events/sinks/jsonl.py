@@ -23,6 +23,9 @@ from elastic_events.sinks.stored import Damaged, Reading, from_json, to_json
 
 __all__ = ("JsonlPosition", "JsonlSink", "from_url", "read_jsonl")
 
+#: How the reason ends of a last line that is not whole: perhaps not yet.
+CUT = "the last line is cut short"
+
 #: Bytes of the longest line that is read; a longer one is damaged.
 LONGEST = 16 * 2**20
 
@@ -287,14 +290,15 @@ def _read_part(
             length, record = len(data), None
             whole = data.endswith(b"\n")
             if length >= LONGEST and not whole:
-                damaged(line + 1, f"{name}: longer than {LONGEST} bytes")
                 while not whole and (data := file.readline(LONGEST)):
                     length += len(data)
                     whole = data.endswith(b"\n")
+                damaged(line + 1, f"{name}: longer than {LONGEST} bytes")
             elif data != b"\n":
-                record = _parse(data, line + 1, name, damaged)
+                record = _parse(data, line + 1, name, damaged if whole or not last else _ignore)
             if record is None and last and not whole:
-                return  # somebody is writing it, or was killed there: for the next look
+                damaged(line + 1, f"{name}: {CUT}")  # somebody is writing it, or was killed there: for the next look
+                return
             offset += length
             line += whole
             reading.position = JsonlPosition(number, offset, line)

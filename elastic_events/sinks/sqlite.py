@@ -1,5 +1,6 @@
 """SQLite: the embedded default. One file, many writing processes, questions in SQL, and the reader."""
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
@@ -58,6 +59,7 @@ class SqliteSink(BlockingSink):
         self.path = Path(path)
         self.timeout = timeout
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # device and inode of the file that is open
         self._contexts: dict[Context, tuple[int, int]] = {}  # context -> its origin and context in the file
 
     def __repr__(self) -> str:
@@ -71,11 +73,14 @@ class SqliteSink(BlockingSink):
         try:
             self._connection = connect(self.path, self.timeout)
             prepare(self._connection, self.path)
+            self._file = _identity(self.path)
         except sqlite3.Error as error:
             raise ConfigError(f"cannot write to {self.path}: {error}") from None
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Insert `records` that are not there yet, in one transaction."""
+        if self._connection is None or _identity(self.path) != self._file:
+            self._open_again()
         try:
             self._write(records)
         except UnicodeEncodeError:  # a lone surrogate: the stored form has none
@@ -97,9 +102,18 @@ class SqliteSink(BlockingSink):
 
     # --- inside ---
 
+    def _open_again(self) -> None:
+        """Somebody removed or replaced the file: what is written to the old one, nobody would ever read."""
+        self.close_now()
+        try:
+            self.open_now()
+        except ConfigError as error:
+            self.close_now()
+            raise OSError(str(error)) from None  # the file system may come back: worth another try
+
     def _write(self, records: Sequence[Record]) -> None:
         connection = self._connection
-        assert connection is not None, "write() before open()"
+        assert connection is not None
         rows: dict[Kind, list[tuple[Any, ...]]] = {}
         known = dict(self._contexts)
         try:
@@ -115,8 +129,12 @@ class SqliteSink(BlockingSink):
             connection.execute("COMMIT")
         except BaseException:
             self._contexts = known
+            # SQLite has rolled back by itself after some failures; where it cannot, closing the connection does.
+            with contextlib.suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                self.close_now()
             raise
 
     def _context_of(self, connection: sqlite3.Connection, context: Context) -> tuple[int, int]:
@@ -124,6 +142,14 @@ class SqliteSink(BlockingSink):
         if found is None:
             found = self._contexts[context] = find_context(connection, context)
         return found
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def from_url(url: SplitResult) -> SqliteSink:

@@ -13,38 +13,38 @@ The tour, in the order you are likely to need it:
 - `elastic_events.testing` captures records without a sleep.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from elastic_events.api import Event, EventMetadataValue, EventSource, NodeState, RdzvEvent
-from elastic_events.bus.bus import EventBus
-from elastic_events.bus.context import Context
-from elastic_events.bus.errors import (
-    BusClosed,
-    ConfigError,
-    ElasticEventsError,
-    InputError,
-    MetadataError,
-    MissingExtra,
-    PermanentError,
-)
-from elastic_events.bus.handler import Sink
-from elastic_events.bus.lane import Lane
-from elastic_events.bus.record import Record
-from elastic_events.bus.retry import Retry
-from elastic_events.bus.stats import BusStats, FlushResult, LaneStats
-from elastic_events.handlers import _events_loggers, _get_or_create_logger, get_logging_handler
-from elastic_events.recording import (
-    construct_and_record_rdzv_event,
-    current_bus,
-    record,
-    record_rdzv_event,
-    start,
-    stop,
-)
-from elastic_events.training import checkpoint, restore, step
-
 if TYPE_CHECKING:
+    from elastic_events.api import Event, EventMetadataValue, EventSource, NodeState, RdzvEvent
+    from elastic_events.bus.bus import EventBus
+    from elastic_events.bus.context import Context
+    from elastic_events.bus.errors import (
+        BusClosed,
+        ConfigError,
+        ElasticEventsError,
+        InputError,
+        MetadataError,
+        MissingExtra,
+        PermanentError,
+    )
+    from elastic_events.bus.handler import Sink
+    from elastic_events.bus.lane import Lane
+    from elastic_events.bus.record import Record
+    from elastic_events.bus.retry import Retry
+    from elastic_events.bus.stats import BusStats, FlushResult, LaneStats
+    from elastic_events.handlers import _events_loggers, _get_or_create_logger, get_logging_handler
     from elastic_events.recorder import collect
+    from elastic_events.recording import (
+        construct_and_record_rdzv_event,
+        current_bus,
+        record,
+        record_rdzv_event,
+        start,
+        stop,
+    )
+    from elastic_events.training import checkpoint, restore, step
 
 __all__ = (
     "BusClosed",
@@ -83,11 +83,55 @@ __all__ = (
     "stop",
 )
 
+#: Module -> its names here. Loaded together with the first one that is asked for, and not before: torch imports this
+#: package in every process that imports its rendezvous, to find the plug-in, and most of those processes want nothing.
+_NAMES = {
+    "elastic_events.api": ("Event", "EventMetadataValue", "EventSource", "NodeState", "RdzvEvent"),
+    "elastic_events.bus.bus": ("EventBus",),
+    "elastic_events.bus.context": ("Context",),
+    "elastic_events.bus.errors": (
+        "BusClosed",
+        "ConfigError",
+        "ElasticEventsError",
+        "InputError",
+        "MetadataError",
+        "MissingExtra",
+        "PermanentError",
+    ),
+    "elastic_events.bus.handler": ("Sink",),
+    "elastic_events.bus.lane": ("Lane",),
+    "elastic_events.bus.record": ("Record",),
+    "elastic_events.bus.retry": ("Retry",),
+    "elastic_events.bus.stats": ("BusStats", "FlushResult", "LaneStats"),
+    "elastic_events.handlers": ("_events_loggers", "_get_or_create_logger", "get_logging_handler"),
+    "elastic_events.recording": (
+        "construct_and_record_rdzv_event",
+        "current_bus",
+        "record",
+        "record_rdzv_event",
+        "start",
+        "stop",
+    ),
+    "elastic_events.training": ("checkpoint", "restore", "step"),
+}
 
-def __getattr__(name: str) -> Any:
-    # The collector is for launchers; a worker that only records does not pay for importing it.
-    if name == "collect":
-        from elastic_events.recorder import collect
+_SUBMODULES = frozenset({"api", "bus", "handlers", "recording", "testing", "training"})
 
-        return collect
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker must still find a name that is not here
+
+    def __getattr__(name: str) -> Any:
+        if name == "collect":  # for launchers; a worker that only records does not pay for importing it
+            return import_module("elastic_events.recorder").collect
+        if name in _SUBMODULES:
+            return import_module(f"elastic_events.{name}")
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Rebinding a name that a test has patched would undo the patch.
+        for module, names in _NAMES.items():
+            loaded = import_module(module)
+            for public in names:
+                globals().setdefault(public, getattr(loaded, public))
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

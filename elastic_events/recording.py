@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from elastic_events import handlers
 from elastic_events.api import NodeState, RdzvEvent
 from elastic_events.bus.bus import EventBus, observers, recorders
 from elastic_events.bus.context import read_context
@@ -66,8 +67,6 @@ class _Current:
 
     def destination(self, bus: EventBus, name: str, seq: int) -> None:
         """Give torch's logging handler of that name a lane, when the first event for it comes by."""
-        from elastic_events import handlers
-
         handler = handlers.find(name)
         if handler is None:
             bus.report(
@@ -80,8 +79,6 @@ class _Current:
 
     def unheard(self, event: Any, destination: Any) -> None:
         """With no bus open, start one where the destination has a handler that writes."""
-        from elastic_events import handlers
-
         handler = handlers.find(destination)
         if handler is not None and not isinstance(handler, logging.NullHandler) and _front.events is None:
             bus = self.background = EventBus()

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from elastic_events.bus.handler import Sink, adapters
+from elastic_events.bus.handler import Sink, adapters, stages
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 
@@ -162,4 +162,11 @@ def _adapt(handler: Any) -> Sink | None:
     return None
 
 
+def _roll_up(sink: Sink, every: float | str) -> Sink:
+    from elastic_events.sinks.rollup import Rollup
+
+    return Rollup(sink, every=every)
+
+
 adapters.append(_adapt)
+stages["rollup"] = _roll_up

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 from elastic_events import recording
@@ -33,6 +34,16 @@ def no_thread_fails(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(threading, "excepthook", failures.append)
     yield
     assert not failures, failures
+
+
+@pytest.fixture(autouse=True)
+def no_loop_is_blocked() -> Iterator[None]:
+    """Fail the test when the package blocks an event loop: by a file, a socket, a lock or a sleep."""
+    with blockbuster_ctx(["elastic_events", "elastic_metrics"]) as guard:
+        for function in guard.functions.values():
+            function.can_block_in("bus/context.py", {"start_time"})  # /proc, read once as a bus is made
+            function.can_block_in("bus/bus.py", {"_say"})  # a sentence on stderr, once
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Protocol, Self
 
 import anyio
@@ -24,7 +24,7 @@ from elastic_events.bus.errors import BusClosed, ConfigError
 from elastic_events.bus.filter import Patterns, wanted
 from elastic_events.bus.handler import Handler, Sink, adapt, handler_name, stages
 from elastic_events.bus.home import ThreadHome, protect
-from elastic_events.bus.lane import DeadLetters, Lane
+from elastic_events.bus.lane import Lane
 from elastic_events.bus.process import Armed, after_fork_in_child, close_at_exit, forget
 from elastic_events.bus.pump import Pump, Source
 from elastic_events.bus.record import Record
@@ -79,6 +79,7 @@ class EventBus:
         capacity: slots of each of the two rings, a power of two; sized for the burst between two looks.
         interval: seconds between two looks of the drain at the rings.
         deadline: seconds that leaving the block may take to deliver what is left.
+        report_every: seconds between two events `bus.stats`, whose metadata are the ledgers of all lanes; None for none.
         recorder: a directory; the rings live in a file there, which outlives the process.
         context: who speaks; read from the environment where it is not given.
         redact: regular expression on metadata keys whose values never reach a queue; None for none.
@@ -92,6 +93,7 @@ class EventBus:
         capacity: int = 2048,
         interval: float = 0.05,
         deadline: float = 5.0,
+        report_every: float | None = None,
         recorder: str | os.PathLike[str] | None = None,
         context: Context | None = None,
         redact: str | None = SECRETS,
@@ -121,6 +123,8 @@ class EventBus:
         self.record_rdzv_event = self.emitter.record_rdzv_event
         for handler in handlers:
             self.subscribe(handler)
+        if report_every is not None:
+            self.drain.add_source(self._report_itself, (report_every,))
         buses.add(self)
 
     # --- lanes ---
@@ -142,7 +146,7 @@ class EventBus:
         backlog: int = 65_536,
         backlog_bytes: int = 64 * 2**20,
         overflow: Overflow = "drop_oldest",
-        dead_letters: DeadLetters | None = None,
+        dead_letters: Handler | None = None,
         rollup: float | str | None = None,
         since: int | None = None,
     ) -> Lane:
@@ -160,7 +164,8 @@ class EventBus:
             retry: when to try again. Sinks have `Retry()`, functions and adapted handlers one attempt.
             backlog: records that may wait, events and metrics each; `backlog_bytes` encoded bytes, likewise.
             overflow: which records a full backlog loses: "drop_oldest" or "drop_newest".
-            dead_letters: called with the records that were given up and the reason; must not block.
+            dead_letters: a handler or URL ("jsonl:///dead.jsonl") for the records that were given up;
+                `elastic-events replay` sends them again.
             rollup: seconds (or "10s") over which metric points are summed up before the handler gets them.
             since: sequence number of the first event the lane gets; by default the next one.
 
@@ -173,6 +178,7 @@ class EventBus:
             sink = stages["rollup"](sink, rollup)
         if batch_size is None:
             batch_size = 512 if patient or rollup is not None else getattr(sink, "batch_size", 1)
+        grave = None if dead_letters is None else adapt(dead_letters, batches=True)
         accepts = wanted(events, metrics, source, where)
 
         def make(label: str) -> Lane:
@@ -185,7 +191,7 @@ class EventBus:
                 linger=linger,
                 timeout=timeout,
                 retry=retry or (Retry() if patient else NO_RETRY),
-                dead_letters=dead_letters,
+                dead_letters=grave,
                 origins=self._origins(since),
                 heads=self.pump.heads,
                 ledger=partial(self._ledger, label),
@@ -427,6 +433,12 @@ class EventBus:
             label = f"{name}-{number}"
             number += 1
         return label
+
+    async def _report_itself(self, every: float) -> None:
+        while True:
+            await anyio.sleep(every)
+            lanes = {name: lane._asdict() for name, lane in self.stats().lanes.items()}
+            self.record(SimpleNamespace(name="bus.stats", source="AGENT", timestamp=0, metadata=lanes))
 
     def _ledger(self, lane: str, stats: LaneStats) -> Record:
         body = {"lane": lane, "dropped": stats.dropped, **{name: getattr(stats, name) for name in _LEDGER}}

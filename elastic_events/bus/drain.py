@@ -85,6 +85,10 @@ class Drain:
                         sources.cancel_scope.cancel()
                     await self._close()
                     self._group.cancel_scope.cancel()
+        except BaseException as error:
+            if self._started and self._deadline is None:
+                self._report("the drain ended by itself, and what is recorded now is lost", error)
+            raise
         finally:
             for lane in self.lanes:
                 self._abandon(lane)
@@ -118,7 +122,8 @@ class Drain:
                 continue
             # A ring that was found half full may overflow by the next look: look sooner, until the flood is over.
             flood = moved_since > self.pump.cursors[0].ring.capacity // 2
-            pause = max(pause / 4, 0.001) if flood else min(pause * 2, self.interval)
+            calm = self.interval if moved_since else 2 * self.interval
+            pause = max(pause / 4, 0.001) if flood else min(pause * 2, calm)
             moved_since = 0
             with anyio.move_on_after(pause):
                 await self._wake.wait()

@@ -18,10 +18,7 @@ from elastic_events.bus.retry import Retry
 from elastic_events.bus.stats import LaneStats
 from elastic_events.bus.wakeup import Wakeup
 
-__all__ = ("DeadLetters", "Lane")
-
-#: Takes the records that a lane gave up on, and why.
-DeadLetters = Callable[[Sequence[Record], str], Any]
+__all__ = ("Lane",)
 
 #: Seconds that closing a sink may take beside the deadline.
 LAST_WORDS = 1.0
@@ -45,7 +42,7 @@ class Lane:
         linger: float,
         timeout: float | None,
         retry: Retry,
-        dead_letters: DeadLetters | None,
+        dead_letters: Sink | None,
         origins: Sequence[int],
         heads: Callable[[], Sequence[int]],
         ledger: Callable[[LaneStats], Record],
@@ -73,6 +70,7 @@ class Lane:
         self._delivered = 0
         self._failed = 0
         self._dead_lettered = 0
+        self._dead_letters_open = False
         self._filtered = 0
         self._dropped: Counter[str] = Counter()
         self._in_flight = 0
@@ -198,6 +196,8 @@ class Lane:
         self.opened = False
         with anyio.move_on_after(LAST_WORDS, shield=True):
             await self._attempt(self.sink.aclose)
+            if self._dead_letters is not None and self._dead_letters_open:
+                await self._attempt(self._dead_letters.aclose)
 
     def _next_batch(self) -> list[Record]:
         """Move the next batch from the backlog into flight."""
@@ -233,11 +233,12 @@ class Lane:
             tries = self._failures - first_failures
             wait = self._wait(tries, anyio.current_time() - started, getattr(error, "retry_after", None))
             if wait is None:
-                return self._settle(batch, delivered=False)
+                return await self._give_up(batch)
             self._retries += 1
             await anyio.sleep(wait)
         self._failures = 0
-        return self._settle(batch, delivered=True)
+        self._delivered += len(batch)
+        return self._settle(batch)
 
     def _wait(self, tries: int, spent: float, asked: float | None) -> float | None:
         """Ask the policy; with the circuit open the backoff goes on where the last batch left it."""
@@ -249,10 +250,12 @@ class Lane:
         self._failures = 0  # the handler answers: this is about the records
         if rejected:
             refused = {id(record) for record in rejected}
-            self._settle([record for record in batch if id(record) not in refused], delivered=True)
-            self._settle([record for record in batch if id(record) in refused], delivered=False)
+            accepted = [record for record in batch if id(record) not in refused]
+            self._delivered += len(accepted)
+            self._settle(accepted)
+            await self._give_up([record for record in batch if id(record) in refused])
         elif len(batch) == 1:
-            self._settle(batch, delivered=False)
+            await self._give_up(batch)
         else:
             middle = len(batch) // 2
             await self._deliver(batch[:middle])
@@ -276,24 +279,26 @@ class Lane:
             return error
         return TimeoutError(f"no answer within {self.timeout} s") if scope.cancelled_caught else None
 
-    def _settle(self, batch: Sequence[Record], *, delivered: bool) -> None:
-        """Book a batch that is over."""
+    def _settle(self, batch: Sequence[Record]) -> None:
+        """Take a batch whose outcome was booked out of flight."""
         self._in_flight -= len(batch)
-        if delivered:
-            self._delivered += len(batch)
-        elif batch:
-            self._failed += len(batch)
-            self._bury(batch)
         self._notify()
 
-    def _bury(self, batch: Sequence[Record]) -> None:
-        if self._dead_letters is None:
-            return
-        try:
-            self._dead_letters(batch, self.last_error)
+    async def _give_up(self, batch: Sequence[Record]) -> None:
+        """Book a batch as failed, and keep it in the dead letters."""
+        if self._dead_letters is not None and batch and await self._bury(self._dead_letters, batch):
             self._dead_lettered += len(batch)
-        except Exception as error:  # noqa: BLE001 - the records are counted as failed; nothing else can be done for them
+        self._failed += len(batch)
+        self._settle(batch)
+
+    async def _bury(self, grave: Sink, batch: Sequence[Record]) -> bool:
+        error = None if self._dead_letters_open else await self._attempt(grave.open)
+        if error is None:
+            self._dead_letters_open = True
+            error = await self._attempt(grave.write, batch)
+        if error is not None:
             self.last_error = f"dead letters: {type(error).__name__}: {error}"
+        return error is None
 
     async def _last_words(self) -> None:
         """Write the lane's own ledger as the last record, so that a reader can tell a complete file from a cut one."""

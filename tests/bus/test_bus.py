@@ -311,21 +311,52 @@ async def test_batch_handler_gets_lists() -> None:
 
 async def test_poison_record_goes_alone() -> None:
     """One record of 512 that the sink can never take costs itself, and is kept in the dead letters (F40)."""
-    buried: list[tuple[Sequence[Record], str]] = []
+    buried: list[Record] = []
+
+    async def bury(records: Sequence[Record]) -> None:
+        buried.extend(records)
 
     def poisoned(records: Sequence[Record], _attempt: int) -> BaseException | None:
         return PermanentError("poison") if any(r.kind == "metric" and r.fields[0] == 300 for r in records) else None
 
     sink = FailingSink(poisoned)
     bus = EventBus()
-    lane = bus.subscribe(sink, dead_letters=lambda records, reason: buried.append((records, reason)))
+    lane = bus.subscribe(sink, dead_letters=bury)
     for value in range(512):
         bus.put_metric("m", value)
     async with bus:
         pass
     assert [r.fields[0] for r in sink.payload] == [value for value in range(512) if value != 300]
-    assert [(r.fields[0], reason) for records, reason in buried for r in records] == [(300, "PermanentError: poison")]
+    assert [r.fields[0] for r in buried] == [300]
+    assert lane.stats().last_error == "PermanentError: poison"
     assert (lane.stats().delivered, lane.stats().failed, lane.stats().dead_lettered) == (511, 1, 1)
+
+
+async def test_dead_letters_that_fail_are_told() -> None:
+    """Dead letters that cannot be kept change no count, and show as the last error."""
+
+    async def bury(records: Sequence[Record]) -> None:
+        raise OSError("disk full")
+
+    bus = EventBus()
+    lane = bus.subscribe(FailingSink(lambda *_: PermanentError("poison")), dead_letters=bury)
+    bus.put_metric("m", 1)
+    async with bus:
+        await bus.settled()
+        assert (lane.stats().failed, lane.stats().dead_lettered) == (1, 0)
+        assert lane.stats().last_error == "dead letters: OSError: disk full"
+
+
+async def test_bus_reports_itself() -> None:
+    """`report_every` records the ledgers of all lanes as an event, again and again."""
+    sink = ListSink()
+    async with EventBus(sink, report_every=0.01, interval=0.001):
+        with anyio.fail_after(5):
+            while len(sink.records) < 2:
+                await anyio.lowlevel.checkpoint()
+    report = sink.records[1].event
+    assert report.name == "bus.stats"
+    assert report.metadata["ListSink"]["accepted"] >= 1
 
 
 async def test_rejected_records_are_not_sent_again() -> None:
@@ -706,3 +737,23 @@ async def test_emit_and_close_from_eight_threads() -> None:
     assert lane.balanced
     assert lane.accepted + stats.closed == stats.accepted
     assert lane.delivered == len(sink.payload)
+
+
+async def test_drain_that_dies_shows(capfd: pytest.CaptureFixture[str]) -> None:
+    """A drain that ends by itself says so on stderr, and `stats()` calls the bus dead (F31)."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> int:
+        raise Killed
+
+    bus = EventBus(nothing, interval=0.001)
+    with pytest.raises(BaseExceptionGroup):  # noqa: PT012 - the block is what is tested
+        async with bus:
+            bus.drain.pump.look = die  # type: ignore[method-assign]
+            put_metric("m", 1)
+            await anyio.sleep(5)
+    assert "the drain ended by itself" in capfd.readouterr().err
+    assert bus.stats().lanes["nothing"].balanced
+    assert bus.stats().lanes["nothing"].dropped == {"drain_died": 1}

@@ -102,9 +102,9 @@ class LoggingSink(_InThread):
 
     def _write(self, records: Sequence[Record]) -> None:
         for record in records:
-            event = record.event
-            if event is None:
+            if record.kind not in ("event", "rdzv"):  # a bus's own ledger is no event of torch's
                 continue
+            event = record.event
             entry = logging.LogRecord(
                 *(f"torchelastic-events-{record.channel}", logging.INFO, "", 0, _text(event), None, None),
                 func=record.name,

@@ -70,7 +70,7 @@ class _Current:
         handler = handlers.find(name)
         if handler is None:
             bus.report(
-                f"destination {name!r}", KeyError("no logging handler has that name; the bus's own handlers got it")
+                f"destination {name!r}", ConfigError("no logging handler has that name; the bus's own handlers got the event")
             )
         elif not isinstance(handler, logging.NullHandler):
             bus.subscribe(

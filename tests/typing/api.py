@@ -67,7 +67,14 @@ async def launcher() -> None:
     sink: Sink = Keep()
     async with EventBus(sink, "sqlite:///run.db", one, capacity=4096, recorder="dir", strict=True) as bus:
         lane: Lane = bus.subscribe(
-            many, name="many", events=["worker.*"], metrics=False, batch_size=100, linger=0.1, timeout=None, retry=Retry(budget=1)
+            many,
+            name="many",
+            events=["worker.*"],
+            metrics=False,
+            batch_size=100,
+            linger=0.1,
+            timeout=None,
+            retry=Retry(budget=1),
         )
         lane.retire()
         bus.record(Event("e", EventSource.AGENT, metadata={"a": 1, "b": None}))

@@ -1,0 +1,383 @@
+"""One connection to a NATS server with JetStream: how to reach it, the stream, and what its errors mean.
+
+nats-py's own reconnect is off: it buffers what was published while it is away and sends it later, unasked. A connection
+that fails is thrown away, and the next call makes another one.
+"""
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, unquote
+
+import anyio
+
+from elastic_events.bus.errors import ConfigError, ElasticEventsError, MissingExtra, TransientError
+from elastic_events.sinks.options import Options
+
+__all__ = ("Link", "Target", "target", "token")
+
+T = TypeVar("T")
+
+#: Seconds in which a retried message is recognised: three times the 300 s for which a lane retries a batch by default.
+DUPLICATE_WINDOW = 900.0
+
+STREAM = "elastic-events"
+
+_FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")
+_STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
+# ADR-1 of nats-architecture-and-design, and server/errors.json: codes are stable, sentences are not.
+_STREAM_NOT_FOUND, _NO_STORAGE, _OVERLAP = 10059, 10047, 10065
+_NO_JETSTREAM = (10039, 10076)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a stream is and how to get in. Its repr holds no secret.
+
+    Args:
+        servers: `host:port`, tried in turn.
+        stream: its name; `prefix` is the first token of its subjects, by default the same.
+        tls: whether to insist on TLS; `tls_ca`, `tls_cert` and `tls_key` are paths of PEM files.
+        user, password, secret: a name and password, or a token.
+        creds, nkey: paths of a credentials file and an nkey seed file; both need the package nkeys.
+        manage: whether to look for the stream and create it; without, the rights to publish are enough.
+        max_bytes, max_age, replicas, duplicate_window: of a stream that is created; bytes and seconds. A full stream
+            loses its oldest messages.
+    """
+
+    servers: tuple[str, ...]
+    stream: str = STREAM
+    prefix: str = ""
+    tls: bool = False
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_hostname: str | None = None
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    secret: str | None = field(default=None, repr=False)
+    creds: str | None = None
+    nkey: str | None = None
+    manage: bool = True
+    max_bytes: int = 2**30
+    max_age: float = 30 * 86400.0
+    replicas: int = 1
+    duplicate_window: float = DUPLICATE_WINDOW
+
+    @property
+    def root(self) -> str:
+        """The first token of the subjects."""
+        return self.prefix or self.stream
+
+    @property
+    def where(self) -> str:
+        """The servers, for a sentence."""
+        return ", ".join(self.servers)
+
+
+def target(url: SplitResult, options: Options) -> Target:
+    """Return what `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST:PORT...][/STREAM][?OPTIONS]` says.
+
+    Raises:
+        ConfigError: the URL is no such thing.
+    """
+    login, _, hosts = url.netloc.rpartition("@")
+    servers = tuple(_server(host) for host in unquote(hosts).split(",") if host)
+    if not servers:
+        raise ConfigError("which NATS server? write nats://HOST:4222/STREAM")
+    stream = unquote(url.path.strip("/")) or STREAM
+    prefix = options.text("prefix") or ""
+    for name in (stream, prefix or stream):
+        if not _STREAM_NAME.fullmatch(name):
+            raise ConfigError(f"the NATS stream or prefix {name!r}: use letters, digits, - and _ only")
+    user, colon, password = login.partition(":")
+    defaults = Target(servers)
+    found = Target(
+        *(servers, stream, prefix),
+        tls=options.flag("tls", False),
+        tls_ca=options.text("tls_ca"),
+        tls_cert=options.text("tls_cert"),
+        tls_key=options.text("tls_key"),
+        tls_hostname=options.text("tls_hostname"),
+        user=unquote(user) or None if colon else None,
+        password=unquote(password) if colon else None,
+        secret=options.text("token") or (unquote(user) or None if not colon else None),
+        creds=options.text("creds"),
+        nkey=options.text("nkey"),
+        manage=options.flag("manage", True),
+        max_bytes=options.size("max_bytes") or defaults.max_bytes,
+        max_age=options.seconds("max_age") or defaults.max_age,
+        replicas=options.integer("replicas") or 1,
+        duplicate_window=options.seconds("duplicate_window") or DUPLICATE_WINDOW,
+    )
+    if found.max_age < found.duplicate_window:
+        raise ConfigError("in the nats URL: max_age must not be shorter than duplicate_window")
+    return found
+
+
+def token(text: str, limit: int = 64) -> str:
+    """Return `text` as one token of a subject: what is not a letter, digit, - or _ becomes _."""
+    return _FORBIDDEN.sub("_", text)[:limit] or "_"
+
+
+class Link:
+    """A connection that is made when it is needed. Belongs to one asyncio loop."""
+
+    def __init__(self, target: Target, timeout: float) -> None:
+        self.target = target
+        self.timeout = timeout
+        self.client: Any = None
+        self.last_error: Exception | None = None
+        self.denied: Callable[[str], None] = lambda _subject: None  # told of each subject that we may not use
+        self.lost: Callable[[], None] = lambda: None  # told when the connection is gone
+
+    def forget(self) -> None:
+        """Start anew without closing: the connection belongs to another process, or to a loop that is gone."""
+        self.client = None
+
+    async def ready(self) -> bool:
+        """Connect if there is no connection; return whether one had to be made.
+
+        Raises:
+            ConfigError: the user must act.
+            TransientError: no server answers now.
+        """
+        if self.client is not None and self.client.is_connected:
+            return False
+        _needs_asyncio()
+        await self.drop()
+        for server in self.target.servers:
+            with contextlib.suppress(TransientError):
+                self.client = await self._connect(server)
+                return True
+        raise TransientError(f"no NATS server answers at {self.target.where}: {_reason(self.last_error)}")
+
+    async def drop(self) -> None:
+        """Throw the connection away; takes a second at most."""
+        client, self.client = self.client, None
+        if client is not None:
+            await _close(client)
+
+    async def api(self, call: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+        """Call JetStream's API.
+
+        Raises:
+            ConfigError: no JetStream, or no right to use it.
+            nats.js.errors.APIError: anything else that JetStream says.
+            TransientError: no answer in time.
+        """
+        from nats.errors import Error, NoRespondersError
+        from nats.js.errors import APIError, ServiceUnavailableError
+
+        self.last_error = None
+        try:
+            with anyio.fail_after(self.timeout):
+                return await call(*args, **options)
+        except ServiceUnavailableError as error:
+            if error.err_code is None or error.err_code in _NO_JETSTREAM:
+                raise self._no_jetstream() from None
+            raise
+        except APIError as error:
+            if error.err_code in _NO_JETSTREAM:
+                raise self._no_jetstream() from None
+            raise
+        except NoRespondersError:
+            raise self._no_jetstream() from None
+        except (TimeoutError, Error, OSError) as error:
+            denied = self.last_error
+            if denied is not None and "permissions violation" in str(denied):
+                raise ConfigError(f"the NATS user may not manage streams ({_reason(denied)}): write manage=0") from None
+            raise TransientError(f"the NATS server at {self.target.where} does not answer: {_reason(error)}") from None
+
+    async def ensure_stream(self) -> None:
+        """Find the stream, or create it.
+
+        Raises:
+            ConfigError: it can neither be found nor created, and why.
+            TransientError: no answer in time.
+        """
+        if not self.target.manage:
+            return
+        from nats.js.errors import APIError
+
+        jetstream = self.client.jsm(timeout=self.timeout)
+        subjects = f"{self.target.root}.>"
+        try:
+            info = await self.api(jetstream.stream_info, self.target.stream)
+            if subjects not in (info.config.subjects or ()):
+                raise ConfigError(
+                    f"the NATS stream {self.target.stream!r} exists, and {subjects!r} is none of its subjects "
+                    f"({', '.join(info.config.subjects or ())}): name another stream, or its prefix by prefix="
+                )
+        except APIError as error:
+            if error.err_code != _STREAM_NOT_FOUND:
+                raise TransientError(f"JetStream: {error.description}") from None
+            await self._create(jetstream, subjects)
+
+    async def _create(self, jetstream: Any, subjects: str) -> None:
+        from nats.js.api import DiscardPolicy, StorageType, StoreCompression, StreamConfig
+        from nats.js.errors import APIError
+
+        config = StreamConfig(
+            name=self.target.stream,
+            subjects=[subjects],
+            storage=StorageType.FILE,
+            # Records repeat their context and keys: S2 makes them a fraction on disk.
+            compression=StoreCompression.S2,
+            discard=DiscardPolicy.OLD,
+            max_bytes=self.target.max_bytes,
+            max_age=self.target.max_age,
+            duplicate_window=self.target.duplicate_window,
+            num_replicas=self.target.replicas,
+        )
+        try:
+            await self.api(jetstream.add_stream, config)
+        except APIError as error:
+            if error.err_code == _NO_STORAGE:
+                hint = f"it has no room for {self.target.max_bytes} bytes: write a smaller max_bytes="
+            elif error.err_code == _OVERLAP:
+                hint = f"another stream has the subjects {subjects}: name that stream, or another prefix="
+            else:
+                hint = str(error.description)
+            raise ConfigError(f"JetStream refuses the stream {self.target.stream!r}: {hint}") from None
+
+    # --- connecting ---
+
+    async def _connect(self, server: str) -> Any:
+        client = _client(insist_on_tls=self._tls() is not None)
+        connected = False
+
+        async def failed(error: Exception) -> None:
+            self.last_error = error
+            if not connected:
+                raise _NotConnectedError(error)  # nats-py would try for ever
+            denied = re.search(r'publish to "([^"]+)"', str(error))
+            if denied:
+                self.denied(denied[1])
+
+        async def closed() -> None:
+            self.lost()
+
+        try:
+            options = self._options()
+            with anyio.fail_after(self.timeout):
+                await client.connect(server, error_cb=failed, closed_cb=closed, **options)
+        except BaseException as error:
+            await _close(client)
+            cause = error.__cause__ or error.__context__ if isinstance(error, _NotConnectedError) else error
+            if isinstance(cause, ElasticEventsError):
+                raise cause from None
+            if not isinstance(cause, Exception):
+                raise
+            self.last_error = cause
+            self._explain(server, cause)
+            raise TransientError(f"no NATS server answers at {server}: {_reason(cause)}") from None
+        connected = True
+        return client
+
+    def _options(self) -> Mapping[str, Any]:
+        target = self.target
+        return {
+            "name": "elastic-events",
+            "allow_reconnect": False,
+            "connect_timeout": self.timeout,
+            "flush_timeout": self.timeout,  # else publish() waits for ever for a server that is gone
+            "ping_interval": 10,
+            "user": target.user,
+            "password": target.password,
+            "token": target.secret,
+            "tls": self._tls(),
+            "tls_hostname": target.tls_hostname,
+            "user_credentials": target.creds,
+            "nkeys_seed": target.nkey,
+        }
+
+    def _tls(self) -> ssl.SSLContext | None:
+        target = self.target
+        if not (target.tls or target.tls_ca or target.tls_cert):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=target.tls_ca)
+            if target.tls_cert:
+                context.load_cert_chain(target.tls_cert, target.tls_key)
+        except OSError as error:
+            raise ConfigError(f"in the nats URL: the TLS files cannot be read: {_reason(error)}") from None
+        return context
+
+    def _explain(self, server: str, error: Exception) -> None:
+        """Raise `ConfigError` where trying again cannot help."""
+        text = str(error)
+        if "authorization violation" in text.lower():
+            raise ConfigError(f"the NATS server at {server} refuses this user: check user, password, token or creds")
+        if isinstance(error, ssl.SSLError):
+            raise ConfigError(f"TLS with the NATS server at {server} fails: {text}")
+        if isinstance(error, ModuleNotFoundError):
+            raise MissingExtra("NATS with credentials", "nats")
+        if isinstance(error, FileNotFoundError):
+            raise ConfigError(f"the NATS credentials cannot be read: {text}")
+        if "INFO" in text or "parse" in text:
+            raise ConfigError(f"what answers at {server} is no NATS server")
+
+    def _no_jetstream(self) -> ConfigError:
+        return ConfigError(f"the NATS server at {self.target.where} has no JetStream: start it with -js")
+
+
+class _NotConnectedError(Exception):
+    """Takes an error out of nats-py's endless loop of attempts."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.__cause__ = error
+
+
+async def _close(client: Any) -> None:
+    # close() waits for the server's side of the connection, which a half-open one never gives.
+    with contextlib.suppress(Exception), anyio.move_on_after(1.0, shield=True):
+        await client.close()
+
+
+def _client(*, insist_on_tls: bool) -> Any:
+    try:
+        from nats.aio.client import Client
+    except ImportError:
+        raise MissingExtra("NATS", "nats") from None
+
+    class Insisting(Client):  # type: ignore[misc, unused-ignore]
+        """Refuses to log in in the clear: nats-py speaks TLS only where the server's greeting, itself unprotected, asks."""
+
+        def _connect_command(self) -> bytes:
+            if not self._server_info.get("tls_required"):
+                raise _NotConnectedError(ConfigError("the NATS server offers no TLS: nothing was sent to it"))
+            command: bytes = super()._connect_command()
+            return command
+
+    return Insisting() if insist_on_tls else Client()
+
+
+def _needs_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "NATS needs asyncio, and this event loop is trio's: open the bus in a background thread, "
+            "with `with EventBus(...)` or elastic_events.start(...)"
+        ) from None
+
+
+def _server(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        return f"{host}:4222"
+    if not name or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{host!r} is no NATS server: write HOST:PORT")
+    return host
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "no answer"
+    return str(error).removeprefix("nats: ") or type(error).__name__

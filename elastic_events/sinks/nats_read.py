@@ -1,0 +1,284 @@
+"""Reading a run back from a JetStream stream, from the start or live."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+
+from elastic_events.bus.errors import ConfigError, InputError, TransientError
+from elastic_events.bus.record import Record
+from elastic_events.sinks.nats_link import Link, Target, target, token
+from elastic_events.sinks.options import Options
+from elastic_events.sinks.stored import from_json
+
+__all__ = ("NatsReader", "read_nats", "read_nats_sync")
+
+#: Messages asked for at once; a message holds up to 200 records.
+PULL = 64
+
+_STREAM_NOT_FOUND = 10059  # server/errors.json
+
+#: Seconds a request for messages stays open at the server.
+EXPIRES = 5.0
+
+
+class NatsReader:
+    """Reads the records of a stream in the order in which it stored them.
+
+    A connection that breaks is made again, and reading goes on behind the last message. Messages that hold no stored
+    record are skipped and counted.
+
+    Args:
+        target: where the stream is.
+        run: only this run; None for all.
+        follow: whether to wait for more at the end.
+        durable: name of a consumer that the server keeps: the next reader of that name goes on where this one stopped.
+            A batch is acknowledged when the next one is asked for.
+        live: begin with what arrives from now on.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        run: str | None = None,
+        follow: bool = False,
+        durable: str | None = None,
+        live: bool = False,
+    ) -> None:
+        self.target = target
+        self.run = run
+        self.follow = follow
+        self.durable = durable
+        self.live = live
+        self.skipped = 0  #: messages that hold no stored record
+        self._link = Link(target, 5.0)
+        self._arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self._last = 0  # sequence of the last message that was handed out
+        self._wanted = 0  # messages that the open request may still bring
+        self._pending = 0  # messages behind the last one
+        self._unacknowledged: Any = None
+        self._inbox = self._next = ""
+
+    async def open(self) -> None:
+        """Connect and find the stream.
+
+        Raises:
+            InputError: there is no such stream.
+            ConfigError: no server, no JetStream, or a trio loop.
+        """
+        try:
+            await self._connect()
+        except TransientError as error:
+            raise ConfigError(str(error)) from None
+
+    async def batch(self) -> list[Record] | None:
+        """Return the next records, or None at the end."""
+        while True:
+            try:
+                message = await self._message()
+            except TransientError:
+                await self._again()
+                continue
+            if message is None:
+                await self._acknowledge()
+                return None
+            records = self._records(message)
+            if records:
+                return records
+
+    async def aclose(self) -> None:
+        """Close the connection; the consumer of a reader that is not durable goes with it."""
+        await self._link.drop()
+
+    # --- inside ---
+
+    async def _connect(self) -> None:
+        await self._link.ready()
+        self._arrived = asyncio.Queue()
+        self._link.lost = self._lost(self._arrived)
+        self._wanted = 0
+        self._unacknowledged = None
+        client = self._link.client
+        self._inbox = client.new_inbox()
+        await client.subscribe(self._inbox, cb=self._arrived.put)
+        info = await self._consumer(client)
+        self._pending = info.num_pending
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self.target.stream}.{info.name}"
+
+    async def _consumer(self, client: Any) -> Any:
+        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+        from nats.js.errors import APIError
+
+        config = ConsumerConfig(
+            filter_subject=f"{self.target.root}.{token(self.run)}.>" if self.run else f"{self.target.root}.>",
+            ack_policy=AckPolicy.ALL if self.durable else AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.NEW if self.live else DeliverPolicy.ALL,
+        )
+        if self.durable:
+            config.name = config.durable_name = token(self.durable)
+        elif self._last:
+            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, self._last + 1
+        manager = client.jsm(timeout=5.0)
+        try:
+            if self.durable:
+                kept = await self._kept(manager, config)
+                if kept is not None:
+                    return kept
+            return await self._link.api(manager.add_consumer, self.target.stream, config)
+        except APIError as error:
+            if error.err_code == _STREAM_NOT_FOUND:
+                raise InputError(
+                    f"the NATS server at {self.target.where} has no stream {self.target.stream!r}"
+                ) from None
+            raise ConfigError(f"JetStream: {error.description}") from None
+
+    async def _kept(self, manager: Any, config: Any) -> Any:
+        """Return the consumer that the server kept, or None where it must be made.
+
+        One that handed out what was never acknowledged is made again behind its last acknowledgement: the server would
+        redeliver only after half a minute, and out of order.
+        """
+        from nats.js.api import DeliverPolicy
+        from nats.js.errors import NotFoundError
+
+        try:
+            info = await self._link.api(manager.consumer_info, self.target.stream, config.name)
+        except NotFoundError as error:
+            if error.err_code == _STREAM_NOT_FOUND:
+                raise
+            return None
+        if not info.num_ack_pending:
+            return info
+        config.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
+        config.opt_start_seq = info.ack_floor.stream_seq + 1
+        await self._link.api(manager.delete_consumer, self.target.stream, config.name)
+        return None
+
+    async def _again(self) -> None:
+        """Connect again, as long as it takes for one who follows, for half a minute otherwise."""
+        for _ in range(60):
+            await self._link.drop()
+            try:
+                return await self._connect()
+            except TransientError:
+                await asyncio.sleep(0.5)
+        if not self.follow:
+            raise InputError(f"the NATS server at {self.target.where} went away and did not come back")
+        return None
+
+    async def _message(self) -> Any:
+        """Return the next message of the stream, or None at its end."""
+        while True:
+            if self._arrived.empty():
+                if not self._pending and not self.follow:
+                    return None
+                await self._ask()
+            try:
+                with anyio.fail_after(EXPIRES + 5.0):
+                    message = await self._arrived.get()
+            except TimeoutError:
+                raise TransientError("the NATS server does not answer") from None
+            if message is None:
+                raise TransientError("the connection to the NATS server is lost")
+            if message.headers and "Status" in message.headers and not message.data:
+                self._wanted = 0  # the request is over: nothing more within its time, or the consumer is gone
+                if message.headers["Status"] not in ("404", "408"):
+                    raise TransientError(str(message.headers))
+                continue
+            self._wanted -= 1
+            sequence, self._pending = _position(message)
+            if sequence > self._last:
+                self._last = sequence
+                await self._acknowledge()
+                self._unacknowledged = message
+                return message
+
+    async def _ask(self) -> None:
+        """Ask for more once the last request is used up."""
+        if self._wanted > 0:
+            return
+        self._wanted = PULL
+        request = f'{{"batch": {PULL}, "expires": {int(EXPIRES * 1e9)}}}'.encode()
+        await self._publish(self._next, request, self._inbox)
+
+    async def _acknowledge(self) -> None:
+        message, self._unacknowledged = self._unacknowledged, None
+        if message is not None and self.durable:
+            await self._publish(message.reply, b"+ACK", "")
+
+    async def _publish(self, subject: str, payload: bytes, reply: str) -> None:
+        try:
+            with anyio.fail_after(5.0):
+                await self._link.client.publish(subject, payload, reply)
+        except Exception as error:  # nats-py raises what its transport does
+            raise TransientError(f"NATS: {error or type(error).__name__}") from error
+
+    def _records(self, message: Any) -> list[Record]:
+        try:
+            records = [from_json(line) for line in message.data.split(b"\n")]
+        except InputError:
+            self.skipped += 1
+            return []
+        return [record for record in records if self.run is None or record.context.run_id == self.run]
+
+    @staticmethod
+    def _lost(queue: "asyncio.Queue[Any]") -> Any:
+        return lambda: queue.put_nowait(None)
+
+
+def _position(message: Any) -> tuple[int, int]:
+    """Return the message's sequence in the stream and how many are behind it (ADR-15: from the end of the reply)."""
+    parts = message.reply.split(".")
+    if len(parts) > 9:  # with domain, account hash and a random token
+        return int(parts[7]), int(parts[10])
+    return int(parts[5]), int(parts[8])
+
+
+def _reader(url: str, **options: Any) -> NatsReader:
+    split = urlsplit(url)
+    if split.scheme != "nats":
+        raise ConfigError(f"{split.scheme or url!r} is no NATS URL: write nats://HOST:4222/STREAM")
+    asked = Options(split)
+    found = target(split, asked)
+    options["run"] = options.get("run") or asked.text("run")
+    options["durable"] = options.get("durable") or asked.text("durable")
+    asked.finish()
+    return NatsReader(found, **options)
+
+
+async def read_nats(
+    url: str, follow: bool = False, *, run: str | None = None, durable: str | None = None, live: bool = False
+) -> AsyncIterator[Record]:
+    """Yield the records of `nats://HOST:PORT/STREAM[?run=RUN&durable=NAME]`; see `NatsReader`. asyncio only.
+
+    Raises:
+        ConfigError: the URL is wrong, or there is no server with JetStream.
+        InputError: there is no such stream, or its server went away.
+    """
+    reader = _reader(url, follow=follow, run=run, durable=durable, live=live)
+    try:
+        await reader.open()
+        while (records := await reader.batch()) is not None:
+            for record in records:
+                yield record
+    finally:
+        await reader.aclose()
+
+
+def read_nats_sync(
+    url: str, follow: bool = False, *, run: str | None = None, durable: str | None = None, live: bool = False
+) -> Iterator[Record]:
+    """As `read_nats`, from a thread that runs no event loop; the connection lives in a thread of its own."""
+    from anyio.from_thread import start_blocking_portal
+
+    reader = _reader(url, follow=follow, run=run, durable=durable, live=live)
+    with start_blocking_portal("asyncio") as portal:
+        try:
+            portal.call(reader.open)
+            while (records := portal.call(reader.batch)) is not None:
+                yield from records
+        finally:
+            portal.call(reader.aclose)

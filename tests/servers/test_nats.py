@@ -1,0 +1,520 @@
+"""NATS JetStream: delivered exactly once, with a real server, through a proxy that fails."""
+
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+
+from elastic_events.bus.errors import ConfigError, InputError, PermanentError, TransientError
+from elastic_events.bus.record import Record
+from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
+from elastic_events.sinks.nats_link import Target
+from tests.servers.conftest import ASYNCIO, NatsServer
+from tests.servers.factory import context, event, ledger, metric, rdzv
+from tests.servers.proxy import Proxy
+
+
+@pytest.fixture(params=ASYNCIO)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """nats-py runs on asyncio only."""
+    return request.param
+
+
+@asynccontextmanager
+async def opened(sink: NatsSink) -> AsyncIterator[NatsSink]:
+    """Open a sink for a block."""
+    await sink.open()
+    try:
+        yield sink
+    finally:
+        await sink.aclose()
+
+
+def to(server: NatsServer | Proxy, stream: str, **options: Any) -> NatsSink:
+    """Return a sink to that server or proxy."""
+    return NatsSink(f"127.0.0.1:{server.port}", stream, **options)
+
+
+async def stored(server: NatsServer, stream: str, **options: Any) -> list[Record]:
+    """Return what the stream holds."""
+    return [record async for record in read_nats(f"{server.url}/{stream}", **options)]
+
+
+def ids(records: Sequence[Record]) -> list[str]:
+    """Return the record ids."""
+    return [record.id for record in records]
+
+
+async def test_every_kind_comes_back_as_it_was_written(nats_server: NatsServer, stream: str) -> None:
+    """What is read from the stream is what was written, every field of every kind."""
+    written = [event(1, "job.started", {"a": [1, None, "ü"]}), rdzv(2), ledger(3, accepted=2), metric(4, value=1.25)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(written)
+    read = await stored(nats_server, stream)
+    assert ids(read) == ids(written)
+    for one, other in zip(read, written, strict=True):
+        assert (one.kind, one.name, one.channel, one.time_ns, one.fields, one.context) == (
+            *(other.kind, other.name, other.channel, other.time_ns, other.fields),
+            other.context,
+        )
+
+
+async def test_events_are_messages_and_metrics_are_batches(nats_server: NatsServer, stream: str) -> None:
+    """An event is one message with its name in the subject; 450 metric points are three messages."""
+    sink = to(nats_server, stream)
+    async with opened(sink):
+        await sink.write([metric(n) for n in range(450)] + [event(1, "checkpoint.ended"), event(2, "a b>*")])
+        info = await sink._link.client.jsm().stream_info(stream, subjects_filter=">")
+        assert info.state.subjects == {
+            f"{stream}.run-1.metric.batch": 3,
+            f"{stream}.run-1.event.checkpoint.ended": 1,
+            f"{stream}.run-1.event.a_b__": 1,
+        }
+
+
+async def test_the_stream_is_created_with_limits(nats_server: NatsServer, stream: str) -> None:
+    """A missing stream is made with bounded size, bounded age and a duplicate window beyond the retry budget."""
+    async with opened(to(nats_server, stream)) as sink:
+        config = (await sink._link.client.jsm().stream_info(stream)).config
+    assert (config.max_bytes, config.max_age, config.duplicate_window) == (2**30, 30 * 86400, 900)
+    assert config.duplicate_window > 300
+
+
+async def test_a_retried_batch_is_the_same_messages(nats_server: NatsServer, stream: str) -> None:
+    """Writing the same records again adds nothing to the stream (F39)."""
+    records = [*(metric(n) for n in range(300)), event(1)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(records)
+        await sink.write(records)
+        assert sink.duplicates == 3
+    assert len(await stored(nats_server, stream)) == 301
+
+
+async def test_a_lost_acknowledgement_makes_no_duplicate(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:
+    """Stored, acknowledgement lost, sent again under the same id: once in the stream (F39)."""
+    proxy.target = nats_server.port
+    sink = to(proxy, stream, timeout=0.5)
+    async with opened(sink):
+        proxy.to_client = lambda chunk: None
+        with pytest.raises(TransientError, match="did not acknowledge"):
+            await sink.write([event(1), metric(1)])
+        proxy.to_client = lambda chunk: chunk
+        await sink.write([event(1), metric(1)])
+    assert sink.duplicates == 2
+    assert ids(await stored(nats_server, stream)) == ids([event(1), metric(1)])
+
+
+async def test_a_half_open_connection_costs_one_timeout(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:
+    """A connection that swallows everything fails within the timeout; the next write uses another one."""
+    proxy.target = nats_server.port
+    sink = to(proxy, stream, timeout=0.5)
+    async with opened(sink):
+        proxy.stall()
+        with pytest.raises(TransientError), anyio.fail_after(5):
+            await sink.write([event(1)])
+        proxy.flow()
+        await sink.write([event(1)])
+        assert proxy.connections == 2
+    assert len(await stored(nats_server, stream)) == 1
+
+
+async def test_a_dropped_connection_fails_at_once(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:
+    """A broken connection wakes the write that waits for acknowledgements, and the next one connects again."""
+    proxy.target = nats_server.port
+    sink = to(proxy, stream, timeout=30.0)
+    async with opened(sink):
+        proxy.to_client = lambda chunk: None
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_write_and_lose, sink)
+                while not sink._waiting:
+                    await anyio.sleep(0)
+                await proxy.drop()
+        proxy.to_client = lambda chunk: chunk
+        await sink.write([event(1)])
+    assert len(await stored(nats_server, stream)) == 1
+
+
+async def _write_and_lose(sink: NatsSink) -> None:
+    with pytest.raises(TransientError, match="lost"):
+        await sink.write([event(1)])
+
+
+async def test_exactly_once_over_killed_servers(mortal_server: NatsServer, stream: str) -> None:
+    """50,000 records, the server killed twice meanwhile: each is in the stream once, in order (F38, F39)."""
+    records = [metric(n) if n % 50 else event(n) for n in range(50_000)]
+    batches = [records[n : n + 500] for n in range(0, len(records), 500)]
+    sink = to(mortal_server, stream)
+    failures = 0
+    async with opened(sink), anyio.create_task_group() as group:
+        for number, batch in enumerate(batches):
+            if number in (30, 70):
+                group.start_soon(_kill_and_start, mortal_server, group)
+            failures += await _write_until_taken(sink, batch)
+    assert failures >= 2, "the server was not missed"
+    read = await stored(mortal_server, stream)
+    assert len(read) == 50_000
+    assert set(ids(read)) == set(ids(records))
+    events = [record.seq for record in read if record.kind == "event"]
+    assert events == sorted(events)
+
+
+async def _kill_and_start(server: NatsServer, group: Any) -> None:
+    await anyio.to_thread.run_sync(server.kill)
+    await anyio.to_thread.run_sync(server.start)
+
+
+async def _write_until_taken(sink: NatsSink, batch: Sequence[Record]) -> int:
+    """Write as a lane does, with its backoff between; return how often it failed."""
+    for failures in itertools.count():
+        try:
+            await sink.write(batch)
+            return failures
+        except TransientError:
+            await anyio.sleep(0.02)
+    raise AssertionError
+
+
+async def test_an_oversized_record_is_refused_alone(nats_server: NatsServer, stream: str) -> None:
+    """A record beyond the server's limit is rejected by name, the others are stored (F40, F41, F42)."""
+    big = event(2, metadata={"x": "y" * 2_000_000})
+    async with opened(to(nats_server, stream)) as sink:
+        with pytest.raises(PermanentError) as caught:
+            await sink.write([event(1), big, event(3)])
+    assert caught.value.rejected == (big,)
+    assert [record.seq for record in await stored(nats_server, stream)] == [1, 3]
+
+
+def test_messages_are_bounded_in_bytes() -> None:
+    """A message of metric points ends before the server's usual limit, however long they are (F42)."""
+    messages = pack([metric(n, value="x" * 16_000) for n in range(200)], "p")
+    assert max(len(message.payload) for message in messages) <= 512 * 1024
+    assert sum(len(message.records) for message in messages) == 200
+
+
+def test_two_runs_never_share_a_message() -> None:
+    """Metric points of two runs that alternate in a batch go under the subject of their own run."""
+    other = context(run_id="run 2.x")
+    messages = pack([metric(n, speaker=other if n % 2 else None) for n in range(10)], "p")
+    assert [message.subject for message in messages] == ["p.run-1.metric.batch", "p.run_2_x.metric.batch"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.b", "p.run-1.event.a.b"),
+        ("", "p.run-1.event._"),
+        ("..", "p.run-1.event._._._"),
+        ("é >", "p.run-1.event.___"),
+    ],
+)
+def test_any_name_makes_a_valid_subject(name: str, expected: str) -> None:
+    """No name of an event can break out of its subject."""
+    assert subject(event(1, name), "p") == expected
+
+
+def test_a_long_deep_name_makes_a_short_subject() -> None:
+    """A name of any length and depth gives a bounded subject (F62)."""
+    assert len(subject(event(1, "x" * 5000), "p")) < 200
+    assert subject(event(1, ".".join("abcdefghijkl")), "p").count(".") == 10
+
+
+# --- clear errors ---
+
+
+async def test_no_server_is_a_clear_error(stream: str, unused_tcp_port: int) -> None:
+    """A port that nothing listens on fails the opening in one sentence, soon."""
+    with (
+        pytest.raises(ConfigError, match=f"no NATS server answers at 127.0.0.1:{unused_tcp_port}"),
+        anyio.fail_after(5),
+    ):
+        await NatsSink(f"127.0.0.1:{unused_tcp_port}").open()
+
+
+async def test_a_server_of_another_kind_is_a_clear_error(proxy: Proxy) -> None:
+    """Something that is no NATS server fails the opening in one sentence."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+
+    async def http(client: Any) -> None:
+        async with client:
+            await client.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, http)
+        with pytest.raises(ConfigError, match="is no NATS server"):
+            await NatsSink(f"127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}").open()
+        group.cancel_scope.cancel()
+
+
+@pytest.fixture
+def plain_server(tmp_path: Any) -> Any:
+    """A server without JetStream."""
+    server = NatsServer(tmp_path / "plain")
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_no_jetstream_is_a_clear_error(plain_server: NatsServer) -> None:
+    """A server without JetStream fails the opening with what to do about it."""
+    with pytest.raises(ConfigError, match="has no JetStream: start it with -js"):
+        await to(plain_server, "s").open()
+
+
+CONFIG = """
+jetstream: {{store_dir: "{directory}"}}
+authorization: {{users: [
+  {{user: admin, password: "s3cret/word"}},
+  {{user: writer, password: w, permissions: {{publish: ["runs.>"]}}}},
+  {{user: reader, password: r, permissions: {{publish: ["_INBOX.>"]}}}},
+]}}
+"""
+
+
+@pytest.fixture
+def guarded_server(tmp_path: Any) -> Any:
+    """A server with users of different rights."""
+    path = tmp_path / "nats.conf"
+    path.write_text(CONFIG.format(directory=tmp_path / "js"))
+    server = NatsServer(tmp_path / "guarded", "-c", str(path))
+    server.start()
+    yield server
+    server.stop()
+
+
+def guarded(server: NatsServer, login: str, query: str = "") -> NatsSink:
+    """Return the sink of a URL with a login."""
+    return from_url(urlsplit(f"nats://{login}@127.0.0.1:{server.port}/runs?{query}"))
+
+
+async def test_a_wrong_password_is_a_clear_error_without_the_password(guarded_server: NatsServer) -> None:
+    """A refused login says so, and tells no secret, neither in the error nor in a repr (F63)."""
+    sink = guarded(guarded_server, "admin:wr0ng")
+    with pytest.raises(ConfigError, match="refuses this user") as caught:
+        await sink.open()
+    assert "wr0ng" not in f"{caught.value!r} {sink!r} {sink.target!r}"
+
+
+async def test_a_login_in_the_url_opens(guarded_server: NatsServer) -> None:
+    """User and password come percent-encoded in the URL."""
+    async with opened(guarded(guarded_server, "admin:s3cret%2Fword")) as sink:
+        await sink.write([event(1)])
+
+
+async def test_a_writer_without_other_rights_can_write(guarded_server: NatsServer) -> None:
+    """`manage=0` needs no right but to publish; without it, the error names the way out."""
+    async with opened(guarded(guarded_server, "admin:s3cret%2Fword")):
+        pass
+    with pytest.raises(ConfigError, match="manage=0"):
+        await guarded(guarded_server, "writer:w", "timeout=1s").open()
+    async with opened(guarded(guarded_server, "writer:w", "manage=0")) as sink:
+        await sink.write([event(1), metric(1)])
+
+
+async def test_no_right_to_publish_is_permanent(guarded_server: NatsServer) -> None:
+    """Records that the user may not publish are refused at once, not tried for ever (F41)."""
+    async with opened(guarded(guarded_server, "reader:r", "manage=0")) as sink:
+        with pytest.raises(PermanentError, match="no right to publish to runs"), anyio.fail_after(5):
+            await sink.write([event(1, "a")])
+
+
+@pytest.fixture
+def tls_server(tmp_path: Any) -> Any:
+    """A server that insists on TLS, with a certificate of an authority in `ca.pem`."""
+    import trustme
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    options = ("--tls", "--tlscert", str(tmp_path / "cert.pem"), "--tlskey", str(tmp_path / "key.pem"))
+    server = NatsServer(tmp_path / "js", "-js", "-sd", str(tmp_path / "js"), *options)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_tls_is_checked_and_used(tls_server: NatsServer, tmp_path: Any, stream: str) -> None:
+    """A known authority opens; an unknown one is a clear error."""
+    url = f"{tls_server.url}/{stream}?tls=1"
+    async with opened(from_url(urlsplit(f"{url}&tls_ca={tmp_path}/ca.pem"))) as sink:
+        await sink.write([event(1)])
+    with pytest.raises(ConfigError, match="TLS with the NATS server"):
+        await from_url(urlsplit(url)).open()
+    with pytest.raises(ConfigError, match="TLS files cannot be read"):
+        await from_url(urlsplit(f"{url}&tls_ca=/nowhere.pem")).open()
+
+
+async def test_tls_that_is_not_offered_is_a_clear_error(nats_server: NatsServer) -> None:
+    """With `tls=1` nothing is sent in the clear, the login least of all."""
+    with pytest.raises(ConfigError, match="offers no TLS"):
+        await from_url(urlsplit(f"{nats_server.url}/s?tls=1")).open()
+
+
+async def test_a_foreign_stream_of_that_name_is_left_alone(nats_server: NatsServer, stream: str) -> None:
+    """A stream of other subjects under our name is an error, never reconfigured."""
+    async with opened(to(nats_server, stream)):
+        pass
+    sink = from_url(urlsplit(f"{nats_server.url}/{stream}?prefix=other-{stream}"))
+    with pytest.raises(ConfigError, match="none of its subjects"):
+        await sink.open()
+
+
+async def test_subjects_of_another_stream_are_a_clear_error(nats_server: NatsServer, stream: str) -> None:
+    """Subjects that another stream has already fail the opening with what to do about it."""
+    async with opened(to(nats_server, stream)):
+        pass
+    with pytest.raises(ConfigError, match="another stream has the subjects"):
+        await from_url(urlsplit(f"{nats_server.url}/{stream}-x?prefix={stream}")).open()
+
+
+async def test_a_stream_that_vanished_is_made_again(nats_server: NatsServer, stream: str) -> None:
+    """A stream deleted under way costs a failed attempt, not the records."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink._link.client.jsm().delete_stream(stream)
+        with pytest.raises(TransientError, match="no JetStream stream takes the subject"):
+            await sink.write([event(1)])
+        await sink.write([event(1)])
+    assert len(await stored(nats_server, stream)) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("nats://", "which NATS server"),
+        ("nats://h:x/s", "is no NATS server: write HOST:PORT"),
+        ("nats://h/a.b", "letters, digits"),
+        ("nats://h/s?color=red", "no option 'color'; known are"),
+        ("nats://h/s?max_age=1m", "max_age must not be shorter"),
+    ],
+)
+def test_a_wrong_url_says_what_is_wrong(url: str, sentence: str) -> None:
+    """Each mistake in a NATS URL has its sentence."""
+    with pytest.raises(ConfigError, match=sentence):
+        from_url(urlsplit(url))
+
+
+def test_a_url_says_everything() -> None:
+    """Servers, login, stream and options of a URL arrive."""
+    url = (
+        "nats://me:p%40ss@a:1%2Cb/s?tls=1&prefix=p&replicas=3&max_bytes=2GB&duplicate_window=1h&creds=/c&tls_ca=/ca.pem"
+    )
+    found = from_url(urlsplit(url)).target
+    assert found == Target(
+        *(("a:1", "b:4222"), "s", "p", True, "/ca.pem"),
+        user="me",
+        password="p@ss",
+        creds="/c",
+        max_bytes=2 * 10**9,
+        replicas=3,
+        duplicate_window=3600.0,
+    )
+
+
+# --- reading ---
+
+
+async def test_one_run_of_several_is_read(nats_server: NatsServer, stream: str) -> None:
+    """`run` limits reading to that run, also where two ids make one token."""
+    runs = [context(run_id=name) for name in ("a.b", "a_b", "c")]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(n, speaker=runs[n % 3]) for n in range(9)])
+    assert [r.seq for r in await stored(nats_server, stream, run="a.b")] == [0, 3, 6]
+
+
+async def test_reading_follows_a_live_stream(nats_server: NatsServer, stream: str) -> None:
+    """`follow` gives what is there, then what arrives, and ends when its reader leaves."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(1)])
+        reader = NatsReader(sink.target, follow=True)
+        await reader.open()
+        with anyio.fail_after(5):
+            assert ids(await reader.batch() or []) == ids([event(1)])
+            await sink.write([metric(1), metric(2)])
+            assert ids(await reader.batch() or []) == ids([metric(1), metric(2)])
+        await reader.aclose()
+
+
+async def test_live_skips_what_is_there(nats_server: NatsServer, stream: str) -> None:
+    """`live` begins with what arrives after the reader opened."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(1)])
+        reader = NatsReader(sink.target, follow=True, live=True)
+        await reader.open()
+        await sink.write([event(2)])
+        with anyio.fail_after(5):
+            assert ids(await reader.batch() or []) == ids([event(2)])
+        await reader.aclose()
+
+
+async def test_following_survives_the_servers_death(mortal_server: NatsServer, stream: str) -> None:
+    """A reader connects again after the server was killed, and misses and repeats nothing."""
+    async with opened(to(mortal_server, stream)) as sink:
+        await sink.write([event(1), event(2)])
+        reader = NatsReader(sink.target, follow=True)
+        await reader.open()
+        seen = [*(await reader.batch() or []), *(await reader.batch() or [])]
+        await anyio.to_thread.run_sync(mortal_server.kill)
+        await anyio.to_thread.run_sync(mortal_server.start)
+        await _write_until_taken(sink, [event(3)])
+        with anyio.fail_after(20):
+            seen += await reader.batch() or []
+        await reader.aclose()
+    assert [record.seq for record in seen] == [1, 2, 3]
+
+
+async def test_a_durable_reader_goes_on_where_it_stopped(nats_server: NatsServer, stream: str) -> None:
+    """The next reader of a durable consumer gets what the last one had not finished, and no more."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(n) for n in range(4)])
+        first = NatsReader(sink.target, durable="tail")
+        await first.open()
+        assert [r.seq for _ in range(2) for r in await first.batch() or []] == [0, 1]
+        await first.aclose()  # died while it worked on record 1
+        second = [record async for record in read_nats(f"{nats_server.url}/{stream}", durable="tail")]
+        assert [record.seq for record in second] == [1, 2, 3]
+        assert [record async for record in read_nats(f"{nats_server.url}/{stream}", durable="tail")] == []
+
+
+async def test_a_foreign_message_is_skipped_and_counted(nats_server: NatsServer, stream: str) -> None:
+    """A message that holds no record does not stop the reader (F68)."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink._link.client.jetstream().publish(f"{stream}.run-1.event.x", b"hello")
+        await sink.write([event(1)])
+        reader = NatsReader(sink.target)
+        await reader.open()
+        assert ids(await reader.batch() or []) == ids([event(1)])
+        assert reader.skipped == 1
+        assert await reader.batch() is None
+        await reader.aclose()
+
+
+async def test_a_missing_stream_is_a_clear_error(nats_server: NatsServer) -> None:
+    """Reading a stream that is not there says so, and does not create it."""
+    for _ in range(2):
+        with pytest.raises(InputError, match="has no stream 'nowhere'"):
+            await stored(nats_server, "nowhere")
+
+
+async def test_reading_from_synchronous_code(nats_server: NatsServer, stream: str) -> None:
+    """`read_nats_sync` gives the same records to code without an event loop."""
+    records = [*(metric(n) for n in range(500)), event(1)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(records)
+    url = f"{nats_server.url}/{stream}"
+    read = await anyio.to_thread.run_sync(lambda: list(read_nats_sync(url)))
+    assert sorted(ids(read)) == sorted(ids(records))
+
+
+async def test_a_message_is_readable_by_anyone(nats_server: NatsServer, stream: str) -> None:
+    """A message holds one strict JSON object a line, for readers that know nothing of this package."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([metric(1, value=float("nan"))])
+        message = await sink._link.client.jsm().get_msg(stream, 1)
+    assert json.loads(message.data, parse_constant=pytest.fail)["value"] == "NaN"

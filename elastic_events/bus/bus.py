@@ -143,7 +143,7 @@ class EventBus:
         linger: float = 0.0,
         timeout: float | None = 30.0,
         retry: Retry | None = None,
-        backlog: int = 65_536,
+        backlog: int | None = None,
         backlog_bytes: int = 64 * 2**20,
         overflow: Overflow = "drop_oldest",
         dead_letters: Handler | None = None,
@@ -162,7 +162,8 @@ class EventBus:
             batch_size: records a call at most, `batch_bytes` encoded bytes at most; `linger` seconds to wait for more.
             timeout: seconds a call may take; None for no limit.
             retry: when to try again. Sinks have `Retry()`, functions and adapted handlers one attempt.
-            backlog: records that may wait, events and metrics each; `backlog_bytes` encoded bytes, likewise.
+            backlog: records that may wait, events and metrics each: 65,536, or the capacity of a larger ring;
+                `backlog_bytes` encoded bytes, likewise.
             overflow: which records a full backlog loses: "drop_oldest" or "drop_newest".
             dead_letters: a handler or URL ("jsonl:///dead.jsonl") for the records that were given up;
                 `elastic-events replay` sends them again.
@@ -185,7 +186,7 @@ class EventBus:
             return Lane(
                 *(label, sink),
                 accepts=accepts,
-                backlog=Backlog(backlog, backlog_bytes, overflow),
+                backlog=Backlog(backlog or max(65_536, self._capacity), backlog_bytes, overflow),
                 batch_size=max(batch_size, 1),
                 batch_bytes=batch_bytes,
                 linger=linger,

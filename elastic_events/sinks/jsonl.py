@@ -212,7 +212,7 @@ def read_jsonl(
     path = Path(path)
     if not path.exists() and not (path.parent.is_dir() and list_parts(path)):
         raise InputError(f"{path} does not exist")
-    return Reading(after or JsonlPosition(), partial(_read, path, damaged or _ignore))
+    return Reading(after or JsonlPosition(), partial(_read, path, _ignore if damaged is None else damaged))
 
 
 def _ignore(line: int, reason: str) -> None:

@@ -183,7 +183,7 @@ def read_sqlite(
     path = Path(path)
     connection = _connect_to_read(path)
     begin = after or SqlitePosition()
-    return Reading(begin, partial(_read, path, connection, damaged or _ignore))
+    return Reading(begin, partial(_read, path, connection, _ignore if damaged is None else damaged))
 
 
 #: Connections of a parent process, in its forked child: never used, never closed.

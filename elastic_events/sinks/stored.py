@@ -140,14 +140,20 @@ def from_json(line: bytes | str) -> Record:
 
 
 def strict_json(value: Any) -> bytes:
-    """Return any value as strict JSON."""
-    return _encode(strict(value))
+    """Return any value as strict JSON. Total."""
+    try:
+        return _encode(strict(value))
+    except UnicodeEncodeError:
+        return _encode(_Walk().strict(value, 0))
 
 
 def strict(value: Any) -> Any:
-    """Return any value as None, bool, int, finite float, str, list and dict with string keys. Total, bounded."""
+    """Return any value as None, bool, int, finite float, str, list and dict with string keys. Total, bounded.
+
+    A dict that is so already comes back itself, with whatever lone surrogates its strings hold.
+    """
     if type(value) is dict:
-        # What almost every event holds: string keys, plain values. UTF-8 is the encoder's to check.
+        # What almost every event holds. UTF-8 is the encoder's to check.
         for key, item in value.items():
             kind = type(item)
             if type(key) is not str or not (

@@ -148,7 +148,7 @@ def default_bus() -> EventBus:
     bus = current_bus()
     if bus is None:
         bus = _current.background = EventBus()
-        bus.open()
+        bus.launch()  # it has no handler to open, so there is nothing to wait for
     return bus
 
 

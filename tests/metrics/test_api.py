@@ -1,0 +1,142 @@
+"""`configure` and its kin: which handler gets which point."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import elastic_events
+from elastic_events import EventBus
+from elastic_metrics import (
+    ConsoleMetricHandler,
+    MetricData,
+    MetricHandler,
+    NullMetricHandler,
+    configure,
+    get_elapsed_time_ms,
+    getStream,
+    initialize_metrics,
+    publish_metric,
+    put_metric,
+)
+from elastic_metrics import api as metrics_api
+
+
+class Keep(MetricHandler):
+    """Keeps the points, and the threads it was called in."""
+
+    def __init__(self) -> None:
+        self.points: list[MetricData] = []
+        self.threads: set[int] = set()
+
+    def emit(self, metric_data: MetricData) -> None:
+        """Keep one point."""
+        self.points.append(metric_data)
+        self.threads.add(threading.get_ident())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the points."""
+        return [point.name for point in self.points]
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> Iterator[None]:
+    """Give each test the configuration of a new process."""
+    yield
+    elastic_events.stop()
+    metrics_api._metrics_map.clear()
+    metrics_api._default_metrics_handler = NullMetricHandler()
+    metrics_api._routes = None
+
+
+def test_point_goes_to_the_handler_of_its_time() -> None:
+    """A point goes to the handler that was configured when it was put, though it is delivered later."""
+    first, second = Keep(), Keep()
+    put_metric("nobody", 0)
+    configure(first)
+    put_metric("one", 1)
+    configure(second)
+    put_metric("two", 2)
+    configure(first)
+    put_metric("three", 3)
+    assert elastic_events.stop()
+    assert (first.names, second.names) == (["one", "three"], ["two"])
+
+
+def test_group_has_its_handler_or_the_default() -> None:
+    """A group's handler gets its points and the default the rest; the empty group is a group."""
+    default, group, empty = Keep(), Keep(), Keep()
+    configure(default)
+    configure(group, "g")
+    configure(empty, "")
+    put_metric("a", 1)
+    put_metric("b", 2, "g")
+    put_metric("c", 3, "")
+    put_metric("d", 4, metric_group="other")
+    getStream("g").add_value("e", 5)
+    assert elastic_events.stop()
+    assert (default.names, group.names, empty.names) == (["a", "d"], ["b", "e"], ["c"])
+    assert group.points[0].group_name == "g"
+    assert getStream("g").handler is group
+    assert getStream("unknown").handler is default
+
+
+def test_handler_runs_in_a_thread_of_its_own() -> None:
+    """A slow or raising handler never runs in the thread that puts (deviation from torch)."""
+    keep = Keep()
+    configure(keep)
+    put_metric("a", 1)
+    assert elastic_events.stop()
+    assert keep.threads
+    assert threading.get_ident() not in keep.threads
+
+
+def test_raising_handler_is_counted() -> None:
+    """A handler that raises is counted, and the caller goes on."""
+
+    class Raises(MetricHandler):
+        def emit(self, metric_data: MetricData) -> None:
+            raise RuntimeError("sink")
+
+    configure(Raises())
+    put_metric("a", 1)
+    bus = elastic_events.current_bus()
+    assert bus is not None
+    assert bus.flush_sync()
+    assert bus.stats().lanes["Raises"].failed == 1
+
+
+def test_null_handler_starts_nothing() -> None:
+    """Configuring to discard starts no thread."""
+    configure(NullMetricHandler())
+    assert elastic_events.current_bus() is None
+
+
+async def test_configured_handler_moves_to_the_bus_opened_last() -> None:
+    """A bus that opens later takes the configured handlers over."""
+    keep = Keep()
+    configure(keep)
+    async with EventBus() as bus:
+        put_metric("a", 1)
+        await bus.settled()
+        assert keep.names == ["a"]
+
+
+def test_console_prints_as_torch_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """The console handler prints `[timestamp][group]: name=value`."""
+    ConsoleMetricHandler().emit(MetricData(1.5, "g", "n", 2))
+    assert capsys.readouterr().out == "[1.5][g]: n=2\n"
+
+
+def test_the_rest_of_torchs_names() -> None:
+    """`publish_metric` warns and publishes; the others do what torch's do."""
+    keep = Keep()
+    configure(keep, "g")
+    with pytest.warns(FutureWarning, match="put_metric"):
+        publish_metric("g", "n", 1)
+    assert elastic_events.stop()
+    assert keep.names == ["n"]
+    initialize_metrics()
+    assert metrics_api.MetricsConfig().params == {}
+    assert get_elapsed_time_ms(0) > 1_600_000_000_000

@@ -1,0 +1,164 @@
+"""What only the methods of torch's `LocalElasticAgent` see: each attempt's start, its failures, and who was told to end.
+
+Every wrapper calls the original, returns what it returned and raises what it raised; what it does besides is shielded.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from elastic_events.torchrun.repair import Exit, Fact, Repair, error_message
+from elastic_events.torchrun.shield import shielded
+
+__all__ = ("watch",)
+
+
+class Listener(Protocol):
+    """Who is told."""
+
+    repair: Repair
+
+    def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
+        """Let the repair take a step, and record what follows from it."""
+
+
+def watch(listener: Listener) -> Callable[[], None]:
+    """Wrap the methods of torch's agent for `listener`; return what takes the wrappers off again. Imports torch."""
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    seen = _Seen(listener)
+    methods = [
+        (LocalElasticAgent, "_initialize_workers", seen.initialize),
+        (LocalElasticAgent, "_monitor_workers", seen.monitor),
+        (LocalElasticAgent, "_restart_workers", seen.restart),
+        (LocalElasticAgent, "run", seen.run),
+        (PContext, "close", seen.close),
+    ]
+    before = []
+    for owner, name, wrapper in methods:
+        original = getattr(owner, name, None)
+        if original is None:
+            continue  # another version of torch: the records alone must do
+        before.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, wraps(original)(wrapper(original)))
+
+    def restore() -> None:
+        for owner, name, own in reversed(before):
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+
+    return restore
+
+
+class _Seen:
+    """One wrapper a method."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.repair = listener.repair
+        # The workers that were alive when their group was first told to end: what ended them later is no cause.
+        self._alive: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
+
+    def initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Rendezvous and start of an attempt."""
+
+        def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            result = original(agent, *args, **options)
+            self.listener.tell(self.repair.started)
+            return result
+
+        return wrapper
+
+    def monitor(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """One look at the workers, ten times a second."""
+
+        def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            result = original(agent, *args, **options)
+            self._monitored(agent, result)
+            return result
+
+        return wrapper
+
+    def restart(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Stop and start of the workers, after a failure or for a new member."""
+
+        def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            self._restarting(agent)
+            return original(agent, *args, **options)
+
+        return wrapper
+
+    def run(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The whole run of an agent."""
+
+        def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            try:
+                result = original(agent, *args, **options)
+            except BaseException as error:
+                self._ran(agent, "stopped" if type(error).__name__ == "SignalException" else "failed")
+                raise
+            self._ran(agent, "left")  # where an attempt still runs, the rendezvous was left without a result
+            return result
+
+        return wrapper
+
+    def close(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The end of a group of processes."""
+
+        def wrapper(context: Any, *args: Any, **options: Any) -> Any:
+            self._closing(context)
+            return original(context, *args, **options)
+
+        return wrapper
+
+    @shielded
+    def _monitored(self, agent: Any, result: Any) -> None:
+        state = result.state.name
+        if state in ("SUCCEEDED", "FAILED", "UNHEALTHY"):
+            outcome = "succeeded" if state == "SUCCEEDED" else "failed"
+            self.listener.tell(self.repair.exited, self._exits(agent, result.failures), outcome)
+
+    @shielded
+    def _restarting(self, agent: Any) -> None:
+        self.listener.tell(self.repair.restarting, agent.get_worker_group().state.name)
+
+    @shielded
+    def _ran(self, agent: Any, outcome: str) -> None:
+        self.listener.tell(self.repair.exited, self._exits(agent, {}), outcome)
+
+    @shielded
+    def _closing(self, context: Any) -> None:
+        if context not in self._alive:
+            self._alive[context] = {rank for rank, _pid, code in _processes(context) if code is None}
+
+    def _exits(self, agent: Any, failures: Any) -> list[Exit]:
+        context = agent._pcontext
+        alive = self._alive.get(context, set()) if context is not None else set()
+        known = {failure.local_rank: failure for failure in failures.values()}
+        exits = []
+        for local_rank, pid, code in _processes(context):
+            failure = known.get(local_rank)
+            if failure is not None:
+                message, at = error_message(failure.error_file_data), float(failure.timestamp)
+                exits.append(
+                    Exit(local_rank, failure.exitcode, pid, message=message, time=at, victim=local_rank in alive)
+                )
+            elif code is not None:
+                exits.append(Exit(local_rank, code, pid, victim=local_rank in alive))
+        return exits
+
+
+def _processes(context: Any) -> Iterator[tuple[int, int | None, int | None]]:
+    """Yield local rank, pid and exit code, None while it runs, of each process of torch's `PContext`."""
+    handlers = getattr(context, "subprocess_handlers", None)
+    if handlers is not None:
+        for local_rank, handler in handlers.items():
+            yield local_rank, handler.proc.pid, handler.proc.poll()
+    else:
+        group = getattr(context, "_pc", None)
+        for local_rank, process in enumerate(group.processes if group is not None else ()):
+            yield local_rank, process.pid, process.exitcode

@@ -1,0 +1,45 @@
+"""What keeps our faults out of the job, and torch's signals in it."""
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+__all__ = ("report", "shielded")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_reported: set[str] = set()
+
+
+def shielded(function: Callable[P, T]) -> Callable[P, T | None]:
+    """Return `function` such that an error in it is said once on stderr and is None to the caller.
+
+    Torch's signal handler raises `SignalException`, an `Exception`, wherever the main thread happens to be: in our code too.
+    It passes, for it is how the job is told to end.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            if any(kind.__name__ == "SignalException" for kind in type(error).__mro__):
+                raise
+            report(function.__qualname__, error)
+            return None
+
+    return call
+
+
+def report(what: str, error: BaseException) -> None:
+    """Say once on stderr what went wrong, past `logging`, which may lead back here. Never raises."""
+    if what in _reported:
+        return
+    _reported.add(what)
+    try:
+        text = f"elastic_events: {what}: {type(error).__name__}: {error}; the job goes on\n"
+        os.write(2, text.encode(errors="backslashreplace"))
+    except Exception:  # noqa: BLE001, S110 - an error that cannot even be shown, or no stderr
+        pass

@@ -251,11 +251,9 @@ def _look(path: Path) -> tuple[BinaryIO | None, int, dict[int, Path]]:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open a part, compressed or not: what its first bytes say counts, not its name."""
+    """Open a part, compressed or not. Its name says which: a plain one may begin with any garbage."""
     file = path.open("rb")
-    if file.peek(2)[:2] == b"\x1f\x8b":
-        return cast("BinaryIO", _Gzip(file))
-    return file
+    return cast("BinaryIO", _Gzip(file)) if path.suffix == ".gz" else file
 
 
 class _Gzip(gzip.GzipFile):

@@ -1,0 +1,310 @@
+"""SQLite: idempotent, indexed for the questions people ask, shared by processes, refused politely when it is not ours."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elastic_events.bus.context import Context
+from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.sinks.sqlite import SqliteSink, is_sqlite, read_sqlite
+from elastic_events.sinks.sqlite_schema import APPLICATION, TABLES, VERSION
+from tests.sinks.factory import CONTEXT, event, ledger, metric, metrics, rdzv
+from tests.streams import STREAMS, load, same
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the database is."""
+    return tmp_path / "run.db"
+
+
+@pytest.fixture
+def sink(path: Path) -> Iterator[Callable[..., SqliteSink]]:
+    """Sinks that are used from their own thread's side, without a loop."""
+    made: list[SqliteSink] = []
+
+    def make(**options: Any) -> SqliteSink:
+        one = SqliteSink(path, **options)
+        made.append(one)
+        one.open_now()
+        return one
+
+    yield make
+    for one in made:
+        one.close_now()
+
+
+def ask(path: Path, question: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Ask in SQL, as a user would."""
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(question, values).fetchall()
+    finally:
+        connection.close()
+
+
+def test_a_record_is_there_once_however_often_it_is_written(sink: Any, path: Path) -> None:
+    """F39: retry, replay and recovery write the same ids again; every kind is stored once."""
+    records = [*metrics(3), event(0), event(1), rdzv(2), ledger(5), ledger(5, "jsonl")]
+    one, two = sink(), sink()
+    for _ in range(3):
+        one.write_now(records)
+        two.write_now(list(reversed(records)))
+    assert sorted(record.id + record.channel for record in read_sqlite(path)) == sorted(
+        record.id + record.channel for record in records
+    )
+
+
+def test_one_process_with_two_contexts_keeps_both(sink: Any, path: Path) -> None:
+    """A process whose rank changed keeps the rank that each record was made with, and its ids stay one set."""
+    other = Context(CONTEXT.run_id, CONTEXT.process, "host", 7, rank=5)
+    one = sink()
+    one.write_now([metric(1), metric(2, context=other)])
+    sink().write_now([metric(2, context=other), metric(1, context=other), metric(3)])
+    assert [(record.seq, record.context.rank) for record in read_sqlite(path)] == [(1, 3), (2, 5), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "SELECT * FROM events WHERE name = 'worker.failed' ORDER BY time_ns LIMIT 1",
+        "SELECT * FROM rdzv_events ORDER BY time_ns DESC LIMIT 1",
+        "SELECT json_extract(metadata, '$.step') FROM events JOIN contexts USING (context)"
+        " WHERE name = 'step.ended' AND rank = 3 ORDER BY time_ns DESC LIMIT 1",
+        "SELECT value FROM metrics WHERE name = 'loss' ORDER BY time_ns DESC LIMIT 1",
+        "SELECT max(time_ns) FROM metrics",
+    ],
+)
+def test_the_usual_questions_are_answered_from_an_index(question: str, sink: Any, path: Path) -> None:
+    """First failure, last step of a rank, last loss: no table is scanned and nothing is sorted."""
+    sink().write_now([event(seq, {"step": seq}, "step.ended") for seq in range(50)] + metrics(50, 100))
+    plan = " ".join(row[3] for row in ask(path, f"EXPLAIN QUERY PLAN {question}"))
+    assert "INDEX" in plan
+    assert "TEMP B-TREE" not in plan
+    for line in plan.split("SCAN ")[1:]:
+        assert "USING" in line, plan
+
+
+def test_sql_sees_numbers_and_json(sink: Any, path: Path) -> None:
+    """F56: columns hold what SQL can use: numbers as numbers, NaN as NULL, metadata as JSON."""
+    sink().write_now(
+        [
+            metric(1, 2),
+            metric(2, 0.5),
+            metric(3, float("nan")),
+            metric(4, True),
+            metric(5, "text"),
+            event(6, {"a": [1]}),
+        ]
+    )
+    assert ask(path, "SELECT sum(value), count(value), count(*) FROM metrics") == [(3.5, 3, 5)]
+    assert ask(path, "SELECT json_extract(metadata, '$.a[0]') FROM events") == [(1,)]
+
+
+@pytest.mark.parametrize("pages", range(17, 40))
+def test_a_full_disk_loses_nothing_and_leaves_no_half_batch(pages: int, sink: Any, path: Path) -> None:
+    """F77: the database is full at the n-th page, for every n: a batch is there whole or not at all, and once after a retry."""
+    one = sink()
+    one._connection.execute(f"PRAGMA max_page_count = {pages}")
+    written = failed = 0
+    while not failed:
+        try:
+            one.write_now([*metrics(20, written, name="m" * 50), event(written)])
+            written += 20
+        except sqlite3.OperationalError as error:
+            assert "full" in str(error)
+            failed = 1
+    assert sum(record.kind == "metric" for record in read_sqlite(path)) == written
+    if one._connection is not None:
+        one._connection.execute("PRAGMA max_page_count = 100000")
+    one.write_now([*metrics(20, written, name="m" * 50), event(written)])
+    records = list(read_sqlite(path))
+    assert [record.seq for record in records if record.kind == "metric"] == list(range(written + 20))
+    assert sum(record.kind == "event" for record in records) == written // 20 + 1
+
+
+@pytest.mark.parametrize("room", [1, 4_000, 20_000, 60_000, 120_000])
+def test_a_write_that_the_system_refuses_loses_nothing(room: int, path: Path) -> None:
+    """F77: the system refuses to let a file grow, wherever that hits: the batch is retried and stored once."""
+    script = f"""
+import resource, signal, sqlite3
+from pathlib import Path
+from elastic_events.sinks.sqlite import SqliteSink, read_sqlite
+from tests.sinks.factory import metrics
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path({str(path)!r})
+one = SqliteSink(path)
+one.open_now()
+one.write_now(metrics(10))
+largest = max(file.stat().st_size for file in path.parent.iterdir())
+resource.setrlimit(resource.RLIMIT_FSIZE, (largest + {room}, resource.RLIM_INFINITY))
+start, failed = 10, 0
+while not failed:
+    try:
+        one.write_now(metrics(50, start))
+        start += 50
+    except sqlite3.OperationalError as error:
+        failed += 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+one.write_now(metrics(50, start))
+assert [record.seq for record in read_sqlite(path)] == list(range(start + 50)), start
+one.close_now()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_killed_writer_leaves_whole_batches(path: Path) -> None:
+    """A process killed in the midst of writing leaves every batch it was told is delivered, and no half one."""
+    script = f"""
+from elastic_events.sinks.sqlite import SqliteSink
+from tests.sinks.factory import metrics
+one = SqliteSink({str(path)!r})
+one.open_now()
+for start in range(0, 10**6, 10):
+    one.write_now(metrics(10, start))
+    print(start + 10, flush=True)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    told = 0
+    for line in writer.stdout:
+        told = int(line)
+        if told >= 500:
+            writer.send_signal(signal.SIGKILL)
+            break
+    rest = writer.communicate(timeout=30)[0].split()
+    told = int(rest[-1]) if rest else told
+    seqs = [record.seq for record in read_sqlite(path)]
+    assert seqs == list(range(len(seqs)))
+    assert told <= len(seqs) <= told + 10
+    assert len(seqs) % 10 == 0
+
+
+def test_a_newer_file_is_refused_politely(sink: Any, path: Path) -> None:
+    """F72: a file of a later format is neither changed nor misread; the sentence says to upgrade."""
+    sink().write_now(metrics(1))
+    ask(path, f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(ConfigError, match="newer elastic-events.*upgrade"):
+        SqliteSink(path).open_now()
+    with pytest.raises(InputError, match="newer elastic-events.*upgrade"):
+        read_sqlite(path)
+
+
+def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
+    """F75: a foreign database gets no table of ours."""
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE users (name)")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="another program"):
+        SqliteSink(path).open_now()
+    with pytest.raises(InputError, match="another program"):
+        read_sqlite(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database, but long enough to be one" * 100])
+def test_what_is_no_database_is_refused_politely(content: bytes, path: Path) -> None:
+    """F68: a file that is no database is refused, an empty one is taken over for writing and holds nothing to read."""
+    path.write_bytes(content)
+    assert not is_sqlite(path)
+    with pytest.raises(InputError):
+        read_sqlite(path)
+    if content:
+        with pytest.raises(ConfigError, match="not a database"):
+            SqliteSink(path).open_now()
+        assert path.read_bytes() == content
+
+
+def test_a_damaged_row_is_skipped_and_told(sink: Any, path: Path) -> None:
+    """F68: a row that somebody spoiled costs itself only."""
+    sink().write_now([event(1), event(2), metric(3), metric(4)])
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE events SET metadata = '{' WHERE seq = 1")
+    connection.execute("UPDATE metrics SET context = 99 WHERE seq = 3")
+    connection.commit()
+    connection.close()
+    damaged: list[int] = []
+    assert [record.seq for record in read_sqlite(path, damaged=lambda entry, _: damaged.append(entry))] == [2, 4]
+    assert damaged == [1, 1]
+
+
+def test_a_reading_is_of_one_moment(sink: Any, path: Path) -> None:
+    """What is written while a reader reads does not disturb it, and is in the next look."""
+    one = sink()
+    one.write_now(metrics(10))
+    reading = read_sqlite(path)
+    first = [next(reading)]
+    one.write_now(metrics(10, 10))
+    first += reading
+    assert same(first, metrics(10))
+    assert same(list(read_sqlite(path, after=reading.position)), metrics(10, 10))
+
+
+def test_a_late_writer_is_not_missed_by_a_follower(sink: Any, path: Path) -> None:
+    """Records with earlier times that are written later, by another process, are in the next look."""
+    one, two = sink(), sink()
+    one.write_now(metrics(5, 100))
+    reading = read_sqlite(path)
+    assert len(list(reading)) == 5
+    late = metrics(5, 0, context=Context("run", "other"))
+    two.write_now(late)
+    assert same(list(read_sqlite(path, after=reading.position)), late)
+
+
+def test_a_finished_file_is_one_file_that_can_be_read_anywhere(sink: Any, path: Path) -> None:
+    """Closing folds the WAL in; reading leaves nothing behind, also where nothing may be written."""
+    one = sink()
+    one.write_now(metrics(5))
+    one.close_now()
+    assert [file.name for file in path.parent.iterdir()] == ["run.db"]
+    assert len(list(read_sqlite(path))) == 5
+    assert is_sqlite(path)
+    assert [file.name for file in path.parent.iterdir()] == ["run.db"]
+    script = f"from elastic_events.sinks.sqlite import read_sqlite; print(len(list(read_sqlite({str(path)!r}))))"
+    path.parent.chmod(0o555)
+    path.chmod(0o444)
+    try:
+        # The owner of everything may write everywhere; another user shows what the modes do.
+        user = {"user": 65534, "group": 65534} if os.getuid() == 0 and _reachable(path) else {}
+        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, **user)
+    finally:
+        path.parent.chmod(0o755)
+        path.chmod(0o600)
+    assert result.stdout.strip() == "5", result.stderr
+
+
+def _reachable(path: Path) -> bool:
+    """Whether another user may come to the file and to Python."""
+    return all(
+        folder.stat().st_mode & 0o005 == 0o005 for place in (path, Path(sys.executable)) for folder in place.parents
+    )
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_streams_of_all_runs_fit_in_one_file(stream: str, sink: Any, path: Path) -> None:
+    """Tables of one file hold several runs; a run's records come back equal among those of the others."""
+    one = sink()
+    for name in STREAMS:
+        one.write_now(load(name))
+    assert same([record for record in read_sqlite(path) if record.context.run_id == stream], load(stream))
+
+
+def test_the_file_says_whose_it_is(sink: Any, path: Path) -> None:
+    """F72: application id and version are in the header, WAL is on, each kind has its table."""
+    sink()
+    assert ask(path, "PRAGMA application_id") == [(APPLICATION,)]
+    assert ask(path, "PRAGMA user_version") == [(VERSION,)]
+    assert ask(path, "PRAGMA journal_mode") == [("wal",)]
+    assert {name for (name,) in ask(path, "SELECT name FROM sqlite_master WHERE type = 'table'")} == {
+        *TABLES.values(),
+        "contexts",
+    }

@@ -125,12 +125,17 @@ def token(text: str, limit: int = 64) -> str:
 
 
 class Link:
-    """A connection that is made when it is needed. Belongs to one asyncio loop."""
+    """A connection that is made when it is needed. Belongs to one asyncio loop.
+
+    Raises:
+        MissingExtra: nats-py is not installed.
+    """
 
     def __init__(self, target: Target, timeout: float) -> None:
         self.target = target
         self.timeout = timeout
         self.client: Any = None
+        self._client_class = _client_class(insist_on_tls=target.tls or bool(target.tls_ca or target.tls_cert))
         self.last_error: Exception | None = None
         self.denied: Callable[[str], None] = lambda _subject: None  # told of each subject that we may not use
         self.lost: Callable[[], None] = lambda: None  # told when the connection is gone
@@ -248,7 +253,7 @@ class Link:
     # --- connecting ---
 
     async def _connect(self, server: str) -> Any:
-        client = _client(insist_on_tls=self._tls() is not None)
+        client = self._client_class()
         connected = False
 
         async def failed(error: Exception) -> None:
@@ -340,7 +345,7 @@ async def _close(client: Any) -> None:
         await client.close()
 
 
-def _client(*, insist_on_tls: bool) -> Any:
+def _client_class(*, insist_on_tls: bool) -> Any:
     try:
         from nats.aio.client import Client
     except ImportError:
@@ -355,7 +360,7 @@ def _client(*, insist_on_tls: bool) -> Any:
             command: bytes = super()._connect_command()
             return command
 
-    return Insisting() if insist_on_tls else Client()
+    return Insisting if insist_on_tls else Client
 
 
 def _needs_asyncio() -> None:

@@ -1,0 +1,344 @@
+"""OpenTelemetry over HTTP: to any Collector or back end that takes OTLP in protobuf."""
+
+import os
+import ssl
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib import import_module
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import anyio
+
+from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
+from elastic_events.bus.record import Record
+from elastic_events.sinks.options import Options
+from elastic_events.sinks.otlp_encode import Encoder, is_point
+
+__all__ = ("OtlpSettings", "OtlpSink", "from_url", "read_settings")
+
+# opentelemetry.io, OTLP 1.x, "Failures": these may be retried, all others must not.
+_RETRYABLE = frozenset({429, 502, 503, 504})
+# About these records, so that splitting the batch finds the one: malformed, too large, not to be processed.
+_ABOUT_RECORDS = frozenset({400, 413, 422})
+
+_NOT_NUMBERS = "a metric's value is no number, which is all that OTLP can carry"
+
+_REMEMBERED = 8192
+
+
+@dataclass(frozen=True)
+class OtlpSettings:
+    """Where to send, and how. Its repr holds no header.
+
+    Args:
+        logs, metrics: full URLs; None sends nothing of that kind, and its records count as delivered.
+        logs_headers, metrics_headers: of every request.
+        gzip: whether bodies are compressed.
+        timeout: seconds of one request.
+        certificate, client_certificate, client_key: paths of PEM files: whom to trust, and who we are.
+        resource: attributes of every resource.
+    """
+
+    logs: str | None
+    metrics: str | None
+    logs_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    metrics_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    gzip: bool = True
+    timeout: float = 10.0
+    certificate: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    resource: Mapping[str, str] = field(default_factory=dict)
+
+
+class OtlpSink:
+    """Sends events as log records and metric points as data points of gauges; one request of each a batch.
+
+    Delivered means: the server answered 2xx. What a Collector does then, and whether its queue survives it, is its
+    configuration (F45). OTLP knows no ids: a request whose answer was lost is sent again and may be there twice; each
+    log record carries `elastic.record_id` to tell.
+
+    A part of a request that the server refuses ("partial success") is counted in `rejected`, with its sentence in
+    `last_rejection`; OTLP does not say which records those are and forbids sending them again. Runs on asyncio and trio.
+
+    Args:
+        endpoint: base URL such as `http://collector:4318`, to which `/v1/logs` and `/v1/metrics` are appended, or
+            complete settings. Without it, OpenTelemetry's standard environment variables say all.
+
+    Raises:
+        MissingExtra: opentelemetry-proto or httpx2 is not installed.
+    """
+
+    name = "otlp"
+
+    def __init__(self, endpoint: str | OtlpSettings | None = None) -> None:
+        self.settings = endpoint if isinstance(endpoint, OtlpSettings) else read_settings(endpoint)
+        self.rejected = 0  #: records that a server refused within a request that it took
+        self.last_rejection = ""
+        self._client: Any = None
+        try:
+            # Here, not in open(): an import reads files, and would block the drain's loop.
+            self._http = import_module("httpx2")
+            self._encoder = Encoder(self.settings.resource)
+        except ImportError:
+            raise MissingExtra("OTLP", "otlp") from None
+        self._through: dict[str, None] = {}  # ids that arrived with a batch of which the other part did not
+
+    async def open(self) -> None:
+        """Make the client; connects to nothing yet, a Collector may start later.
+
+        Raises:
+            ConfigError: a certificate cannot be read.
+        """
+        self._client = self._http.AsyncClient(
+            timeout=self.settings.timeout,
+            verify=self._tls(),
+            # At interpreter exit no name can be looked up: the connection of the last batch must still be there.
+            limits=self._http.Limits(max_connections=4, keepalive_expiry=300.0),
+        )
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Send; return when the server took both requests.
+
+        Raises:
+            PermanentError: the server refuses them, or a metric's value is no number.
+            TransientError: worth another try, after `retry_after` seconds where the server said so.
+        """
+        kinds = _sort([record for record in records if record.id not in self._through])
+        strange = kinds.pop("strange")
+        refused, arrived, reasons = list(strange), [], [_NOT_NUMBERS] * bool(strange)
+        again: Exception | None = None
+        for signal, part in kinds.items():
+            try:
+                await self._export(signal, part)
+                arrived += part
+            except PermanentError as error:
+                refused += error.rejected
+                reasons.append(error.reason)
+                again = again or (None if error.rejected else error)
+            except TransientError as error:
+                again = error
+        if again is not None:
+            self._remember(arrived)
+            raise again
+        for record in records:
+            self._through.pop(record.id, None)
+        if refused:
+            raise PermanentError("; ".join(reasons), refused)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    def __repr__(self) -> str:
+        return f"<OtlpSink {_origin(self.settings.logs or self.settings.metrics or '')}>"
+
+    async def _export(self, signal: str, records: Sequence[Record]) -> None:
+        url: str | None = getattr(self.settings, signal)
+        if not records or url is None:
+            return
+        body = getattr(self._encoder, signal)(records)
+        response = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
+        if response.status_code // 100 != 2:
+            raise self._failure(response, records)
+        self._count_rejected(signal, response, records)
+
+    def _remember(self, arrived: Sequence[Record]) -> None:
+        """Note what arrived of a batch that comes again: OTLP knows no ids, so it must not be sent twice."""
+        self._through.update(dict.fromkeys(record.id for record in arrived))
+        while len(self._through) > _REMEMBERED:
+            del self._through[next(iter(self._through))]
+
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Any:
+        headers = {"content-type": "application/x-protobuf", **headers}
+        if self.settings.gzip:
+            pack = zlib.compressobj(1, wbits=31)  # 31: gzip's frame, as zlib's manual has it
+            body = pack.compress(body) + pack.flush()
+            headers["content-encoding"] = "gzip"
+        try:
+            with anyio.fail_after(self.settings.timeout):
+                return await self._client.post(url, content=body, headers=headers)
+        except TimeoutError:
+            raise TransientError(f"{_origin(url)} did not answer within {self.settings.timeout:g} s") from None
+        except Exception as error:  # httpx2's own, the resolver's and TLS's: every one of them may pass
+            raise TransientError(f"{_origin(url)}: {type(error).__name__} {error}".rstrip()) from error
+
+    def _failure(self, response: Any, records: Sequence[Record]) -> Exception:
+        status = response.status_code
+        reason = f"{_origin(str(response.request.url))} answers {status} {response.reason_phrase}".rstrip()
+        if status in _RETRYABLE:
+            return TransientError(reason, _retry_after(response.headers.get("retry-after")))
+        return PermanentError(reason, () if status in _ABOUT_RECORDS else records)
+
+    def _count_rejected(self, signal: str, response: Any, records: Sequence[Record]) -> None:
+        from google.protobuf.message import DecodeError
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+        answer: Any = ExportLogsServiceResponse() if signal == "logs" else ExportMetricsServiceResponse()
+        try:
+            answer.ParseFromString(response.content)
+        except DecodeError:
+            return  # a back end that answers 200 with something of its own took the request all the same
+        partial = answer.partial_success
+        rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_data_points
+        if partial.error_message or rejected:
+            self.last_rejection = partial.error_message
+        if rejected >= len(records):
+            raise PermanentError(f"refused: {partial.error_message}", records)
+        self.rejected += max(rejected, 0)
+
+    def _tls(self) -> ssl.SSLContext:
+        settings = self.settings
+        try:
+            context = ssl.create_default_context(cafile=settings.certificate)
+            if settings.client_certificate:
+                context.load_cert_chain(settings.client_certificate, settings.client_key)
+        except OSError as error:
+            raise ConfigError(f"OTLP: the TLS files cannot be read: {error}") from None
+        return context
+
+
+def from_url(url: SplitResult) -> OtlpSink:
+    """Return the sink of `otlp+http://HOST:PORT[/BASE][?OPTIONS]`; without a host, the environment says where.
+
+    Options: `headers=NAME=VALUE,...` percent-encoded, `gzip=0`, `timeout=10s`, `certificate=`, `client_certificate=`,
+    `client_key=`, `logs=0` and `metrics=0`.
+
+    Raises:
+        ConfigError: the URL is wrong, and how.
+    """
+    options = Options(url)
+    scheme = url.scheme.removeprefix("otlp+")
+    base = f"{scheme}://{url.netloc}{url.path}" if url.netloc else None
+    if base is None and url.path:
+        raise ConfigError(f"{url.scheme}: which server? write {url.scheme}://HOST:4318")
+    found = read_settings(base)
+    headers = options.text("headers")
+    more = _headers(headers, "headers") if headers else {}
+    settings = OtlpSettings(
+        logs=found.logs if options.flag("logs", True) else None,
+        metrics=found.metrics if options.flag("metrics", True) else None,
+        logs_headers={**found.logs_headers, **more},
+        metrics_headers={**found.metrics_headers, **more},
+        gzip=options.flag("gzip", found.gzip),
+        timeout=options.seconds("timeout", found.timeout) or found.timeout,
+        certificate=options.text("certificate", found.certificate),
+        client_certificate=options.text("client_certificate", found.client_certificate),
+        client_key=options.text("client_key", found.client_key),
+        resource=found.resource,
+    )
+    options.finish()
+    return OtlpSink(settings)
+
+
+def read_settings(endpoint: str | None = None, environ: Mapping[str, str] = os.environ) -> OtlpSettings:
+    """Return the settings that OpenTelemetry's standard variables give; `endpoint` goes before those that name one.
+
+    Source: opentelemetry.io, "OpenTelemetry Protocol Exporter" and "General SDK Configuration". Where `endpoint` is not
+    given, the protocol named there must not be grpc. Compression is gzip unless a variable says `none`.
+
+    Raises:
+        ConfigError: a variable is wrong, and which.
+    """
+    prefix = "OTEL_EXPORTER_OTLP_"
+
+    def variable(name: str, signal: str = "") -> str | None:
+        return environ.get(f"{prefix}{signal}{name}") or environ.get(f"{prefix}{name}") or None
+
+    def url(signal: str) -> str:
+        own = environ.get(f"{prefix}{signal.upper()}_ENDPOINT")
+        if endpoint is None and own:
+            return _checked(own, f"{prefix}{signal.upper()}_ENDPOINT")
+        base = endpoint or environ.get(f"{prefix}ENDPOINT") or "http://localhost:4318"
+        return _checked(base, "the OTLP endpoint").rstrip("/") + f"/v1/{signal}"
+
+    protocol = variable("PROTOCOL")
+    if endpoint is None and protocol == "grpc":
+        raise ConfigError(
+            f"{prefix}PROTOCOL is grpc: only http/protobuf is spoken here; name a URL otlp+http://HOST:4318"
+        )
+    compression = variable("COMPRESSION")
+    if compression not in (None, "gzip", "none"):
+        raise ConfigError(f"{prefix}COMPRESSION is gzip or none, not {compression!r}")
+    resource = _headers(environ.get("OTEL_RESOURCE_ATTRIBUTES") or "", "OTEL_RESOURCE_ATTRIBUTES", fold=False)
+    if environ.get("OTEL_SERVICE_NAME"):
+        resource["service.name"] = environ["OTEL_SERVICE_NAME"]
+    return OtlpSettings(
+        logs=url("logs"),
+        metrics=url("metrics"),
+        logs_headers=_headers(variable("HEADERS", "LOGS_") or "", f"{prefix}HEADERS"),
+        metrics_headers=_headers(variable("HEADERS", "METRICS_") or "", f"{prefix}HEADERS"),
+        gzip=compression != "none",
+        timeout=_milliseconds(variable("TIMEOUT"), f"{prefix}TIMEOUT"),
+        certificate=variable("CERTIFICATE"),
+        client_certificate=variable("CLIENT_CERTIFICATE"),
+        client_key=variable("CLIENT_KEY"),
+        resource=resource,
+    )
+
+
+def _sort(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records by signal, and those that none can carry."""
+    kinds: dict[str, list[Record]] = {"logs": [], "metrics": [], "strange": []}
+    for record in records:
+        metric = record.kind == "metric"
+        kinds["logs" if not metric else "metrics" if is_point(record) else "strange"].append(record)
+    return kinds
+
+
+def _checked(url: str, what: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f"{what} is http://HOST:PORT or https://HOST, not {_origin(url)!r}")
+    return url
+
+
+def _headers(text: str, what: str, *, fold: bool = True) -> dict[str, str]:
+    """Return `NAME=VALUE,...`, values percent-encoded, as the W3C's baggage has it."""
+    found = {}
+    for pair in filter(str.strip, text.split(",")):
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"{what} is NAME=VALUE,NAME=VALUE; one of its parts has no =")
+        found[name.strip().lower() if fold else name.strip()] = unquote(value.strip())
+    return found
+
+
+def _milliseconds(text: str | None, what: str) -> float:
+    if text is None:
+        return 10.0
+    if not text.isdigit() or int(text) == 0:
+        raise ConfigError(f"{what} is a whole number of milliseconds, not {text!r}")
+    return int(text) / 1000
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3), or None."""
+    if text is None:
+        return None
+    try:
+        return float(max(int(text), 0))
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _origin(url: str) -> str:
+    """Return a URL without what may be secret: login and query."""
+    login, at, rest = url.partition("@")
+    return (f"{login.partition('//')[0]}//{rest}" if at else url).partition("?")[0]

@@ -1,0 +1,407 @@
+"""OTLP: every field back as sent, and each way in which a server fails is the right kind of error."""
+
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2  # noqa: F401 - reads a file when first imported, which blockbuster forbids within a loop
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+
+from elastic_events import EventBus
+from elastic_events.api import Event, EventSource
+from elastic_events.bus.context import Context
+from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
+from elastic_events.bus.record import Record
+from elastic_events.bus.retry import Retry
+from elastic_events.sinks.otlp import OtlpSettings, OtlpSink, from_url, read_settings
+from tests.servers.collector import Answer, Collector
+from tests.servers.factory import EPOCH, context, event, ledger, metric, rdzv
+from tests.servers.proxy import Proxy
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    """A server that takes everything until the test says otherwise."""
+    async with Collector.listening() as made:
+        yield made
+
+
+@asynccontextmanager
+async def opened(settings: str | OtlpSettings) -> AsyncIterator[OtlpSink]:
+    """Open a sink for a block."""
+    sink = OtlpSink(settings)
+    await sink.open()
+    try:
+        yield sink
+    finally:
+        await sink.aclose()
+
+
+def impatient(url: str, timeout: float = 0.3) -> OtlpSettings:
+    """Return settings with a short timeout."""
+    return OtlpSettings(f"{url}/v1/logs", f"{url}/v1/metrics", timeout=timeout)
+
+
+async def test_every_field_of_an_event_arrives(collector: Collector) -> None:
+    """Name, times, source, metadata of all types and the record's id are in the log record."""
+    metadata = {
+        "s": "ü",
+        "i": -(2**63),
+        "f": 0.5,
+        "b": True,
+        "n": None,
+        "l": [1, "a"],
+        "d": {"x": {}},
+        "event.name": "mine",
+    }
+    record = Record(
+        "event", 7, EPOCH, 5, "worker.failed", "console", ("AGENT", 1_700_000_000_123, metadata), context(3)
+    )
+    async with opened(collector.url) as sink:
+        await sink.write([record])
+    ((_, log),) = collector.logs
+    assert log["event_name"] == log["attributes"].pop("event.name") == "worker.failed"
+    assert log["attributes"].pop("metadata.event.name") == metadata.pop("event.name")
+    assert (log["time"], log["observed"]) == (1_700_000_000_123_000_000, EPOCH)
+    assert log["severity"] == "ERROR"
+    assert {key: log["attributes"].pop(key) for key in metadata} == metadata
+    assert log["attributes"] == {
+        "elastic.kind": "event",
+        "elastic.record_id": record.id,
+        "elastic.destination": "console",
+        "elastic.source": "AGENT",
+    }
+
+
+async def test_every_field_of_a_rendezvous_arrives(collector: Collector) -> None:
+    """The message is the body, a traceback OpenTelemetry's own attribute, the rest is under elastic.rdzv."""
+    record = rdzv(1)
+    failed = Record(
+        *("rdzv", 2, EPOCH, 1, "join", "null", (*record.fields[:4], "FAILED", "e", None, None, "Traceback")), context()
+    )
+    async with opened(collector.url) as sink:
+        await sink.write([record, failed])
+    first, second = (log for _, log in collector.logs)
+    assert (first["body"], first["severity"], second["severity"]) == ("The node joined.", "INFO", "ERROR")
+    assert second["attributes"]["exception.stacktrace"] == "Traceback"
+    found = {key.removeprefix("elastic.rdzv."): v for key, v in first["attributes"].items() if "rdzv." in key}
+    assert found == {
+        "run_id": "run-1",
+        "hostname": "node-a",
+        "pid": 4242,
+        "node_state": "RUNNING",
+        "master_endpoint": "node-a:29500",
+        "rank": 0,
+        "local_id": 1,
+    }
+
+
+async def test_who_speaks_is_the_resource(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker is a resource with OpenTelemetry's names; what is not known is left out; the environment adds."""
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "trainer")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=lab%201,service.name=no")
+    nobody = Context(process="p2")
+    async with opened(collector.url) as sink:
+        await sink.write([event(1), event(2, speaker=nobody), metric(1)])
+    known = {
+        "service.name": "trainer",
+        "deployment.environment.name": "lab 1",
+        "host.name": "node-a",
+        "process.pid": 4242,
+        "service.instance.id": "p1",
+        "elastic.run_id": "run-1",
+        "elastic.rank": 0,
+        "elastic.local_rank": 0,
+        "elastic.world_size": 8,
+        "elastic.node_rank": 0,
+        "elastic.role": "trainer",
+        "elastic.restart": 1,
+    }
+    assert collector.logs[0][0] == known
+    assert "elastic.rank" not in collector.logs[1][0]
+    assert collector.points[0][0] == known
+
+
+async def test_metric_points_are_gauges(collector: Collector) -> None:
+    """Each point has its own time and value, NaN and bool included, under its name and group."""
+    records = [metric(1), metric(2, "step_time", 3), metric(3, value=float("nan")), metric(4, value=True)]
+    async with opened(collector.url) as sink:
+        await sink.write(records)
+    points = sorted((point for _, point in collector.points), key=lambda point: point["time"])
+    assert [(p["name"], p["time"]) for p in points] == [(r.name, r.time_ns) for r in records]
+    assert [p["value"] for p in points[:2] + points[3:]] == [0.5, 3.0, 1.0]
+    assert math.isnan(points[2]["value"])
+    assert {p["attributes"]["elastic.group"] for p in points} == {"train"}
+
+
+async def test_the_ledger_arrives(collector: Collector) -> None:
+    """The bus's own ledger is a log record with its counts."""
+    async with opened(collector.url) as sink:
+        await sink.write([ledger(9, accepted=5, delivered=5)])
+    assert collector.logs[0][1]["attributes"]["elastic.ledger"] == {
+        "lane": "nats",
+        "dropped": {},
+        "accepted": 5,
+        "delivered": 5,
+    }
+
+
+async def test_bodies_are_packed_unless_told_otherwise(collector: Collector) -> None:
+    """Requests are gzip by default and say so; `gzip=0` sends them plain; headers come along."""
+    for query in ("headers=Authorization%3DBearer%2520x", "gzip=0"):
+        sink = from_url(urlsplit(f"otlp+{collector.url}?{query}"))
+        await sink.open()
+        await sink.write([event(1)])
+        await sink.aclose()
+    (_, first), (_, second) = collector.requests
+    assert (first["content-encoding"], first["authorization"]) == ("gzip", "Bearer x")
+    assert "content-encoding" not in second
+    assert first["content-type"] == "application/x-protobuf"
+    assert len(collector.logs) == 2
+
+
+# --- failures ---
+
+
+@pytest.mark.parametrize(
+    ("answer", "retry_after"),
+    [
+        (Answer(503), None),
+        (Answer(502), None),
+        (Answer(504), None),
+        (Answer(429, {"retry-after": "7"}), 7.0),
+        (Answer(503, {"retry-after": "soon"}), None),
+    ],
+)
+async def test_a_passing_failure_is_transient(collector: Collector, answer: Answer, retry_after: float | None) -> None:
+    """What OTLP says may be retried is transient and carries the server's Retry-After (F41)."""
+    collector.answers = [answer]
+    async with opened(collector.url) as sink:
+        with pytest.raises(TransientError, match=f"answers {answer.status}") as caught:
+            await sink.write([event(1)])
+        assert caught.value.retry_after == retry_after
+        await sink.write([event(1)])
+    assert len(collector.logs) == 1
+
+
+async def test_a_retry_after_may_be_a_date(collector: Collector) -> None:
+    """Retry-After as an HTTP date becomes the seconds until then."""
+    collector.answers = [
+        Answer(503, {"retry-after": format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)})
+    ]
+    async with opened(collector.url) as sink:
+        with pytest.raises(TransientError) as caught:
+            await sink.write([event(1)])
+    assert caught.value.retry_after is not None
+    assert 3500 < caught.value.retry_after <= 3600
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 302])
+async def test_a_refusal_of_us_is_permanent_for_all(collector: Collector, status: int) -> None:
+    """A failure that is not about the records refuses the whole batch at once: splitting it would not help (F41)."""
+    collector.answers = [Answer(status)]
+    records = [event(1), event(2)]
+    async with opened(collector.url) as sink:
+        with pytest.raises(PermanentError, match=f"answers {status}") as caught:
+            await sink.write(records)
+    assert caught.value.rejected == tuple(records)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_refusal_of_records_lets_the_lane_split(collector: Collector, status: int) -> None:
+    """A failure about the records names none, so that the lane finds the one (F40, F42)."""
+    collector.answers = [Answer(status)]
+    async with opened(collector.url) as sink:
+        with pytest.raises(PermanentError) as caught:
+            await sink.write([event(1), event(2)])
+    assert caught.value.rejected == ()
+
+
+async def test_a_refused_signal_does_not_cost_the_other(collector: Collector) -> None:
+    """Where only one of the two requests is refused, the other's records are sent and not named as rejected."""
+    collector.answers = [Answer(404), Answer(200)]
+    async with opened(collector.url) as sink:
+        with pytest.raises(PermanentError) as caught:
+            await sink.write([event(1), metric(1)])
+    assert [record.kind for record in caught.value.rejected] == ["event"]
+    assert len(collector.points) == 1
+
+
+async def test_what_arrived_is_not_sent_twice(collector: Collector) -> None:
+    """When the metrics of a batch fail and the batch comes again, its events are not sent again."""
+    collector.answers = [Answer(200), Answer(503)]
+    batch = [event(1), metric(1)]
+    async with opened(collector.url) as sink:
+        with pytest.raises(TransientError):
+            await sink.write(batch)
+        await sink.write(batch)
+        assert sink._through == {}
+    assert (len(collector.logs), len(collector.points)) == (1, 1)
+
+
+async def test_values_that_are_no_numbers_are_refused_alone(collector: Collector) -> None:
+    """A metric whose value is text is rejected by name, its neighbours arrive (F40)."""
+    strange = [metric(2, value="high"), metric(3, value=None), metric(4, value=10**400)]
+    async with opened(collector.url) as sink:
+        with pytest.raises(PermanentError, match="no number") as caught:
+            await sink.write([metric(1), *strange, event(1)])
+    assert caught.value.rejected == tuple(strange)
+    assert (len(collector.points), len(collector.logs)) == (1, 1)
+
+
+async def test_partial_success_is_counted(collector: Collector) -> None:
+    """Records that a server refuses within a request it took are counted with its sentence, and not sent again."""
+    partial = ExportLogsServiceResponse()
+    partial.partial_success.rejected_log_records = 1
+    partial.partial_success.error_message = "too old"
+    collector.answers = [Answer(200, {}, partial.SerializeToString())]
+    async with opened(collector.url) as sink:
+        await sink.write([event(1), event(2)])
+        assert (sink.rejected, sink.last_rejection) == (1, "too old")
+        collector.answers = [Answer(200, {}, partial.SerializeToString())]
+        with pytest.raises(PermanentError, match="too old"):
+            await sink.write([event(3)])
+
+
+async def test_an_answer_in_another_language_is_success(collector: Collector) -> None:
+    """A back end that answers 200 with JSON or HTML took the request."""
+    collector.answers = [Answer(200, {}, b'{"partialSuccess": {}}')]
+    async with opened(collector.url) as sink:
+        await sink.write([event(1)])
+        assert sink.rejected == 0
+
+
+async def test_silence_is_a_timeout(collector: Collector) -> None:
+    """A server that takes the request and says nothing costs one timeout."""
+    collector.answers = [Answer(None)]
+    async with opened(impatient(collector.url)) as sink:
+        with pytest.raises(TransientError, match="did not answer"), anyio.fail_after(5):
+            await sink.write([event(1)])
+        await sink.write([event(1)])
+    assert len(collector.logs) == 1
+
+
+async def test_no_server_is_transient(unused_tcp_port: int) -> None:
+    """A refused connection is worth another try, and opening needs no server."""
+    async with opened(f"http://127.0.0.1:{unused_tcp_port}") as sink:
+        with pytest.raises(TransientError, match="ConnectError"):
+            await sink.write([event(1)])
+
+
+async def test_a_half_open_connection_is_left_behind(collector: Collector, proxy: Proxy) -> None:
+    """A connection that went dead while idle costs one timeout; the next request uses another one."""
+    proxy.target = collector.port
+    async with opened(impatient(f"http://127.0.0.1:{proxy.port}")) as sink:
+        await sink.write([event(1)])
+        proxy.stall()
+        with pytest.raises(TransientError), anyio.fail_after(5):
+            await sink.write([event(2)])
+        await proxy.drop()
+        proxy.flow()
+        await sink.write([event(2)])
+    assert [log["attributes"]["step"] for _, log in collector.logs] == [1, 2]
+
+
+async def test_a_connection_that_breaks_is_transient(collector: Collector, proxy: Proxy) -> None:
+    """A server that accepts and closes is worth another try."""
+    proxy.target = collector.port
+    proxy.refusing = True
+    async with opened(f"http://127.0.0.1:{proxy.port}") as sink:
+        with pytest.raises(TransientError):
+            await sink.write([event(1)])
+        proxy.refusing = False
+        await sink.write([event(1)])
+
+
+async def test_a_bus_rides_out_an_outage(collector: Collector) -> None:
+    """Through a real bus: a server that is down for some attempts costs retries and no record (F38)."""
+    collector.answers = [Answer(503), Answer(429, {"retry-after": "0"}), Answer(503)]
+    async with EventBus() as bus:
+        lane = bus.subscribe(OtlpSink(collector.url), retry=Retry(base=0.01, cap=0.02))
+        for n in range(100):
+            bus.record(Event(f"e{n}", EventSource.WORKER))
+            bus.put_metric("loss", n, "train")
+        await bus.settled()
+        assert lane.stats().retries >= 2
+        assert lane.stats().balanced
+    assert [log["event_name"] for _, log in collector.logs][:100] == [f"e{n}" for n in range(100)]
+    assert len(collector.points) == 100
+
+
+# --- settings ---
+
+
+def test_the_environment_says_all() -> None:
+    """OpenTelemetry's standard variables give endpoints, headers, timeout, compression and certificates."""
+    settings = read_settings(
+        None,
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "https://c:4318/base/",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m/own",
+            "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%3Db, X-Two = 2",
+            "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "only=logs",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "2500",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": "/ca.pem",
+        },
+    )
+    assert settings == OtlpSettings(
+        logs="https://c:4318/base/v1/logs",
+        metrics="http://m/own",
+        logs_headers={"only": "logs"},
+        metrics_headers={"api-key": "a=b", "x-two": "2"},
+        gzip=False,
+        timeout=2.5,
+        certificate="/ca.pem",
+    )
+
+
+def test_without_anything_it_is_the_local_collector() -> None:
+    """With no variable set it is the specification's default."""
+    assert read_settings(None, {}) == OtlpSettings("http://localhost:4318/v1/logs", "http://localhost:4318/v1/metrics")
+
+
+def test_secrets_do_not_show() -> None:
+    """Neither a header nor a login in the URL shows in a repr (F63)."""
+    sink = OtlpSink(OtlpSettings("https://me:s3cret@h/v1/logs?key=s3cret", None, {"authorization": "s3cret"}))
+    assert "s3cret" not in repr(sink)
+    assert "authorization" not in repr(sink.settings)
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "only http/protobuf"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "http://HOST:PORT"),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, "milliseconds"),
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, "gzip or none"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "secret"}, "has no ="),
+    ],
+)
+def test_a_wrong_variable_says_what_is_wrong(environ: Mapping[str, str], sentence: str) -> None:
+    """Each mistake in a variable has its sentence."""
+    with pytest.raises(ConfigError, match=sentence):
+        read_settings(None, environ)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [("otlp+http:x", "which server"), ("otlp+http://h?x=1", "no option 'x'"), ("otlp+http://h:0", "HOST")],
+)
+def test_a_wrong_url_says_what_is_wrong(url: str, sentence: str) -> None:
+    """Each mistake in a URL has its sentence."""
+    with pytest.raises(ConfigError, match=sentence):
+        from_url(urlsplit(url))
+
+
+async def test_a_missing_certificate_is_a_clear_error() -> None:
+    """A certificate that cannot be read fails the opening."""
+    sink: Any = from_url(urlsplit("otlp+https://h?certificate=/nowhere.pem"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        await sink.open()

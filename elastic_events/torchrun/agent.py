@@ -96,6 +96,7 @@ class _Seen:
         """The whole run of an agent."""
 
         def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            self._running(agent)
             try:
                 result = original(agent, *args, **options)
             except BaseException as error:
@@ -125,6 +126,14 @@ class _Seen:
     @shielded
     def _restarting(self, agent: Any) -> None:
         self.listener.tell(self.repair.restarting, agent.get_worker_group().state.name)
+
+    @shielded
+    def _running(self, agent: Any) -> None:
+        spec = agent.get_worker_group().spec
+        about = {
+            key: getattr(spec, key, None) for key in ("role", "local_world_size", "max_restarts", "monitor_interval")
+        }
+        self.listener.tell(self.repair.begun, about)
 
     @shielded
     def _ran(self, agent: Any, outcome: str) -> None:

@@ -106,6 +106,10 @@ class Repair:
 
     # --- what the agent's own methods see ---
 
+    def begun(self, about: Mapping[str, Any]) -> list[Fact]:
+        """The agent begins its run; `about` says what it was told to do."""
+        return [Fact("job.started", dict(about))]
+
     def started(self) -> list[Fact]:
         """All workers of an attempt have been started. Without this call the next record says so."""
         if not self._starting:

@@ -1,0 +1,85 @@
+"""torchrun with a fault or a sink planted first: `driver.py PLANT TORCHRUN-ARGUMENTS...`."""
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+
+def broken(*_args: Any, **_options: Any) -> Any:
+    """Stand in for any function of ours."""
+    raise RuntimeError("planted")
+
+
+class Sink:
+    """A sink that raises, or takes a second a record, in its thread or in the loop."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    async def open(self) -> None:
+        """Fail, where that is the plant."""
+        if self.kind == "unopenable":
+            broken()
+
+    async def write(self, records: Any) -> None:
+        """Fail, or take long."""
+        if self.kind == "raising":
+            broken()
+        if self.kind == "blocking":
+            time.sleep(len(records))
+        await asyncio.sleep(len(records))
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def plant(what: str) -> None:
+    """Put the fault in its place."""
+    if what.startswith("sink:"):
+        from elastic_events.sinks.urls import SCHEMES
+
+        SCHEMES["test"] = lambda _url: Sink(what.partition(":")[2])
+        return
+    if what == "register":
+        from elastic_events.torchrun import plugin
+
+        plugin._make_ready = broken
+    elif what == "begin":
+        from elastic_events.torchrun import job
+
+        job.begin = broken
+    elif what == "repair":
+        from elastic_events.torchrun.repair import Repair
+
+        for name in ("begun", "started", "event", "rendezvous", "exited", "restarting"):
+            setattr(Repair, name, broken)
+    elif what == "seen":
+        from elastic_events.torchrun import agent
+
+        agent._processes = broken
+    elif what == "record":
+        from elastic_events.torchrun.install import EventBus, Installation
+
+        before = Installation.install
+
+        def install(self: Any) -> None:
+            self.bus = type("Broken", (), {"record": broken, "record_rdzv_event": broken, "put_metric": broken})()
+            before(self)
+
+        assert EventBus
+        Installation.install = install
+
+
+def main() -> None:
+    """Plant, then be torchrun."""
+    plant(sys.argv[1])
+    arguments = sys.argv[2:]
+    sys.argv = ["torchrun", *arguments]
+    from torch.distributed.run import main as torchrun
+
+    torchrun(arguments)
+
+
+if __name__ == "__main__":
+    main()

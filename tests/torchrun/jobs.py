@@ -1,0 +1,148 @@
+"""Real torchrun jobs, and their story as the database tells it."""
+
+import importlib.util
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+HERE = Path(__file__).parent
+WORKER = str(HERE / "worker.py")
+
+#: With ELASTIC_TORCH=1 a missing torch is a failure: where CI says that it tests against torch, it must.
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None and os.environ.get("ELASTIC_TORCH") != "1", reason="needs torch"
+)
+
+
+class Told(NamedTuple):
+    """One event of the database."""
+
+    name: str
+    time_ns: int
+    source: str
+    metadata: dict[str, Any]
+    rank: int | None
+
+
+class Job(NamedTuple):
+    """A job that has ended."""
+
+    code: int
+    output: str
+    folder: Path
+
+    @property
+    def database(self) -> Path:
+        """The one database in the folder."""
+        (path,) = self.folder.glob("*.db")
+        return path
+
+    def rows(self, query: str) -> list[Any]:
+        """Ask the database."""
+        connection = sqlite3.connect(self.database)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def events(self, pattern: str = "*") -> list[Told]:
+        """The events whose name matches, by time."""
+        rows = self.rows(
+            "SELECT e.name, e.time_ns, e.source, e.metadata, c.rank FROM events e JOIN contexts c USING (context) "
+            f"WHERE e.name GLOB '{pattern}' ORDER BY e.time_ns, e.seq"
+        )
+        return [Told(name, at, source, json.loads(metadata), rank) for name, at, source, metadata, rank in rows]
+
+    def story(self) -> list[str]:
+        """The names of the facts, without torch's own records and the rendezvous."""
+        events = [event for event in self.events() if event.source == "AGENT"]
+        return [event.name for event in events if not event.name.startswith(("torchelastic.", "rendezvous."))]
+
+    def one(self, name: str) -> dict[str, Any]:
+        """The metadata of the only event of that name."""
+        (event,) = self.events(name)
+        return event.metadata
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a job: nothing of ours from outside."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ELASTIC_EVENTS_", "PET_"))}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **more}
+
+
+def arguments(mode: str, *more: str, folder: Path, nodes: str = "1", processes: int = 2) -> list[str]:
+    """The arguments of torchrun."""
+    return [
+        *(f"--nnodes={nodes}", f"--nproc-per-node={processes}", "--rdzv-backend=c10d", "--rdzv-id=job"),
+        *("--monitor-interval=0.1", *(("--rdzv-endpoint=localhost:0",) if nodes == "1" else ()), *more),
+        *(WORKER, mode, str(folder)),
+    ]
+
+
+def run(
+    folder: Path,
+    mode: str,
+    *more: str,
+    flag: bool = True,
+    launcher: tuple[str, ...] = ("-m", "torch.distributed.run"),
+    **env: str,
+) -> Job:
+    """Run a job of two workers to its end."""
+    asked = ("--event-log-handler=elastic",) if flag else ()
+    done = subprocess.run(
+        [sys.executable, *launcher, *arguments(mode, *asked, *more, folder=folder)],
+        cwd=folder,
+        env=environment(TMPDIR=str(folder), **env),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return Job(done.returncode, done.stdout + done.stderr, folder)
+
+
+@contextmanager
+def running(folder: Path, mode: str, *more: str, nodes: str = "1", processes: int = 2, **env: str) -> Iterator[Any]:
+    """Start a job; kill it where the block leaves it running."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *arguments(mode, "--event-log-handler=elastic", *more, folder=folder, nodes=nodes, processes=processes),
+        ],
+        cwd=folder,
+        env=environment(TMPDIR=str(folder), **env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def ready(process: Any, count: int) -> None:
+    """Wait until `count` workers have said so."""
+    while count:
+        line = process.stdout.readline()
+        assert line, "the job ended before its workers were ready"
+        count -= line.startswith("ready")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,83 @@
+"""What the jobs of these tests run; imports torch only where a mode needs it."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Do what the mode says: `worker.py MODE [FOLDER]`."""
+    mode, rank = sys.argv[1], int(os.environ["RANK"])
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path()
+    if mode == "gloo":
+        reduce(rank)
+    elif mode == "records":
+        record(rank)
+    elif mode == "killed-once" and attempt == 0:
+        die(folder, signal.SIGKILL) if rank == 1 else time.sleep(60)
+    elif mode == "killed":
+        die(folder, signal.SIGKILL) if rank == 1 else time.sleep(60)
+    elif mode == "segfault":
+        die(folder, signal.SIGSEGV) if rank == 1 else time.sleep(60)
+    elif mode == "exit" and rank == 1:
+        sys.exit(3)
+    elif mode == "raises":
+        raises(rank)
+    elif mode == "waits":
+        print(f"ready {rank}", flush=True)
+        time.sleep(60)
+    elif mode == "grows":
+        print(f"ready {rank}", flush=True)
+        if int(os.environ["WORLD_SIZE"]) < 2:
+            time.sleep(60)
+
+
+def die(folder: Path, number: signal.Signals) -> None:
+    """End by a signal, and leave the time of it."""
+    (folder / "died").write_text(str(time.time_ns()))
+    os.kill(os.getpid(), number)
+
+
+def reduce(rank: int) -> None:
+    """Take part in one all-reduce."""
+    import torch
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo")
+    value = torch.ones(1) * (rank + 1)
+    torch.distributed.all_reduce(value)
+    assert value.item() == 3
+    torch.distributed.destroy_process_group()
+
+
+def record(rank: int) -> None:
+    """Record as user code does."""
+    import elastic_events
+    import elastic_metrics
+
+    elastic_events.record(
+        elastic_events.Event("from.worker", elastic_events.EventSource.WORKER, metadata={"rank": rank})
+    )
+    elastic_metrics.put_metric("loss", 0.5 + rank, "train")
+    if rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)  # what it recorded a moment ago must be found all the same
+
+
+def raises(rank: int) -> None:
+    """Raise in rank 1, under torch's decorator, which writes the error file."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    @record
+    def work() -> None:
+        if rank == 1:
+            raise ValueError("the loss is no number")
+        time.sleep(60)
+
+    work()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """`elastic-events tail`: the records of a file, one line each."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -32,7 +33,7 @@ def command(file: str, follow: bool, lines: int | None, color: bool | None) -> N
 
     One escaped line a record: local time, rank or pid, name, fields. Works while the file is being written.
     """
-    output = click.get_binary_stream("stdout")
+    output = sys.stdout.buffer
     show = partial(_show, output, wants_color(1) if color is None else color)
     damage = _Damage(follow)
     if not _is_file(file):

@@ -113,7 +113,10 @@ def to_json(record: Record) -> bytes:
         "name": record.name if type(record.name) is str else _text(record.name),
         "channel": record.channel if type(record.channel) is str else _channel(record.channel),
     }
-    for name, value in zip(FIELDS[record.kind], record.fields, strict=False):
+    names, fields = FIELDS[record.kind], record.fields
+    if len(fields) < len(names):
+        fields = (*fields, *[None] * len(names))
+    for name, value in zip(names, fields, strict=False):
         head[name] = value if type(value) in _SAFE else strict(value)
     head["context"] = record.context
     if record.recovered:

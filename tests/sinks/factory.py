@@ -42,6 +42,13 @@ def metrics(count: int, start: int = 0, **more: Any) -> list[Record]:
 
 def _head(kind: str, seq: int, name: str, channel: str, fields: tuple[Any, ...]) -> dict[str, Any]:
     return {
-        **{"kind": kind, "seq": seq, "time_ns": NOW + seq * 1000, "monotonic_ns": seq * 1000, "name": name},
-        **{"channel": channel, "fields": fields, "context": CONTEXT, "size": 50},
+        "kind": kind,
+        "seq": seq,
+        "time_ns": NOW + seq * 1000,
+        "monotonic_ns": seq * 1000,
+        "name": name,
+        "channel": channel,
+        "fields": fields,
+        "context": CONTEXT,
+        "size": 50,
     }

@@ -1,7 +1,6 @@
 """SQLite: idempotent, indexed for the questions people ask, shared by processes, refused politely when it is not ours."""
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -76,8 +75,8 @@ def test_one_process_with_two_contexts_keeps_both(sink: Any, path: Path) -> None
     [
         "SELECT * FROM events WHERE name = 'worker.failed' ORDER BY time_ns LIMIT 1",
         "SELECT * FROM rdzv_events ORDER BY time_ns DESC LIMIT 1",
-        "SELECT json_extract(metadata, '$.step') FROM events JOIN contexts USING (context)"
-        " WHERE name = 'step.ended' AND rank = 3 ORDER BY time_ns DESC LIMIT 1",
+        """SELECT json_extract(metadata, '$.step') FROM events JOIN contexts USING (context)
+           WHERE name = 'step.ended' AND rank = 3 ORDER BY time_ns DESC LIMIT 1""",
         "SELECT value FROM metrics WHERE name = 'loss' ORDER BY time_ns DESC LIMIT 1",
         "SELECT max(time_ns) FROM metrics",
     ],
@@ -118,8 +117,7 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_batch(pages: int, sink: An
         try:
             one.write_now([*metrics(20, written, name="m" * 50), event(written)])
             written += 20
-        except sqlite3.OperationalError as error:
-            assert "full" in str(error)
+        except sqlite3.OperationalError:  # "database or disk is full"
             failed = 1
     assert sum(record.kind == "metric" for record in read_sqlite(path)) == written
     if one._connection is not None:
@@ -176,11 +174,10 @@ for start in range(0, 10**6, 10):
     told = 0
     for line in writer.stdout:
         told = int(line)
-        if told >= 500:
-            writer.send_signal(signal.SIGKILL)
-            break
-    rest = writer.communicate(timeout=30)[0].split()
-    told = int(rest[-1]) if rest else told
+        if told == 500:
+            writer.kill()
+    writer.wait(30)
+    writer.stdout.close()
     seqs = [record.seq for record in read_sqlite(path)]
     assert seqs == list(range(len(seqs)))
     assert told <= len(seqs) <= told + 10
@@ -191,9 +188,9 @@ def test_a_newer_file_is_refused_politely(sink: Any, path: Path) -> None:
     """F72: a file of a later format is neither changed nor misread; the sentence says to upgrade."""
     sink().write_now(metrics(1))
     ask(path, f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(ConfigError, match="newer elastic-events.*upgrade"):
+    with pytest.raises(ConfigError, match=r"newer elastic-events.*upgrade"):
         SqliteSink(path).open_now()
-    with pytest.raises(InputError, match="newer elastic-events.*upgrade"):
+    with pytest.raises(InputError, match=r"newer elastic-events.*upgrade"):
         read_sqlite(path)
 
 
@@ -275,7 +272,9 @@ def test_a_finished_file_is_one_file_that_can_be_read_anywhere(sink: Any, path: 
     try:
         # The owner of everything may write everywhere; another user shows what the modes do.
         user = {"user": 65534, "group": 65534} if os.getuid() == 0 and _reachable(path) else {}
-        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, **user)
+        result = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, **user
+        )
     finally:
         path.parent.chmod(0o755)
         path.chmod(0o600)

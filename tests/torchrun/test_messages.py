@@ -23,13 +23,17 @@ NODE = "gpu-7.local_4711_0"
             Parsed("withdrawn", NODE, "", 2),
         ),
         (
-            f"The node '{NODE}' has failed to send a keep-alive heartbeat to the rendezvous 'job' "
-            "due to an error of type RendezvousTimeoutError.",
+            (
+                f"The node '{NODE}' has failed to send a keep-alive heartbeat to the rendezvous 'job' "
+                "due to an error of type RendezvousTimeoutError."
+            ),
             Parsed("beat_failed", NODE, "job", error="RendezvousTimeoutError"),
         ),
         (
-            "As part of the sync operation the node(s) 'a_1_0', 'b_2_0' have been removed from the rendezvous 'job' "
-            "since they had no heartbeat.",
+            (
+                "As part of the sync operation the node(s) 'a_1_0', 'b_2_0' have been removed from the rendezvous 'job' "
+                "since they had no heartbeat."
+            ),
             Parsed("removed", "'a_1_0', 'b_2_0'", "job"),
         ),
         ("Process 42 hosts the TCP store for the C10d rendezvous backend.", Parsed("store_hosted", pid=42)),

@@ -11,28 +11,18 @@ def main() -> None:
     """Do what the mode says: `worker.py MODE [FOLDER]`."""
     mode, rank = sys.argv[1], int(os.environ["RANK"])
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-    folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path()
-    if mode == "gloo":
-        reduce(rank)
-    elif mode == "records":
-        record(rank)
-    elif mode == "killed-once" and attempt == 0:
-        die(folder, signal.SIGKILL) if rank == 1 else time.sleep(60)
-    elif mode == "killed":
-        die(folder, signal.SIGKILL) if rank == 1 else time.sleep(60)
-    elif mode == "segfault":
-        die(folder, signal.SIGSEGV) if rank == 1 else time.sleep(60)
-    elif mode == "exit" and rank == 1:
+    ends = {"killed": signal.SIGKILL, "killed-once": signal.SIGKILL, "segfault": signal.SIGSEGV}
+    if mode in ends and not (mode == "killed-once" and attempt):
+        die(Path(sys.argv[2]), ends[mode]) if rank == 1 else time.sleep(60)
+    if mode == "exit" and rank == 1:
         sys.exit(3)
-    elif mode == "raises":
-        raises(rank)
-    elif mode == "waits":
-        print(f"ready {rank}", flush=True)
+    if mode in ("waits", "grows"):
+        sys.stdout.write(f"ready {rank}\n")  # at once: torchrun's workers run with -u, and two of them share the pipe
+    if mode == "waits" or (mode == "grows" and os.environ["WORLD_SIZE"] == "1"):
         time.sleep(60)
-    elif mode == "grows":
-        print(f"ready {rank}", flush=True)
-        if int(os.environ["WORLD_SIZE"]) < 2:
-            time.sleep(60)
+    works = {"gloo": reduce, "records": record, "raises": raises}
+    if mode in works:
+        works[mode](rank)
 
 
 def die(folder: Path, number: signal.Signals) -> None:

@@ -374,10 +374,14 @@ class EventBus:
             lane.feed(records)
         return {lane: lane.backlog.entered for lane in self.lanes}
 
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Call `call()` when every lane has ended, before the bus is closed. For sources, which end before."""
+        self.drain.at_end.append(call)
+
     @staticmethod
     def is_settled(mark: dict[Lane, int]) -> bool:
         """Whether every lane has delivered, or given up, all that it was fed before `mark` was taken."""
-        return all(lane.finished or lane.unsettled_from >= entered for lane, entered in mark.items())
+        return all(lane.unsettled_from >= entered for lane, entered in mark.items())
 
     # --- inside ---
 

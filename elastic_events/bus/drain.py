@@ -34,6 +34,7 @@ class Drain:
         self.closed_heads: list[int] | None = None
         self.over = False  # nothing moves any more, and every record is booked
         self.ended = Wakeup()
+        self.at_end: list[Callable[[], object]] = []
         self._report = report
         self._deadline: float | None = None  # seconds the close may take
         self._wake = Wakeup()
@@ -90,6 +91,8 @@ class Drain:
                 self._report("the drain ended by itself, and what is recorded now is lost", error)
             raise
         finally:
+            for call in self.at_end:
+                self._last_call(call)
             for lane in self.lanes:
                 self._abandon(lane)
             self.closed_heads = self.closed_heads or self.pump.heads()
@@ -188,6 +191,12 @@ class Drain:
         self.errors += 1
         if self.errors == 1:
             self._report(what, error)
+
+    def _last_call(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - the other lanes are still to be booked
+            self._fault("a source failed at its end", error)
 
     def _abandon(self, lane: Lane) -> None:
         gone = lane.abandon("shutdown_deadline" if self._deadline is not None else "drain_died")

@@ -20,7 +20,7 @@ __all__ = ("command",)
 @click.command("demo")
 @click.argument("database", type=click.Path(dir_okay=False, path_type=Path), default=Path("demo.db"))
 @click.option("--workers", type=click.IntRange(2, 32), default=4, show_default=True, help="Worker processes.")
-@click.option("--steps", type=click.IntRange(10, 100_000), default=120, show_default=True, help="Training steps.")
+@click.option("--steps", type=click.IntRange(10, 100_000), default=400, show_default=True, help="Training steps.")
 @click.option("--kill/--no-kill", default=True, show_default=True, help="Kill a worker with SIGKILL on the way.")
 def command(database: Path, workers: int, steps: int, kill: bool) -> None:
     """Train a small model with several processes, kill one, recover, and keep every record in DATABASE."""

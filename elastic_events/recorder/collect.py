@@ -1,0 +1,217 @@
+"""The launcher's side: tail the files of live processes, adopt those of dead ones, remove what is delivered."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from elastic_events.bus.bus import EventBus
+from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.lane import Lane
+from elastic_events.bus.worker import Worker
+from elastic_events.recorder.mapped import secure
+from elastic_events.recorder.reader import RecorderReader
+
+__all__ = ("Collector", "collect")
+
+#: Damaged files that are kept aside, a directory.
+QUARANTINE = 16
+
+
+@dataclass
+class _File:
+    reader: RecorderReader
+    marks: list[tuple[dict[Lane, int], tuple[int, int]]] = field(default_factory=list)  # fed, and settled by when
+    told: dict[str, int] = field(default_factory=dict)  # losses that were reported
+    dead: bool = False
+    ended: bool = False  # dead, and read to its end
+
+
+class Collector:
+    """Collects one directory into one bus. Synchronous; `collect` gives it its turns.
+
+    A record counts as collected when every lane has delivered it or given it up; the file remembers how far that is, so
+    that the next launcher repeats at most what was under way. Records keep their own context, id and times.
+
+    Args:
+        directory: where the workers record; made, private, if it is missing.
+        bus: gets the records.
+        exit_code: returns what a pid ended with, as `subprocess` has it (negative for a signal), or None.
+    """
+
+    def __init__(
+        self, directory: Path, bus: EventBus, exit_code: Callable[[int], int | None] = lambda _pid: None
+    ) -> None:
+        self.directory = directory
+        self.bus = bus
+        self.damaged = 0
+        self._exit_code = exit_code
+        self._files: dict[str, _File] = {}
+        self._lock = -1
+
+    def open(self) -> None:
+        """Take the directory.
+
+        Raises:
+            ConfigError: it cannot be used, or another launcher collects it.
+        """
+        secure(self.directory)
+        self._lock = os.open(
+            self.directory / ".collector", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ConfigError(
+                f"{self.directory} is collected by another launcher: give each its own directory"
+            ) from None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the directory is ours."""
+        return self._lock >= 0
+
+    def close(self) -> None:
+        """Let the directory go."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def scan(self) -> None:
+        """Look for new files, and for processes that have died."""
+        mine = getattr(self.bus.rings[0], "path", None)
+        for path in sorted(self.directory.glob("*.ring")):
+            if path.name in self._files or path == mine:
+                continue
+            try:
+                self._files[path.name] = _File(RecorderReader(path, write=True))
+            except InputError as error:
+                self._quarantine(path, error)
+        for file in self._files.values():
+            file.dead = file.dead or not file.reader.alive
+
+    def sweep(self) -> int:
+        """Feed what is new to the bus, note what was delivered, report the dead; return how many records came."""
+        count = 0
+        for name, file in list(self._files.items()):
+            count += self._sweep(file)
+            self._commit(name, file)
+        return count
+
+    def settle(self) -> None:
+        """Note what the bus has delivered, at its end."""
+        for name, file in list(self._files.items()):
+            self._commit(name, file)
+
+    def _sweep(self, file: _File) -> int:
+        if file.ended:
+            return 0
+        records = list(file.reader.all_dead()) if file.dead else file.reader.look()
+        if records:
+            file.marks.append((self.bus.feed(records), file.reader.positions))
+        self._tell_losses(file)
+        if file.dead:
+            file.ended = True
+            if not file.reader.closed:
+                self._report_death(file)
+        return len(records)
+
+    def _commit(self, name: str, file: _File) -> None:
+        settled = None
+        while file.marks and self.bus.is_settled(file.marks[0][0]):
+            settled = file.marks.pop(0)[1]
+        if settled is not None:
+            file.reader.commit(settled)
+        if file.ended and not file.marks:
+            file.reader.path.unlink(missing_ok=True)
+            del self._files[name]
+
+    def _tell_losses(self, file: _File) -> None:
+        for reason, count in file.reader.lost.items():
+            new = count - file.told.get(reason, 0)
+            if new:
+                file.told[reason] = count
+                context = file.reader.header.context
+                self._record("recorder.lost", rank=context.rank, pid=context.pid, reason=reason, count=new)
+
+    def _report_death(self, file: _File) -> None:
+        context = file.reader.header.context
+        code = self._exit_code(context.pid)
+        ended: dict[str, Any] = {} if code is None else {"exit_code": code} if code >= 0 else {"signal": _name(-code)}
+        age = (time.monotonic_ns() - file.reader.last_ns) / 1e9
+        self._record(
+            "worker.died",
+            rank=context.rank,
+            local_rank=context.local_rank,
+            attempt=context.restart,
+            pid=context.pid,
+            host=context.host,
+            last_record_age_s=round(age, 6),
+            **ended,
+        )
+
+    def _record(self, name: str, **metadata: Any) -> None:
+        from elastic_events.api import Event, EventSource
+
+        self.bus.record(Event(name, EventSource.AGENT, 0, metadata))
+
+    def _quarantine(self, path: Path, error: InputError) -> None:
+        """Put a file aside that is no ring, and keep the newest of these."""
+        self.damaged += 1
+        path.rename(path.with_suffix(".bad"))
+        aside = sorted(self.directory.glob("*.bad"), key=lambda bad: bad.lstat().st_mtime)
+        for old in aside[:-QUARANTINE]:
+            old.unlink()
+        self._record("recorder.damaged", file=path.name, reason=str(error), damaged=self.damaged)
+
+
+async def collect(
+    directory: str | os.PathLike[str],
+    bus: EventBus,
+    *,
+    interval: float = 0.05,
+    exit_code: Callable[[int], int | None] = lambda _pid: None,
+) -> None:
+    """Collect the flight recorders in `directory` into `bus` until the bus closes: `bus.add_source(collect, DIR, bus)`.
+
+    Tails the files of live processes every `interval` seconds. When a process has died, the rest of its records is
+    delivered with `recovered` set, an event `worker.died` is recorded unless it ended in order, and its file is removed
+    once every lane has its records. What cannot be read is put aside and told by an event `recorder.damaged`.
+
+    Raises:
+        ConfigError: the directory cannot be used, or another launcher collects it.
+    """
+    collector = Collector(Path(directory), bus, exit_code)
+    worker = Worker("elastic-events collector")
+    try:
+        await worker.run(collector.open)
+        bus.at_end(collector.settle)
+        scan_at = 0.0
+        while True:
+            if anyio.current_time() >= scan_at:
+                await worker.run(collector.scan)
+                scan_at = anyio.current_time() + 4 * interval
+            collector.sweep()
+            await anyio.sleep(interval)
+    finally:
+        worker.close()
+        if collector.is_open:
+            # The bus closes: a last look, delivered within its deadline. No thread can be counted on here (M4).
+            collector.scan()
+            collector.sweep()
+            bus.at_end(collector.close)
+
+
+def _name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,198 @@
+"""The reading end of one file: of a live process or a dead one, by the launcher or by hand."""
+
+import mmap
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from elastic_events.bus.codec import decode
+from elastic_events.bus.context import start_time
+from elastic_events.bus.errors import InputError
+from elastic_events.bus.pump import GRACE, Cursor, Look, to_record
+from elastic_events.bus.record import Record
+from elastic_events.recorder.format import CLOSED, COLLECTED, Geometry, Header, read_header
+from elastic_events.recorder.mapped import boot_id, read_slot
+
+__all__ = ("RecorderReader", "read_directory")
+
+#: How far past an unfilled slot a reader looks for filled ones.
+_PROBE = 8
+
+
+class ForeignRing:
+    """One ring of another process's file, as a cursor reads it. Its head is found by looking, since only its owner counts."""
+
+    def __init__(self, file: mmap.mmap, geometry: Geometry, ring: int) -> None:
+        self.capacity = geometry.capacity
+        self.position = 0
+        self._file = file
+        self._words = memoryview(file).cast("Q")
+        self._geometry = geometry
+        self._base = geometry.rings[ring]
+        self._stride = geometry.slots[ring]
+        self._stamp: tuple[int, ...] = ()
+
+    @property
+    def head(self) -> int:
+        """The next sequence number, as far as records show it."""
+        base, stride, mask, at = self._base, self._stride, self.capacity - 1, self.position
+        stamp = tuple([self._words[base + ((at + ahead) & mask) * stride >> 3] for ahead in range(_PROBE)])
+        if stamp != self._stamp:  # an idle file costs these few loads
+            self._advance()
+            at = self.position
+            self._stamp = tuple([self._words[base + ((at + ahead) & mask) * stride >> 3] for ahead in range(_PROBE)])
+        return self.position
+
+    def frame(self, seq: int) -> bytes | None:
+        """Return what the slot of `seq` holds, if it is whole."""
+        at = self._base + (seq & (self.capacity - 1)) * self._stride
+        return read_slot(self._file, at, self._stride, self._geometry.spill, self._geometry.blocks)
+
+    def find_head(self) -> None:
+        """Look at every slot: for a file whose writer is dead, or that is read for the first time."""
+        self.position = max((self._sequence(slot) for slot in range(self.capacity)), default=-1) + 1
+
+    def _advance(self) -> None:
+        while True:
+            found = max(self._sequence(self.position + ahead) for ahead in range(_PROBE))
+            if found < self.position:
+                return
+            self.position = found + 1
+
+    def _sequence(self, seq: int) -> int:
+        frame = self.frame(seq)
+        try:
+            return -1 if frame is None else int(decode(frame)[0])
+        except (ValueError, TypeError, IndexError, RecursionError):
+            return -1
+
+
+class RecorderReader:
+    """Reads one recorder file, from where the last collector stopped.
+
+    Raises:
+        InputError: the file is missing, foreign, damaged, of another version, or not private to its owner.
+    """
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        self.path = path
+        try:
+            fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found = os.fstat(fd)
+                if not stat.S_ISREG(found.st_mode) or not found.st_size:
+                    raise InputError(f"{path}: not a flight recorder file")
+                access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
+                self._file = mmap.mmap(fd, found.st_size, access=access)
+            finally:
+                os.close(fd)
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        try:
+            self.header: Header = read_header(self._file)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        geometry = Geometry(self.header.capacity, self.header.blocks)
+        self.rings = [ForeignRing(self._file, geometry, ring) for ring in range(2)]
+        self.cursors = [Cursor(ring) for ring in self.rings]
+        self.lost: dict[str, int] = {}
+        self.last_ns = self.header.monotonic_ns  # monotonic time of the last record seen
+        for index, cursor in enumerate(self.cursors):
+            begin = self._word(COLLECTED + 8 * index)
+            self.rings[index].find_head()
+            cursor.position = begin if begin <= self.rings[index].position else 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process ended its recording in order."""
+        return self._word(CLOSED) == 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs: pid, start time and boot must be those of the header (F13)."""
+        context = self.header.context
+        if self.header.boot_id != boot_id():
+            return False
+        parts = context.process.split("-")
+        started = start_time(context.pid)
+        return started != 0 and len(parts) > 1 and parts[1] == f"{started:x}"
+
+    def look(self, most: int = 512, *, dead: bool = False) -> list[Record]:
+        """Return up to `most` new records of each ring, by time; with `dead`, wait for no interrupted emitter."""
+        if self.header.boot_id == boot_id():
+            offset = time.time_ns() - time.monotonic_ns()
+        else:
+            offset = self.header.time_ns - self.header.monotonic_ns
+        now = time.monotonic() + (2 * GRACE if dead else 0.0)
+
+        def make(values: list[object], size: int) -> Record:
+            return to_record(values, size, self.header.context, offset, recovered=dead)
+
+        records: list[Record] = []
+        for cursor in self.cursors:
+            records += self._look(cursor, most, now, make)
+            if dead:  # what was late a moment ago will never come
+                records += self._look(cursor, 0, now + 2 * GRACE, make)
+        records.sort(key=lambda record: record.monotonic_ns)
+        if records:
+            self.last_ns = max(self.last_ns, records[-1].monotonic_ns)
+        return records
+
+    def all_dead(self) -> Iterator[Record]:
+        """Give every record that is left by a dead process."""
+        for ring in self.rings:
+            ring.find_head()
+        while True:
+            records = self.look(dead=True)
+            if not records and not any(cursor.behind() for cursor in self.cursors):
+                return
+            yield from records
+
+    def rest(self) -> Iterator[Record]:
+        """Give every record there is now, without touching the file."""
+        if not self.alive:
+            yield from self.all_dead()
+            return
+        while records := self.look():
+            yield from records
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """How far each ring was read."""
+        return self.cursors[0].position, self.cursors[1].position
+
+    def commit(self, positions: tuple[int, int]) -> None:
+        """Note in the file that everything before `positions` was delivered; a later collector goes on there."""
+        self._file[COLLECTED : COLLECTED + 16] = b"".join(place.to_bytes(8, "little") for place in positions)
+
+    def _look(self, cursor: Cursor, most: int, now: float, make: Callable[[list[object], int], Record]) -> Look:
+        found = cursor.look(most, now, make)
+        for reason, _, count in found.lost:
+            self.lost[reason] = self.lost.get(reason, 0) + count
+        return found
+
+    def _word(self, at: int) -> int:
+        return int.from_bytes(self._file[at : at + 8], "little")
+
+
+def read_directory(
+    directory: Path, damaged: Callable[[Path, str], object] = lambda _path, _reason: None
+) -> Iterator[Record]:
+    """Give the records of every recorder file in `directory`, one file after the other; `damaged` is told of the others.
+
+    Raises:
+        InputError: the directory is missing.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory")
+    for path in sorted(directory.glob("*.ring")):
+        try:
+            reader = RecorderReader(path)
+        except InputError as error:
+            damaged(path, str(error))
+            continue
+        yield from reader.rest()

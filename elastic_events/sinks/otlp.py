@@ -82,6 +82,7 @@ class OtlpSink:
         self._client: Any = None
         try:
             # Here, not in open(): an import reads files, and would block the drain's loop.
+            import_module("httpcore2")  # else httpx2 does so when its first client is made
             self._http = import_module("httpx2")
             self._encoder = Encoder(self.settings.resource)
         except ImportError:

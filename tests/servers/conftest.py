@@ -128,3 +128,41 @@ async def proxy() -> AsyncIterator[Proxy]:
     """A TCP proxy; set its `target`, then point the client at its `port`."""
     async with Proxy.listening() as made:
         yield made
+
+
+# A package of Debian's next release, beside the one that runs: the current one has no VictoriaMetrics.
+UNPACK = """
+set -e; cd "$1"; mkdir -p lists/partial archives/partial root; : >status
+awk 'BEGIN{RS="";ORS="\\n\\n"} /bookworm-updates/{print;exit}' /etc/apt/sources.list.d/debian.sources |
+    sed 's/^Suites:.*/Suites: trixie/' >t.sources
+O="-qq -o Dir::Etc::sourcelist=$1/t.sources -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$1/lists
+   -o Dir::State::status=$1/status -o Dir::Cache::archives=$1/archives -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
+   -o APT::Sandbox::User=root -o Acquire::Languages=none"
+apt-get $O update; apt-get $O download victoria-metrics; dpkg -x *.deb root
+"""
+
+
+@pytest.fixture(scope="session")
+def victoria_metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a VictoriaMetrics; from PATH, or unpacked from Debian's package."""
+    directory = tmp_path_factory.mktemp("victoria")
+    found = shutil.which("victoria-metrics")
+    if found is None:
+        unpack = ["bash", "-c", UNPACK, "-", str(directory)]
+        done = subprocess.run(unpack, check=False, capture_output=True, text=True, timeout=100)
+        found = str(directory / "root/usr/bin/victoria-metrics")
+        if done.returncode or not Path(found).exists():
+            pytest.skip(f"no VictoriaMetrics, neither in PATH nor as Debian's package: {done.stderr[-200:]}")
+    port = free_port()
+    command = [
+        found,
+        f"-httpListenAddr=127.0.0.1:{port}",
+        f"-storageDataPath={directory}/data",
+        "-search.latencyOffset=0s",
+    ]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    wait_for_port(port, process)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(20)

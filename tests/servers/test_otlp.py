@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import httpx2  # noqa: F401 - reads a file when first imported, which blockbuster forbids within a loop
+import httpcore2  # noqa: F401 - reads a file when first imported, which blockbuster forbids within a loop
+import httpx2  # noqa: F401 - likewise
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 

@@ -1,0 +1,258 @@
+"""Prometheus: what a scrape shows, read by prometheus_client's own parser and by a Prometheus server."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote, urlsplit
+from urllib.request import urlopen
+
+import anyio
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from elastic_events import EventBus
+from elastic_events.api import Event, EventSource
+from elastic_events.bus.errors import ConfigError, PermanentError
+from elastic_events.sinks.prometheus import OVERFLOW, PrometheusSink, from_url
+from tests.servers.conftest import free_port, wait_for_port
+from tests.servers.factory import context, event, ledger, metric, rdzv
+
+RANK_0 = {"name": "loss", "group": "train", "run": "run-1", "rank": "0"}
+
+
+@asynccontextmanager
+async def opened(**options: Any) -> AsyncIterator[PrometheusSink]:
+    """Open a sink on a free port for a block."""
+    sink = PrometheusSink(0, **options)
+    await sink.open()
+    try:
+        yield sink
+    finally:
+        await sink.aclose()
+
+
+def fetch(sink: PrometheusSink) -> str:
+    """Scrape."""
+    return urlopen(f"http://127.0.0.1:{sink.port}/metrics", timeout=10).read().decode()  # type: ignore[no-any-return]
+
+
+async def scrape(sink: PrometheusSink) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Return sample name -> labels and values."""
+    text = await anyio.to_thread.run_sync(fetch, sink)
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+async def test_a_metric_shows_last_count_and_histogram() -> None:
+    """Of each metric and rank: the last value, how many, their sum and how they are spread."""
+    async with opened() as sink:
+        await sink.write([metric(n, value=value) for n, value in enumerate((0.3, 40, 2))])
+        await sink.write([metric(9, value=7, speaker=context(1))])
+        found = await scrape(sink)
+    assert (RANK_0, 2.0) in found["elastic_metric_value"]
+    assert ({**RANK_0, "rank": "1"}, 7.0) in found["elastic_metric_value"]
+    assert (RANK_0, 3.0) in found["elastic_metric_points_total"]
+    assert (RANK_0, 42.3) in found["elastic_metric_distribution_sum"]
+    buckets = {labels["le"]: v for labels, v in found["elastic_metric_distribution_bucket"] if labels["rank"] == "0"}
+    assert (buckets["0.25"], buckets["0.5"], buckets["2.5"], buckets["50.0"], buckets["+Inf"]) == (0, 1, 2, 3, 3)
+
+
+async def test_events_are_counted_by_name_and_source() -> None:
+    """Events and rendezvous events are counted; a lane's ledger is none."""
+    async with opened() as sink:
+        await sink.write([event(1, "a"), event(2, "a"), event(3, "b"), rdzv(4), ledger(5)])
+        found = await scrape(sink)
+    counts = {(labels["name"], labels["source"]): v for labels, v in found["elastic_events_total"]}
+    assert counts == {("a", "WORKER"): 2, ("b", "WORKER"): 1, ("dynamic_rendezvous.py:join", "RDZV"): 1}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_million_names_are_a_bounded_number_of_series() -> None:
+    """Names beyond the cap share one series, and how many records went there is counted (F62)."""
+    async with opened(max_series=10) as sink:
+        for start in range(0, 1_000_000, 50_000):
+            await sink.write([metric(n, f"m{n}", 1) for n in range(start, start + 50_000)])
+        await sink.write([event(n, f"e{n}") for n in range(100)])
+        found = await scrape(sink)
+    for name in ("elastic_metric_value", "elastic_events_total"):
+        assert len(found[name]) == 10
+    points = {labels["name"]: value for labels, value in found["elastic_metric_points_total"]}
+    assert points[OVERFLOW] == 1_000_000 - 9
+    assert sum(points.values()) == 1_000_000
+    assert {labels["kind"]: v for labels, v in found["elastic_overflow_total"]} == {"metric": 999_991, "event": 91}
+
+
+async def test_a_known_name_goes_on_beyond_the_cap() -> None:
+    """The overflow takes new names only."""
+    async with opened(max_series=2) as sink:
+        await sink.write([metric(1, "a", 1), metric(2, "b", 2), metric(3, "a", 3)])
+        found = await scrape(sink)
+    assert {labels["name"]: v for labels, v in found["elastic_metric_value"]} == {"a": 3, OVERFLOW: 2}
+
+
+async def test_values_that_are_not_finite_do_not_spoil_the_sum() -> None:
+    """NaN and infinity show as last value, and leave sum and buckets alone."""
+    async with opened() as sink:
+        await sink.write([metric(1, value=1), metric(2, value=math.inf), metric(3, value=math.nan)])
+        found = await scrape(sink)
+    assert math.isnan(found["elastic_metric_value"][0][1])
+    assert found["elastic_metric_points_total"][0][1] == 3
+    assert found["elastic_metric_distribution_sum"][0][1] == found["elastic_metric_distribution_count"][0][1] == 1
+
+
+async def test_values_that_are_no_numbers_are_refused_alone() -> None:
+    """A metric whose value is text is rejected by name, the others are counted (F40)."""
+    strange = [metric(2, value="x"), metric(3, value=None), metric(4, value=10**400)]
+    async with opened() as sink:
+        with pytest.raises(PermanentError) as caught:
+            await sink.write([metric(1), *strange])
+        assert (await scrape(sink))["elastic_metric_points_total"][0][1] == 1
+    assert caught.value.rejected == tuple(strange)
+
+
+async def test_any_name_is_escaped() -> None:
+    """Quotes, newlines and unicode in a name come back from the parser as they were."""
+    name = 'a"b\\c\nd é'
+    async with opened() as sink:
+        await sink.write([metric(1, name), event(1, name)])
+        found = await scrape(sink)
+    assert found["elastic_metric_value"][0][0]["name"] == name
+    assert found["elastic_events_total"][0][0]["name"] == name
+
+
+async def test_the_buss_own_ledger_shows() -> None:
+    """The sink finds the bus it is subscribed to, also behind a roll-up, and shows its ledger."""
+    sink = PrometheusSink(0)
+    async with EventBus() as bus:
+        bus.subscribe(sink, name="prom", metrics=False)
+        bus.record(Event("a", EventSource.AGENT))
+        bus.put_metric("m", 1, "g")
+        await bus.settled()
+        found = await scrape(sink)
+    assert found["elastic_lane_accepted_total"] == [({"lane": "prom"}, 2.0)]
+    assert found["elastic_lane_delivered_total"] == [({"lane": "prom"}, 1.0)]
+    assert found["elastic_lane_filtered_total"] == [({"lane": "prom"}, 1.0)]
+    assert found["elastic_lane_pending"] == [({"lane": "prom"}, 0.0)]
+
+
+async def test_it_listens_on_loopback_and_stops() -> None:
+    """Only this machine can reach it by default, and a closed sink listens no longer."""
+    async with opened() as sink:
+        assert sink._server is not None
+        assert sink._server[0].server_address[0] == "127.0.0.1"
+        port = sink.port
+    with pytest.raises(OSError, match="connect"):
+        await anyio.connect_tcp("127.0.0.1", port)
+
+
+async def test_a_taken_port_is_a_clear_error() -> None:
+    """A second endpoint on the same port fails the opening with what to write instead."""
+    async with opened() as sink:
+        other = PrometheusSink(sink.port)
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{sink.port}"):
+            await other.open()
+        await other.aclose()
+
+
+def test_a_forked_child_exposes_nothing() -> None:
+    """The port is free once the parent closed, whatever a forked child still does (F2)."""
+    sink = PrometheusSink(0)
+    anyio.run(sink.open)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            anyio.run(sink.open)
+            anyio.run(sink.write, [event(1)])
+            os.write(write, b"open")
+            os.read(read, 0)
+            time.sleep(30)
+        finally:
+            os._exit(0)
+    assert os.read(read, 4) == b"open"
+    anyio.run(sink.aclose)
+    again = PrometheusSink(sink.port)
+    anyio.run(again.open)
+    anyio.run(again.aclose)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "series"),
+    [
+        ("prometheus:", "127.0.0.1", 9464, 2000),
+        ("prometheus://0.0.0.0:9000?max_series=5", "0.0.0.0", 9000, 5),
+        ("prometheus://127.0.0.1:0", "127.0.0.1", 0, 2000),
+    ],
+)
+def test_a_url_says_where(url: str, host: str, port: int, series: int) -> None:
+    """Host, port and cap of a URL arrive."""
+    sink = from_url(urlsplit(url))
+    assert (sink.host, sink.port, sink.max_series) == (host, port, series)
+
+
+@pytest.mark.parametrize(
+    "url", ["prometheus://h:99999", "prometheus://h/metrics", "prometheus:?x=1", "prometheus:9464"]
+)
+def test_a_wrong_url_is_a_clear_error(url: str) -> None:
+    """Each mistake in a URL is a ConfigError."""
+    with pytest.raises(ConfigError):
+        from_url(urlsplit(url))
+
+
+CONFIG = """
+global: {{scrape_interval: 200ms}}
+scrape_configs: [{{job_name: training, static_configs: [{{targets: ["127.0.0.1:{port}"]}}]}}]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_prometheus_server_scrapes_it(tmp_path: Path) -> None:
+    """A real Prometheus takes the endpoint without complaint, and answers for one rank."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("no prometheus in PATH (Debian's package has one)")
+    async with opened() as sink:
+        await sink.write([metric(1, value=0.75), metric(2, value=0.5, speaker=context(1)), event(1)])
+        port = free_port()
+        (tmp_path / "p.yml").write_text(CONFIG.format(port=sink.port))
+        command = [program, f"--config.file={tmp_path}/p.yml", f"--web.listen-address=127.0.0.1:{port}"]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen([*command, f"--storage.tsdb.path={tmp_path}/db"], stdout=log, stderr=log)
+        try:
+            await anyio.to_thread.run_sync(wait_for_port, port, process)
+            with anyio.fail_after(20):
+                query = 'elastic_metric_value{rank="1"}'
+                while not (result := await anyio.to_thread.run_sync(ask, port, query)):
+                    await anyio.sleep(0.05)  # the server scrapes on a timer of its own
+                up = await anyio.to_thread.run_sync(ask, port, "up")
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert result[0]["value"][1] == "0.5"
+    assert result[0]["metric"]["name"] == "loss"
+    assert up[0]["value"][1] == "1"
+
+
+def ask(port: int, query: str) -> list[Any]:
+    """Return the result of an instant query."""
+    try:
+        text = urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={quote(query)}", timeout=10).read()
+    except HTTPError:
+        return []  # 503: it starts
+    return list(json.loads(text)["data"]["result"])

@@ -31,9 +31,10 @@ def command(
     }
     environ.update({name: value for name, value in chosen.items() if value})
     if environ.get("ELASTIC_EVENTS_SINKS"):
-        from elastic_events.sinks.urls import parse_sinks
+        from elastic_events.sinks.urls import open_url, parse_sinks
 
-        parse_sinks(environ["ELASTIC_EVENTS_SINKS"])  # a wrong URL is said now, not by every agent
+        for url in parse_sinks(environ["ELASTIC_EVENTS_SINKS"]):
+            open_url(url)  # connects to nothing; a wrong URL is said now, not by every agent
     try:
         os.execvpe(program[0], list(program), environ)  # noqa: S606 - the user's own command, without a shell
     except OSError as error:

@@ -18,6 +18,7 @@ class Listener(Protocol):
     """Who is told."""
 
     repair: Repair
+    exit_codes: dict[int, int]
 
     def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
         """Let the repair take a step, and record what follows from it."""
@@ -150,6 +151,8 @@ class _Seen:
         known = {failure.local_rank: failure for failure in failures.values()}
         exits = []
         for local_rank, pid, code in _processes(context):
+            if pid is not None and code is not None:
+                self.listener.exit_codes[pid] = code
             failure = known.get(local_rank)
             if failure is not None:
                 message, at = error_message(failure.error_file_data), float(failure.timestamp)

@@ -10,6 +10,7 @@ from typing import Any
 from elastic_events.api import Event, EventSource, RdzvEvent
 from elastic_events.bus.bus import EventBus
 from elastic_events.torchrun.agent import watch
+from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair, unpack
 from elastic_events.torchrun.shield import shielded
 
@@ -40,7 +41,8 @@ class Installation:
 
     def __init__(self, bus: EventBus) -> None:
         self.bus = bus
-        self.repair = Repair(_parser())
+        self.repair = Repair(parse)
+        self.exit_codes: dict[int, int] = {}  #: of workers that have ended, by pid, as `subprocess` has them
         self._lock = threading.RLock()  # rendezvous events come from three threads
         self._undo: list[Callable[[], object]] = []
 
@@ -159,11 +161,3 @@ class _Tee:
         self.forward(text)
         if self.logger is not None:
             self.logger.info(text, *args, **options)
-
-
-def _parser() -> Callable[[str], Any] | None:
-    try:
-        from elastic_events.torchrun.messages import parse
-    except ImportError:
-        return None
-    return parse  # type: ignore[no-any-return]

@@ -9,20 +9,24 @@
 | `ELASTIC_EVENTS_DEADLINE` | seconds that delivering what is left may hold up the agent's exit, 1 by default; what then remains is in the flight recorder |
 """  # noqa: E501 - a table
 
+import atexit
 import json
 import os
 import re
-import shutil
 import socket
 import tempfile
 import time
-from importlib.util import find_spec
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
+
+import anyio
 
 from elastic_events.api import Event
 from elastic_events.bus.bus import EventBus
+from elastic_events.recorder import collect
 from elastic_events.recording import record
 from elastic_events.sinks.urls import parse_sinks
 from elastic_events.torchrun.install import Installation
@@ -44,13 +48,16 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     urls = environ.get("ELASTIC_EVENTS_SINKS", "").strip() or default_sink(run, max_nodes)
     directory = _recorder_directory(run)
     bus = EventBus(recorder=directory, deadline=_deadline(environ.get("ELASTIC_EVENTS_DEADLINE")))
+    if directory is not None:
+        atexit.register(_tidy, bus, directory)  # before the bus's own, so that it runs after it
     bus.open()
     # Subscribed when it is open: a sink that hangs in opening must not hold up the job.
     for sink in parse_sinks(urls):
         bus.subscribe(sink, where=None if environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks())
+    installation = Installation(bus)
     if directory is not None:
-        _collect(bus, directory)
-    Installation(bus).install()
+        _collect(bus, directory, installation.exit_codes.get)
+    installation.install()
 
 
 @shielded
@@ -85,8 +92,6 @@ def _deadline(text: str | None) -> float:
 
 def _recorder_directory(run: str) -> Path | None:
     """Make this agent's directory of flight recorders, name it to the workers, and return it."""
-    if find_spec("elastic_events.recorder.collect") is None:
-        return None
     given = os.environ.get("ELASTIC_EVENTS_DIR")
     try:
         if given:
@@ -105,18 +110,38 @@ def _recorder_directory(run: str) -> Path | None:
     return directory
 
 
-def _collect(bus: EventBus, directory: Path) -> None:
-    """Deliver what the workers record, and what agents of this run left behind that are dead."""
-    from elastic_events.recorder import collect
-
-    bus.add_source(collect, directory, bus)
+def _collect(bus: EventBus, directory: Path, exit_code: Callable[[int], int | None]) -> None:
+    """Deliver what the workers record, and what agents of this run that are dead left behind."""
+    bus.add_source(partial(collect, directory, bus, exit_code=exit_code))
     if directory.name != str(os.getpid()):
-        return
+        return  # named by the user: all agents of this host share it
     for other in directory.parent.iterdir():
-        if other != directory and other.name.isdigit() and not Path("/proc", other.name).exists():
-            bus.add_source(_adopt, collect, other, bus)
+        if other.name.isdigit() and not Path("/proc", other.name).exists():
+            bus.add_source(_adopt, other, bus)
 
 
-async def _adopt(collect: Any, directory: Path, bus: EventBus) -> None:
-    await collect(directory, bus)
-    shutil.rmtree(directory, ignore_errors=True)
+async def _adopt(directory: Path, bus: EventBus) -> None:
+    """Deliver what is in `directory`, then remove it."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(collect, directory, bus)
+        while any(directory.glob("*.ring")):
+            await anyio.sleep(0.1)
+        tasks.cancel_scope.cancel()
+    _remove(directory)
+
+
+def _tidy(bus: EventBus, directory: Path) -> None:
+    """At exit, when the bus is closed: remove this agent's own recorder, unless something is left in it."""
+    delivered_all = bus.close()
+    if not delivered_all or not bus.stats().recorder:
+        return
+    Path(bus.stats().recorder).unlink(missing_ok=True)
+    if directory.name == str(os.getpid()):
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    with suppress(OSError):  # a worker that is still dying has its file in there: the next start will see to it
+        (directory / ".collector").unlink(missing_ok=True)
+        directory.rmdir()
+        directory.parent.rmdir()  # the run's, when this was the last agent

@@ -5,7 +5,7 @@ is none of them gives None: it is kept whole where it stands, and counted.
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ("Parsed", "parse")
 
@@ -59,6 +59,8 @@ def parse(message: str) -> Parsed | None:
     for kind, pattern in _PATTERNS.items():
         match = pattern.fullmatch(message)
         if match is not None:
-            found = {key: int(text) if key in _NUMBERS else text for key, text in match.groupdict().items()}
-            return Parsed(kind, **found)  # type: ignore[arg-type] - the numbers are where they belong
+            found: dict[str, Any] = {
+                key: int(text) if key in _NUMBERS else text for key, text in match.groupdict().items()
+            }
+            return Parsed(kind, **found)
     return None

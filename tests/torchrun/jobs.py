@@ -17,6 +17,9 @@ import pytest
 HERE = Path(__file__).parent
 WORKER = str(HERE / "worker.py")
 
+#: How every story begins.
+START = ["job.started", "attempt.started", "worker.started", "worker.started"]
+
 #: With ELASTIC_TORCH=1 a missing torch is a failure: where CI says that it tests against torch, it must.
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None and os.environ.get("ELASTIC_TORCH") != "1", reason="needs torch"
@@ -132,12 +135,15 @@ def running(folder: Path, mode: str, *more: str, nodes: str = "1", processes: in
         process.stdout.close()
 
 
-def ready(process: Any, count: int) -> None:
-    """Wait until `count` workers have said so."""
-    while count:
+def ready(process: Any, count: int) -> list[int]:
+    """Wait until `count` workers have said so; return their pids."""
+    pids: list[int] = []
+    while len(pids) < count:
         line = process.stdout.readline()
         assert line, "the job ended before its workers were ready"
-        count -= line.startswith("ready")
+        if line.startswith("ready"):
+            pids.append(int(line.split()[1]))
+    return pids
 
 
 def free_port() -> int:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.torchrun.jobs import Job, free_port, needs_torch, ready, run, running
+from tests.torchrun.jobs import START, Job, free_port, needs_torch, ready, run, running
 
 pytestmark = needs_torch
 
-START = ["job.started", "attempt.started", "worker.started", "worker.started"]
 FAILED = ["worker.failed", "worker.failed", "attempt.ended"]
 DONE = ["worker.succeeded", "worker.succeeded", "attempt.ended", "job.succeeded"]
 
@@ -140,18 +139,22 @@ def test_workers_join(tmp_path: Path) -> None:
     job = run(tmp_path, "records", "--max-restarts=1")
     assert job.code == 0, job.output
     assert sorted(event.rank for event in job.events("from.worker") if event.rank is not None) == [0, 0, 1, 1]
+    assert not list(tmp_path.glob("elastic-events-*/*")), "recorders are left"
     assert sorted(job.rows("SELECT value FROM metrics WHERE name = 'loss'")) == [(0.5,), (0.5,), (1.5,), (1.5,)]
 
 
 def test_an_agent_that_is_killed(tmp_path: Path) -> None:
     """What an agent recorded in the moment before SIGKILL is delivered by the next start of the run (TORCH 6)."""
     with running(tmp_path, "waits") as agent:
-        ready(agent, 2)
+        workers = ready(agent, 2)
         os.kill(agent.pid, signal.SIGKILL)
         agent.wait()
+        for pid in workers:  # torch leaves them running
+            os.kill(pid, signal.SIGKILL)
     for path in tmp_path.glob("*.db*"):
         path.unlink()  # as if nothing had been delivered: the recorder alone must do
     job = run(tmp_path, "ok")
     assert job.code == 0
     assert job.story().count("job.started") == 2
+    assert not list(tmp_path.glob("elastic-events-*/*")), "recorders of the dead are left"
     assert job.rows("SELECT count(DISTINCT process) FROM contexts WHERE rank IS NULL")[0][0] == 2

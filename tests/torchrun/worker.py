@@ -17,7 +17,9 @@ def main() -> None:
     if mode == "exit" and rank == 1:
         sys.exit(3)
     if mode in ("waits", "grows"):
-        sys.stdout.write(f"ready {rank}\n")  # at once: torchrun's workers run with -u, and two of them share the pipe
+        sys.stdout.write(
+            f"ready {os.getpid()}\n"
+        )  # at once: torchrun's workers run with -u, and two of them share the pipe
     if mode == "waits" or (mode == "grows" and os.environ["WORLD_SIZE"] == "1"):
         time.sleep(60)
     works = {"gloo": reduce, "records": record, "raises": raises}

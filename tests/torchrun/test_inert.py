@@ -1,0 +1,83 @@
+"""Installed and not asked for, the plug-in is next to nothing."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from elastic_events.torchrun.plugin import requested
+from tests.torchrun.jobs import needs_torch
+
+
+def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python on its own, bytecode cached as in any installation."""
+    foreign = ("ELASTIC_EVENTS_", "PET_", "PYTHONDONTWRITE")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, check=True)
+
+
+def ours(names: Iterable[str]) -> set[str]:
+    """Of these modules, those that the plug-in could have brought."""
+    return {name for name in names if name.split(".")[0] in ("elastic_events", "elastic_metrics", "anyio", "msgspec")}
+
+
+TINY = {"elastic_events", "elastic_events.torchrun", "elastic_events.torchrun.plugin"}
+
+
+def test_the_entry_point_is_there() -> None:
+    """The distribution names the plug-in where torch looks for it."""
+    (entry,) = importlib.metadata.entry_points(group="torchrun.handlers", name="elastic")
+    assert entry.value == "elastic_events.torchrun.plugin:register"
+
+
+def test_importing_the_plug_in_imports_nothing_else(tmp_path: Path) -> None:
+    """The module that torch loads, and the packages it is in, cost less than two milliseconds together."""
+    costs = []
+    for _ in range(5):
+        done = python(
+            *("-X", "importtime", "-c", "import logging, typing; import elastic_events.torchrun.plugin"),
+            PYTHONPYCACHEPREFIX=str(tmp_path),
+        )
+        rows = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines() if "|" in line]
+        own = {name.strip(): int(cost) for cost, _, name in rows if cost.strip().isdigit()}
+        assert ours(own) == TINY
+        costs.append(sum(own[name] for name in TINY))
+    assert min(costs) < 2000
+
+
+@needs_torch
+def test_a_process_that_imports_torchs_rendezvous_imports_nothing_more() -> None:
+    """Torch loads the plug-in, registers it, and that is all: also in a worker of a job that was asked to record."""
+    code = """
+import sys
+import torch.distributed.elastic.rendezvous as rendezvous
+from torch.distributed.elastic.events import handlers
+assert "elastic" in handlers._log_handlers
+assert isinstance(handlers._log_handlers["dynamic_rendezvous"], __import__("logging").NullHandler)
+assert set(rendezvous.rendezvous_handler_registry._registry) == {"etcd", "etcd-v2", "c10d", "static", "elastic"}
+print(*sys.modules)
+"""
+    assert ours(python("-c", code).stdout.split()) == TINY
+    asked = python("-c", code, PET_EVENT_LOG_HANDLER="elastic", ELASTIC_EVENTS_SINKS="console:")
+    assert ours(asked.stdout.split()) == TINY
+
+
+def test_what_asks_for_it() -> None:
+    """The flag in any spelling of argparse, and the variables; nothing else."""
+    for argv in (
+        ["torchrun", "--event-log-handler=elastic", "train.py"],
+        ["torchrun", "--event_log_handler", "elastic", "train.py"],
+        ["torchrun", "--event-log", "elastic", "train.py"],
+    ):
+        assert requested(argv, {})
+    for name, value in (
+        ("PET_EVENT_LOG_HANDLER", "elastic"),
+        ("ELASTIC_EVENTS_SINKS", "x:"),
+        ("ELASTIC_EVENTS_TORCHRUN", "1"),
+    ):
+        assert requested([], {name: value})
+    assert not requested(["torchrun", "--event-log-handler=console", "train.py", "elastic"], {})
+    assert not requested(["torchrun", "train.py"], {"PET_EVENT_LOG_HANDLER": "console", "ELASTIC_EVENTS_SINKS": ""})

@@ -1,0 +1,174 @@
+"""`elastic_events.torchrun` for people who write launchers, the adapter of torch.monitor, and the command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.torchrun.jobs import HERE, START, WORKER, Job, arguments, environment, needs_torch
+
+pytestmark = needs_torch
+
+
+def script(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` as a program of its own."""
+    (tmp_path / "program.py").write_text(code)
+    return subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment(TMPDIR=str(tmp_path), PYTHONPATH=str(HERE.parents[1])),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_a_launcher_of_ones_own(tmp_path: Path) -> None:
+    """`install(bus)` routes what `launch_agent` does to the bus of the launcher, and leaves torch as it was."""
+    done = script(
+        tmp_path,
+        f"""
+from torch.distributed.elastic import events, metrics
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import PContext
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from elastic_events import EventBus
+from elastic_events.torchrun import Ticks, install
+
+def state():
+    return (events._get_or_create_logger, metrics.api._default_metrics_handler, dict(events.handlers._log_handlers),
+            LocalElasticAgent.run, LocalElasticAgent._monitor_workers, PContext.close)
+
+if __name__ == "__main__":
+    before = state()
+    with EventBus() as bus:
+        bus.subscribe("sqlite:///run.db", where=Ticks())
+        with install(bus):
+            assert state() != before
+            config = LaunchConfig(1, 1, 2, run_id="own", rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=0.1)
+            elastic_launch(config, "{sys.executable}")("{WORKER}", "ok")
+        assert state() == before
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert Job(0, "", tmp_path).story() == [
+        *(*START, "worker.succeeded", "worker.succeeded", "attempt.ended", "job.succeeded")
+    ]
+
+
+def test_torchs_own_handlers_go_on(tmp_path: Path) -> None:
+    """A console handler and a metric handler that were there before get what they got; levels of logging drop nothing of ours."""
+    done = script(
+        tmp_path,
+        """
+import logging, os
+from torch.distributed.elastic import events, metrics
+from torch.distributed.elastic.agent import server
+os.environ["LOGLEVEL"] = "warning"  # torch raises on lower case, and drops its events at this level
+from elastic_events import testing
+from elastic_events.torchrun import install
+
+class Kept(metrics.MetricHandler):
+    points = []
+    def emit(self, data):
+        self.points.append(data)
+
+metrics.configure(Kept())
+metrics.configure(Kept(), "mine")
+logging.disable(logging.CRITICAL)
+with testing.capture() as captured:
+    with install(captured._bus):
+        metrics.put_metric("a", 1)
+        metrics.put_metric("b", 2, "mine")
+        events.record(events.Event("e", events.EventSource.WORKER, metadata={"k": 1}))
+        try:
+            events.record(events.Event("e", events.EventSource.WORKER), "no such")
+        except KeyError:
+            print("KeyError, as with torch")
+        os.environ["LOGLEVEL"] = "INFO"
+        logging.disable(logging.NOTSET)
+        events.record(events.Event("shown", events.EventSource.WORKER), "console")
+    print([(point.name, point.group_name, point.value) for point in captured.metrics], len(Kept.points))
+    print([event.name for event in captured.events])
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "KeyError, as with torch",
+        "[('a', 'torchelastic', 1), ('b', 'mine', 2)] 2",
+        "['e', 'shown']",
+    ]
+    assert '"name": "shown"' in done.stderr
+
+
+def test_torch_monitor(tmp_path: Path) -> None:
+    """Events of torch.monitor become records; a bus that fails does not reach who logs; the interpreter ends in order."""
+    done = script(
+        tmp_path,
+        """
+import datetime
+from torch import monitor
+from elastic_events import testing
+from elastic_events.torchrun import torch_monitor
+
+at = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
+event = monitor.Event("tick", at, {"loss": 0.5, "step": 3, "who": "me"})
+with testing.capture() as captured:
+    end = torch_monitor(captured._bus)
+    monitor.log_event(event)
+    end()
+    monitor.log_event(event)
+    print([(record.name, sorted(record.fields[2].items())) for record in captured], captured.events[0].timestamp > 0)
+
+class Broken:
+    def record(self, event):
+        raise RuntimeError("broken")
+
+torch_monitor(Broken())
+monitor.log_event(event)
+print("ends")
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[('tick', [('loss', 0.5), ('step', 3), ('who', 'me')])] True", "ends"]
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    """`elastic-events run -- torchrun ...` records without the flag, and ends with torchrun's exit code."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from elastic_events.cli import main; main()", "run"),
+            *("--to", "sqlite:///named.db", "--run-id", "mine", "--"),
+            *(sys.executable, "-m", "torch.distributed.run", *arguments("exit", folder=tmp_path)),
+        ],
+        cwd=tmp_path,
+        env=environment(TMPDIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    job = Job(1, "", tmp_path)
+    assert job.database.name == "named.db"
+    assert job.story()[-1] == "job.failed"
+    assert job.rows("SELECT DISTINCT run_id FROM contexts") == [("mine",)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "bogus:", "--", "true"], "no sink is called 'bogus'"),
+        (["--", "no-such-program"], "cannot run no-such-program"),
+    ],
+)
+def test_the_command_says_what_is_wrong(words: list[str], said: str, tmp_path: Path) -> None:
+    """A wrong URL and a program that is not there are one sentence each, before anything runs."""
+    code = "from elastic_events.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "run", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

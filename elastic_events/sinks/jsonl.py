@@ -19,7 +19,7 @@ from elastic_events.sinks.blocking import BlockingSink
 from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.parts import Housekeeper, list_parts, next_number
-from elastic_events.sinks.stored import Damaged, Reading, from_json, to_json
+from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_json
 
 __all__ = ("JsonlPosition", "JsonlSink", "from_url", "read_jsonl")
 
@@ -219,19 +219,19 @@ def _ignore(line: int, reason: str) -> None:
     """Nobody wants to know."""
 
 
-def _read(path: Path, damaged: Damaged, reading: Reading[JsonlPosition]) -> Generator[Record, None, None]:
+def _read(path: Path, damaged: Damaged, place: Place[JsonlPosition]) -> Generator[Record, None, None]:
     active, number, parts = _look(path)
     with active or contextlib.nullcontext():
         for part_number, part in parts.items():
-            if part_number >= reading.position.part:
+            if part_number >= place.position.part:
                 file = _open_part(part)
                 if file is None:
                     damaged(0, f"{part.name} is gone")
                     continue
                 with file:
-                    yield from _read_part(file, part_number, part.name, damaged, reading, last=False)
+                    yield from _read_part(file, part_number, part.name, damaged, place, last=False)
         if active is not None:
-            yield from _read_part(active, number, path.name, damaged, reading, last=True)
+            yield from _read_part(active, number, path.name, damaged, place, last=True)
 
 
 def _look(path: Path) -> tuple[BinaryIO | None, int, dict[int, Path]]:
@@ -278,10 +278,10 @@ def _open_part(part: Path) -> BinaryIO | None:
 
 
 def _read_part(
-    file: BinaryIO, number: int, name: str, damaged: Damaged, reading: Reading[JsonlPosition], *, last: bool
+    file: BinaryIO, number: int, name: str, damaged: Damaged, place: Place[JsonlPosition], *, last: bool
 ) -> Generator[Record, None, None]:
-    offset, line = (reading.position.offset, reading.position.line) if number == reading.position.part else (0, 0)
-    reading.position = JsonlPosition(number, offset, line)
+    offset, line = (place.position.offset, place.position.line) if number == place.position.part else (0, 0)
+    place.position = JsonlPosition(number, offset, line)
     try:
         file.seek(offset)
         while data := file.readline(LONGEST):
@@ -299,7 +299,7 @@ def _read_part(
                 return
             offset += length
             line += whole
-            reading.position = JsonlPosition(number, offset, line)
+            place.position = JsonlPosition(number, offset, line)
             if record is not None:
                 yield record
     except (OSError, EOFError, zlib.error) as error:

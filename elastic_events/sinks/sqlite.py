@@ -31,7 +31,7 @@ from elastic_events.sinks.sqlite_schema import (
     prepare,
     to_row,
 )
-from elastic_events.sinks.stored import Damaged, Reading, from_json, to_json
+from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_json
 
 __all__ = ("SqlitePosition", "SqliteSink", "from_url", "is_sqlite", "read_sqlite")
 
@@ -183,8 +183,17 @@ def read_sqlite(
     path = Path(path)
     connection = _connect_to_read(path)
     begin = after or SqlitePosition()
-    return Reading(begin, partial(_read, path, connection, _ignore if damaged is None else damaged))
+    read = partial(_read, path, connection, _ignore if damaged is None else damaged)
 
+    def start(place: Place[SqlitePosition]) -> Generator[Record, None, None]:
+        records = read(place)
+        next(records)  # into its `try`, so that a reading that nobody begins closes its connection too
+        return records
+
+    return Reading(begin, start)
+
+
+_STARTED: Any = None
 
 #: Connections of a parent process, in its forked child: never used, never closed.
 _inherited: list[sqlite3.Connection] = []
@@ -244,11 +253,11 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _read(
-    path: Path, connection: sqlite3.Connection, damaged: Damaged, reading: Reading[SqlitePosition]
+    path: Path, connection: sqlite3.Connection, damaged: Damaged, place: Place[SqlitePosition]
 ) -> Generator[Record, None, None]:
     try:
-        connection.execute("BEGIN")  # one moment for all tables
-        begin = reading.position
+        yield _STARTED
+        begin = place.position
         end = SqlitePosition(*(_last(connection, table) for table in TABLES.values()))
         contexts = {number: Context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
         streams = [
@@ -256,7 +265,7 @@ def _read(
             for kind in TABLES
         ]
         yield from merge(*streams, key=attrgetter("time_ns"))
-        reading.position = end
+        place.position = end
     except sqlite3.Error as error:
         raise InputError(f"cannot read {path}: {error}") from None
     finally:

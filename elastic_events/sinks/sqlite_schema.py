@@ -188,7 +188,7 @@ def _fits(value: Any) -> bool:
     if kind is int:
         return bool(-(2**63) <= value < 2**63)
     if kind is float:
-        return bool(value - value == 0 and (value or str(value) == "0.0"))
+        return bool(value - value == 0)
     return kind is str or value is None
 
 
@@ -222,7 +222,9 @@ ALL_CONTEXTS = f"SELECT context, {', '.join(_CONTEXT)} FROM contexts"  # noqa: S
 
 def _insert(kind: Kind) -> str:
     columns = ("origin", "seq", "context", *_HEAD[1:], *FIELDS[kind], "recovered", "exact")
-    return f"INSERT OR IGNORE INTO {TABLES[kind]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+    # A record is what it was at the first writing; a ledger of the same moment may know more at the second.
+    verb = "REPLACE" if kind == "ledger" else "IGNORE"
+    return f"INSERT OR {verb} INTO {TABLES[kind]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
 
 
 def _select(kind: Kind) -> str:

@@ -21,7 +21,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Kind, Record
 
-__all__ = ("FIELDS", "Damaged", "Reading", "from_json", "strict", "strict_json", "to_json")
+__all__ = ("FIELDS", "Damaged", "Place", "Reading", "from_json", "strict", "strict_json", "to_json")
 
 #: Told about a line that holds no record: its number in its file, and why.
 Damaged = Callable[[int, str], object]
@@ -47,17 +47,24 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 Position = TypeVar("Position")
 
 
-class Reading(Iterator[Record], Generic[Position]):
-    """The records of one look at a store, read as they are asked for. For one thread at a time.
+class Place(Generic[Position]):
+    """Where a reading is. An object of its own: in the reading itself it would be a cycle, which keeps files open."""
 
-    `position` is where the next look begins: give it as `after` once this one is exhausted.
-    """
-
-    def __init__(
-        self, position: Position, read: "Callable[[Reading[Position]], Generator[Record, None, None]]"
-    ) -> None:
+    def __init__(self, position: Position) -> None:
         self.position = position
-        self._records = read(self)
+
+
+class Reading(Iterator[Record], Generic[Position]):
+    """The records of one look at a store, read as they are asked for. For one thread at a time."""
+
+    def __init__(self, position: Position, read: Callable[[Place[Position]], Generator[Record, None, None]]) -> None:
+        self._place = Place(position)
+        self._records = read(self._place)
+
+    @property
+    def position(self) -> Position:
+        """Where the next look begins: give it as `after` once this one is exhausted."""
+        return self._place.position
 
     def __iter__(self) -> Iterator[Record]:  # noqa: PYI034
         return self._records  # the generator itself, since a loop then saves a call a record

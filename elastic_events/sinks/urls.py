@@ -20,7 +20,7 @@ from collections.abc import Callable
 from importlib import import_module
 from urllib.parse import SplitResult, urlsplit
 
-from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
 
 __all__ = ("EXAMPLES", "SCHEMES", "open_url", "parse_sinks")
@@ -77,7 +77,12 @@ def open_url(url: str) -> Sink:
         near = difflib.get_close_matches(parts.scheme, SCHEMES, 1, 0.6)
         guess = f", did you mean {near[0]}" if near else ""
         raise ConfigError(f"no sink is called {parts.scheme!r}{guess}; {_known()}")
-    return loader(parts)
+    try:
+        return loader(parts)
+    except ElasticEventsError:
+        raise
+    except ValueError as error:  # a port that is no number, say
+        raise ConfigError(f"the {parts.scheme} URL cannot be read: {error}") from None
 
 
 def parse_sinks(text: str) -> list[str]:

@@ -107,6 +107,8 @@ def test_any_value_gives_one_harmless_line(value: Any) -> None:
 def test_escaping_is_unambiguous(first: str, second: str) -> None:
     """F64: two texts that differ look different, so that nothing can pass for an escape."""
     assert (escape(first) == escape(second)) == (first == second)
+    assert escape(repr(first)) != escape(first)
+    assert escape("\\n") != escape("\n")
 
 
 def test_a_line_says_when_who_and_what() -> None:

@@ -1,6 +1,7 @@
 """JSON Lines: torn tails, failing writes, rotation, and the reader over all parts."""
 
 import errno
+import fcntl
 import gzip
 import os
 import stat
@@ -153,6 +154,51 @@ def test_where_taking_back_fails_too_the_next_write_begins_a_line(
     assert len(damages) == 1
 
 
+def test_a_write_holds_the_lock_from_the_look_at_the_end_to_the_last_byte(
+    sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes append to one file: nobody looks for its end, writes or takes back without the lock."""
+    calls: list[str] = []
+
+    def note(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            calls.append(f"flock {args[1]}" if name == "flock" else name)
+            return call(*args)
+
+        return noted
+
+    one = sink()
+    one.write_now(metrics(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", note("flock", fcntl.flock))
+        patch.setattr(os, "pread", note("look", os.pread))
+        patch.setattr(os, "ftruncate", note("take back", os.ftruncate))
+        patch.setattr(os, "write", note("write", Faulty(2, errno.EIO, 5)))
+        assert refused(one, metrics(1, 1)) == errno.EIO
+    lock, unlock = f"flock {fcntl.LOCK_EX}", f"flock {fcntl.LOCK_UN}"
+    assert calls == [lock, "look", "write", "write", "take back", unlock]
+
+
+def test_who_waited_for_the_lock_of_a_part_that_was_put_aside_writes_to_the_new_file(
+    sink: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another process rotates while this one waits: its records go behind the other's, not into a full part."""
+    one, other = sink(), sink(rotate=10, pack=False)
+    one.write_now(metrics(1))
+    flock = fcntl.flock
+
+    def rotate_first(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        other.write_now(metrics(1, 1))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", rotate_first)
+    one.write_now(metrics(1, 2))
+    assert same(list(read_jsonl(tmp_path / "run.jsonl")), metrics(3))
+    assert list(list_parts(tmp_path / "run.jsonl")) == [1]
+    assert len((tmp_path / "run.jsonl.1").read_bytes().splitlines()) == 1
+
+
 @pytest.mark.parametrize("call", ["rename", "open", "fstat", "scandir"])
 def test_a_failing_rotation_loses_nothing(
     call: str, sink: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -281,6 +327,23 @@ def test_compression_fails_without_harm(tmp_path: Path, monkeypatch: pytest.Monk
     assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl.1.gz"]
     compress(part)  # another process was faster
     assert same(list(read_jsonl(tmp_path / "run.jsonl")), metrics(50))
+
+
+def test_two_processes_compress_a_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gets the lock after another process is done does nothing: the part is there once."""
+    part = tmp_path / "run.jsonl.1"
+    part.write_bytes(to_json(metric(1)) + b"\n")
+    flock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        compress(part)
+        (tmp_path / "run.jsonl.1.gz").rename(tmp_path / "moved")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    compress(part)
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
 def test_a_planted_link_is_not_followed_by_compression(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.sinks import sqlite
 from elastic_events.sinks.sqlite import SqliteSink, is_sqlite, read_sqlite
 from elastic_events.sinks.sqlite_schema import APPLICATION, TABLES, VERSION
 from tests.sinks.factory import CONTEXT, event, ledger, metric, metrics, rdzv
@@ -61,6 +62,42 @@ def test_a_record_is_there_once_however_often_it_is_written(sink: Any, path: Pat
     )
 
 
+def test_a_ledger_of_the_same_moment_is_the_last_one_written(sink: Any, path: Path) -> None:
+    """A lane may report twice while nothing is emitted: what it said last counts."""
+    one = sink()
+    for delivered in (1, 2):
+        one.write_now([ledger(5, fields=({"delivered": delivered},))])
+    assert [record.fields for record in read_sqlite(path)] == [({"delivered": 2},)]
+
+
+async def test_a_forked_child_does_not_close_its_parents_connection(path: Path) -> None:
+    """F74: closing it would end a conversation that the parent has with the file."""
+    one = SqliteSink(path)
+    await one.open()
+    parents = one._connection
+    assert parents is not None
+    one._pid = -1  # as if this were another process
+    await one.open()
+    assert one._connection is not parents
+    await one.write(metrics(3))
+    one._pid = -1
+    await one.aclose()
+    assert parents.execute("SELECT count(*) FROM metrics").fetchone() == (3,)
+    for connection in sqlite._inherited:
+        connection.close()
+    sqlite._inherited.clear()
+
+
+def test_a_reading_that_nobody_begins_lets_go(sink: Any, path: Path) -> None:
+    """A reading closes its connection when it is exhausted, closed, left midway or never begun."""
+    one = sink()
+    one.write_now(metrics(3))
+    one.close_now()
+    for leave in (lambda _: None, next, list, lambda reading: reading.close()):
+        leave(read_sqlite(path))
+        assert [link for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link) == str(path)] == []
+
+
 def test_one_process_with_two_contexts_keeps_both(sink: Any, path: Path) -> None:
     """A process whose rank changed keeps the rank that each record was made with, and its ids stay one set."""
     other = Context(CONTEXT.run_id, CONTEXT.process, "host", 7, rank=5)
@@ -71,21 +108,24 @@ def test_one_process_with_two_contexts_keeps_both(sink: Any, path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "question",
+    ("question", "index"),
     [
-        "SELECT * FROM events WHERE name = 'worker.failed' ORDER BY time_ns LIMIT 1",
-        "SELECT * FROM rdzv_events ORDER BY time_ns DESC LIMIT 1",
-        """SELECT json_extract(metadata, '$.step') FROM events JOIN contexts USING (context)
-           WHERE name = 'step.ended' AND rank = 3 ORDER BY time_ns DESC LIMIT 1""",
-        "SELECT value FROM metrics WHERE name = 'loss' ORDER BY time_ns DESC LIMIT 1",
-        "SELECT max(time_ns) FROM metrics",
+        ("SELECT * FROM events WHERE name = 'worker.failed' ORDER BY time_ns LIMIT 1", "events_name"),
+        ("SELECT * FROM rdzv_events ORDER BY time_ns DESC LIMIT 1", "rdzv_events_time"),
+        (
+            """SELECT json_extract(metadata, '$.step') FROM events JOIN contexts USING (context)
+               WHERE name = 'step.ended' AND rank = 3 ORDER BY time_ns DESC LIMIT 1""",
+            "events_name",
+        ),
+        ("SELECT value FROM metrics WHERE name = 'loss' ORDER BY time_ns DESC LIMIT 1", "metrics_name"),
+        ("SELECT max(time_ns) FROM metrics", "metrics_time"),
     ],
 )
-def test_the_usual_questions_are_answered_from_an_index(question: str, sink: Any, path: Path) -> None:
+def test_the_usual_questions_are_answered_from_an_index(question: str, index: str, sink: Any, path: Path) -> None:
     """First failure, last step of a rank, last loss: no table is scanned and nothing is sorted."""
     sink().write_now([event(seq, {"step": seq}, "step.ended") for seq in range(50)] + metrics(50, 100))
     plan = " ".join(row[3] for row in ask(path, f"EXPLAIN QUERY PLAN {question}"))
-    assert "INDEX" in plan
+    assert f"USING INDEX {index}" in plan or f"USING COVERING INDEX {index}" in plan
     assert "TEMP B-TREE" not in plan
     for line in plan.split("SCAN ")[1:]:
         assert "USING" in line, plan

@@ -78,13 +78,17 @@ class Collector:
         return self._lock >= 0
 
     def close(self) -> None:
-        """Let the directory go."""
-        if self._lock >= 0:
+        """Note what the bus has delivered, and let the directory go."""
+        for file in self._files.values():
+            self._commit(file)
+        if self.is_open:
+            self._forget_delivered()
             os.close(self._lock)
             self._lock = -1
 
     def scan(self) -> None:
-        """Look for new files, and for processes that have died."""
+        """Look for new files, and for processes that have died; remove what is done with. For a thread: it does I/O."""
+        self._forget_delivered()
         mine = getattr(self.bus.rings[0], "path", None)
         for path in sorted(self.directory.glob("*.ring")):
             if path.name in self._files or path == mine:
@@ -99,15 +103,19 @@ class Collector:
     def sweep(self) -> int:
         """Feed what is new to the bus, note what was delivered, report the dead; return how many records came."""
         count = 0
-        for name, file in list(self._files.items()):
+        for file in list(self._files.values()):
             count += self._sweep(file)
-            self._commit(name, file)
+            self._commit(file)
         return count
 
-    def settle(self) -> None:
-        """Note what the bus has delivered, at its end."""
-        for name, file in list(self._files.items()):
-            self._commit(name, file)
+    def last_look(self) -> None:
+        """Feed what came since the last turn: the bus is about to close, and delivers it within its deadline."""
+        self.scan()
+        self.sweep()
+
+    def _forget_delivered(self) -> None:
+        for name in [name for name, file in self._files.items() if file.ended and not file.marks]:
+            self._files.pop(name).reader.path.unlink(missing_ok=True)
 
     def _sweep(self, file: _File) -> int:
         if file.ended:
@@ -122,15 +130,12 @@ class Collector:
                 self._report_death(file)
         return len(records)
 
-    def _commit(self, name: str, file: _File) -> None:
+    def _commit(self, file: _File) -> None:
         settled = None
         while file.marks and self.bus.is_settled(file.marks[0][0]):
             settled = file.marks.pop(0)[1]
         if settled is not None:
             file.reader.commit(settled)
-        if file.ended and not file.marks:
-            file.reader.path.unlink(missing_ok=True)
-            del self._files[name]
 
     def _tell_losses(self, file: _File) -> None:
         for reason, count in file.reader.lost.items():
@@ -191,7 +196,6 @@ async def collect(
     worker = Worker("elastic-events collector")
     try:
         await worker.run(collector.open)
-        bus.at_end(collector.settle)
         scan_at = 0.0
         while True:
             if anyio.current_time() >= scan_at:
@@ -202,9 +206,7 @@ async def collect(
     finally:
         worker.close()
         if collector.is_open:
-            # The bus closes: a last look, delivered within its deadline. No thread can be counted on here (M4).
-            collector.scan()
-            collector.sweep()
+            collector.last_look()  # in this thread: at interpreter exit no other can be counted on (M4)
             bus.at_end(collector.close)
 
 

@@ -8,6 +8,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -187,6 +188,7 @@ def file_system(path: Path) -> str:
     return next((mounts[place] for place in (resolved, *resolved.parents) if place in mounts), "")
 
 
+@cache
 def boot_id() -> str:
     """Return the identity of this boot of the host."""
     try:

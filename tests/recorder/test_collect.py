@@ -1,0 +1,217 @@
+"""The collector: live files, dead processes, watermarks, two launchers."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from elastic_events import ConfigError, EventBus, InputError, collect
+from elastic_events.recorder import Collector, RecorderReader
+from elastic_events.testing import GatedSink, ListSink
+from tests.recorder.test_recorder import record_some
+
+WORKER = """
+import os, sys, time
+from elastic_events import Event, record
+from elastic_metrics import put_metric
+for n in range(int(sys.argv[1])): put_metric("m", n)
+record(Event("ready", "WORKER"))
+print("ready", flush=True)
+if sys.argv[2] == "stay": time.sleep(60)
+"""
+
+
+def start(folder: Path, count: int, then: str = "stay", rank: int = 0) -> "subprocess.Popen[str]":
+    """Start a worker that records `count` points, and wait until it has."""
+    environ = {**os.environ, "ELASTIC_EVENTS_DIR": str(folder), "RANK": str(rank), "TORCHELASTIC_RUN_ID": "job"}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(count), then], env=environ, stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "ready\n"
+    return worker
+
+
+def end(worker: "subprocess.Popen[str]", number: int = signal.SIGKILL) -> None:
+    """Kill a worker and wait for it."""
+    worker.send_signal(number)
+    worker.wait()
+    assert worker.stdout is not None
+    worker.stdout.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory for recorders."""
+    return tmp_path / "recorders"
+
+
+async def until(condition: Any) -> None:
+    """Let the loop run until `condition()` holds."""
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+async def test_live_worker_is_tailed_and_killed_worker_adopted(folder: Path) -> None:
+    """Records come while the worker lives, the rest after it was killed, then `worker.died`, and the file goes (F76)."""
+    sink = ListSink()
+    async with EventBus(sink, interval=0.005) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005, exit_code=lambda pid: -9))
+        worker = await anyio.to_thread.run_sync(start, folder, 200, "stay", 3)
+        await until(lambda: len(sink.payload) == 201)
+        assert not any(r.recovered for r in sink.payload)
+        await anyio.to_thread.run_sync(end, worker)
+        await until(lambda: not list(folder.glob("*.ring")))
+        await bus.settled()
+    died = [r.event for r in sink.payload if r.name == "worker.died"]
+    assert [(d.metadata["rank"], d.metadata["signal"], d.metadata["pid"]) for d in died] == [(3, "SIGKILL", worker.pid)]
+    assert 0 < died[0].metadata["last_record_age_s"] < 30
+    assert [r.fields[0] for r in sink.payload if r.name == "m"] == list(range(200))
+    assert {(r.context.rank, r.context.run_id) for r in sink.payload if r.name == "m"} == {(3, "job")}
+
+
+async def test_worker_that_ended_in_order_did_not_die(folder: Path) -> None:
+    """A worker that returned is collected and removed without `worker.died`."""
+    worker = await anyio.to_thread.run_sync(start, folder, 10, "end")
+    await anyio.to_thread.run_sync(worker.wait)
+    assert worker.stdout is not None
+    worker.stdout.close()
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: not list(folder.glob("*.ring")))
+    assert Counter(r.name for r in sink.payload) == {"m": 10, "ready": 1}
+    assert all(r.recovered for r in sink.payload)
+
+
+async def test_file_stays_until_every_lane_has_its_records(folder: Path) -> None:
+    """With one of two sinks stuck, a dead worker's file is kept; the next launcher repeats only what was not delivered."""
+    worker = await anyio.to_thread.run_sync(start, folder, 50)
+    await anyio.to_thread.run_sync(end, worker)
+    stuck, well = GatedSink(), ListSink()
+    async with EventBus(stuck, well, deadline=0.05) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: len(well.payload) >= 51)
+    assert len(list(folder.glob("*.ring"))) == 1
+    again = ListSink()
+    async with EventBus(again) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: not list(folder.glob("*.ring")))
+    theirs = [r.id for r in again.payload if r.name in ("m", "ready")]
+    assert theirs == [r.id for r in well.payload if r.name in ("m", "ready")]
+
+
+async def test_restarted_launcher_goes_on_where_the_last_stopped(folder: Path) -> None:
+    """What was delivered before is not delivered again by the next launcher (F70)."""
+    worker = await anyio.to_thread.run_sync(start, folder, 100)
+    first, second = ListSink(), ListSink()
+    for sink in (first, second):
+        async with EventBus(sink, interval=0.005) as bus:
+            bus.add_source(lambda bus=bus: collect(folder, bus, interval=0.005))
+            if sink is first:
+                await until(lambda: len(first.payload) == 101)
+            else:
+                await anyio.to_thread.run_sync(end, worker)
+                await until(lambda: not list(folder.glob("*.ring")))
+    assert [r.name for r in second.payload] == ["worker.died"]
+
+
+async def test_second_launcher_is_told(folder: Path) -> None:
+    """Two launchers on one directory: the second says so, and the first goes on."""
+    async with EventBus(ListSink()) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: (folder / ".collector").exists())
+        await anyio.sleep(0.02)
+        with pytest.raises(ConfigError, match="another launcher"):
+            await anyio.to_thread.run_sync(Collector(folder, bus).open)
+
+
+async def test_damaged_files_are_put_aside_and_capped(folder: Path) -> None:
+    """Files that are no recorder are renamed, told, and only the newest are kept (F68, F69)."""
+    record_some(folder)
+    for number in range(20):
+        (folder / f"bad{number}.ring").write_bytes(b"garbage" * number)
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: any(r.name == "recorder.damaged" for r in sink.payload))
+    assert len(list(folder.glob("*.bad"))) == 16
+    assert sum(r.name == "recorder.damaged" for r in sink.payload) == 20
+    assert sum(r.name == "m" for r in sink.payload) == 3
+
+
+async def test_overwritten_records_of_a_worker_are_told(folder: Path) -> None:
+    """What a worker's own ring overwrote before the collector looked is counted in an event."""
+    worker = await anyio.to_thread.run_sync(start, folder, 5000)
+    await anyio.to_thread.run_sync(end, worker)
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: not list(folder.glob("*.ring")))
+    lost = [r.event.metadata for r in sink.payload if r.name == "recorder.lost"]
+    assert [(one["reason"], one["count"]) for one in lost] == [("overwritten", 5000 - 2048)]
+    assert sum(r.name == "m" for r in sink.payload) == 2048
+
+
+TORTURED = """
+import mmap, os, sys
+from elastic_metrics import put_metric
+fd = os.open(sys.argv[1], os.O_RDWR)
+shared = memoryview(mmap.mmap(fd, 8)).cast("Q")
+n = 0
+while True:
+    put_metric("m", n)
+    n += 1
+    shared[0] = n  # acknowledged: put_metric has returned for all below n
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_torture(tmp_path: Path) -> None:
+    """Killed at random instants, a worker at full speed loses no acknowledged record but by overwriting, counted (M8)."""
+    kills = int(os.environ.get("ELASTIC_EVENTS_KILLS", "200"))
+    torture(tmp_path, kills)
+
+
+def torture(tmp_path: Path, kills: int) -> int:
+    """Kill `kills` workers; return how many acknowledged records were checked."""
+    import random
+    import time
+
+    counter = tmp_path / "acknowledged"
+    checked = 0
+    for number in range(kills):
+        counter.write_bytes(bytes(8))
+        folder = tmp_path / f"r{number}"
+        environ = {**os.environ, "ELASTIC_EVENTS_DIR": str(folder)}
+        worker = subprocess.Popen([sys.executable, "-c", TORTURED, str(counter)], env=environ)
+        while not int.from_bytes(counter.read_bytes(), "little"):
+            assert worker.poll() is None
+        time.sleep(random.random() * 0.02)  # the instant is what is random here
+        worker.kill()
+        worker.wait()
+        acknowledged = int.from_bytes(counter.read_bytes(), "little")
+        reader = RecorderReader(next(folder.glob("*.ring")))
+        values = [r.fields[0] for r in reader.all_dead()]
+        assert all(r == n for n, r in enumerate(values, start=values[0]))
+        assert values[-1] >= acknowledged - 1
+        assert len(values) >= min(acknowledged, 2048 - 1)
+        assert values[0] == sum(reader.lost.values())  # overwritten, or torn by the kill
+        checked += acknowledged
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    return checked
+
+
+def test_missing_file_and_directory_are_told(tmp_path: Path) -> None:
+    """A path that is not there is refused with its name."""
+    with pytest.raises(InputError, match="No such file"):
+        RecorderReader(tmp_path / "none.ring")

@@ -1,0 +1,324 @@
+"""The ring in a mapped file: what it keeps, what it refuses, and what no damage can make it say."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import elastic_events.recorder.mapped as mapped_module
+from elastic_events import ConfigError, Event, EventBus, EventSource, InputError
+from elastic_events.bus.context import Context, read_context
+from elastic_events.bus.emit import Emitter
+from elastic_events.bus.redact import Redactor
+from elastic_events.recorder import RecorderReader, open_rings, read_directory
+from elastic_events.testing import ListSink
+from tests.reliability.scripts import run
+
+
+def record_some(directory: Path, count: int = 3, capacity: int = 8, context: Context | None = None) -> Path:
+    """Make a recorder file with `count` metrics and events; return its path."""
+    events, metrics = open_rings(directory, context or read_context(), capacity)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    for number in range(count):
+        emitter.put_metric("m", number)
+        emitter.record(Event("e", EventSource.WORKER, metadata={"n": number}))
+    return events.path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory for recorders."""
+    return tmp_path / "recorders"
+
+
+def test_what_was_recorded_is_read(folder: Path) -> None:
+    """Events and metrics come back with their times, ids and context."""
+    path = record_some(folder, context=Context("run", "p-1-x", "host", 1, rank=3))
+    records = list(RecorderReader(path).rest())
+    assert [(r.name, r.fields[0] if r.kind == "metric" else r.fields[2]["n"]) for r in records] == [
+        pair for number in range(3) for pair in (("m", number), ("e", number))
+    ]
+    assert {r.context.rank for r in records} == {3}
+    assert records[0].id == "run/p-1-x/m/0"
+    assert abs(records[0].time_ns - os.stat(path).st_mtime_ns) < 60e9
+    assert all(r.recovered for r in records)
+
+
+def test_ring_overwrites_its_oldest_and_counts(folder: Path) -> None:
+    """The last N survive; the others are counted as overwritten."""
+    reader = RecorderReader(record_some(folder, 20, 8))
+    records = [r for r in reader.rest() if r.kind == "metric"]
+    assert [r.fields[0] for r in records] == list(range(12, 20))
+    assert reader.lost == {"overwritten": 24}
+
+
+@pytest.mark.parametrize("length", [10, 400, 503, 504, 505, 2000, 15_000])
+def test_long_records_survive(folder: Path, length: int) -> None:
+    """A record longer than its slot is kept whole, and its neighbours too."""
+    events, metrics = open_rings(folder, read_context(), 8)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    texts = ["a", "b" * length, "c"]
+    for text in texts:
+        emitter.record(Event("e", EventSource.WORKER, metadata={"text": text}))
+    assert [r.fields[2]["text"] for r in RecorderReader(events.path).rest()] == texts
+
+
+def test_file_and_directory_are_private(folder: Path) -> None:
+    """The directory is 0700 and the file 0600, whatever the umask (F75)."""
+    before = os.umask(0)
+    try:
+        path = record_some(folder)
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_names_from_the_environment_cannot_leave_the_directory(folder: Path) -> None:
+    """A run id or process name with slashes and dots stays a file name (F75)."""
+    path = record_some(folder, context=Context("../../x", "../y-1-z"))
+    assert path.parent == folder
+    assert list(folder.iterdir()) == [path]
+
+
+def test_directories_that_cannot_be_used_are_refused(folder: Path, tmp_path: Path) -> None:
+    """A symlink, a file, one that others can write to, a missing parent: each gets its sentence (F75)."""
+    target = tmp_path / "target"
+    target.mkdir(0o700)
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "file").touch()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for name, sentence in {
+        "link": "symbolic link",
+        "file": "cannot be used",
+        "open": "chmod 700",
+        "missing/deeper": "is missing: make it",
+    }.items():
+        with pytest.raises(ConfigError, match=sentence):
+            open_rings(tmp_path / name, read_context())
+    assert list(target.iterdir()) == []
+
+
+def test_full_disk_is_an_error_and_no_signal(tmp_path: Path) -> None:
+    """On a 64 KiB file system the recorder fails cleanly and leaves nothing behind (F65, M7)."""
+    small = tmp_path / "small"
+    small.mkdir(0o700)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            open_rings(small, read_context())
+        assert list(small.iterdir()) == []
+        done = run(
+            "put_metric('m', 1)\nput_metric('m', 2)", tmp_path, ELASTIC_EVENTS_DIR=str(small), PYTHONWARNINGS="default"
+        )
+        assert done.code == 0 or "RuntimeWarning" in done.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_recorder_that_cannot_be_had_is_warned_about_once(tmp_path: Path) -> None:
+    """A worker whose recorder directory cannot be used runs on without it, with one warning (F23)."""
+    body = """
+    import warnings
+    warnings.simplefilter("always")
+    for n in range(5): put_metric("m", n); record(Event("e", "WORKER"))
+    print("trained")
+    """
+    done = run(body, tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "no" / "such"))
+    assert (done.code, done.stdout) == (0, "trained\n")
+    assert done.stderr.count("running without the flight recorder") == 1
+
+
+@pytest.fixture
+def small_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file of few slots and one block, with long and short records."""
+    monkeypatch.setattr(mapped_module, "BLOCKS", 1)
+    events, metrics = open_rings(folder, Context("run", "p-1-x"), 2)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    emitter.put_metric("m", 1)
+    emitter.put_metric("m", 2)
+    emitter.record(Event("short", EventSource.WORKER, metadata={"n": 1}))
+    emitter.record(Event("long", EventSource.WORKER, metadata={"text": "x" * 600}))
+    yield events.path
+
+
+def story(path: Path) -> list[tuple[Any, ...]]:
+    """Return what a file says, as comparable values; nothing for one that is refused."""
+    try:
+        return [(r.kind, r.seq, r.name, repr(r.fields)) for r in RecorderReader(path).rest()]
+    except InputError:
+        return []
+
+
+def test_every_truncation(small_file: Path, tmp_path: Path) -> None:
+    """A file cut at any byte is refused or read, never misread (F67)."""
+    whole = small_file.read_bytes()
+    truth = set(story(small_file))
+    cut = tmp_path / "cut.ring"
+    for length in [*range(600), *range(600, len(whole), 97)]:
+        cut.write_bytes(whole[:length])
+        assert set(story(cut)) <= truth
+
+
+def test_every_bit_flip(small_file: Path, tmp_path: Path) -> None:
+    """A file with any single bit flipped gives no wrong record and raises nothing but a refusal (F67, F68)."""
+    whole = bytearray(small_file.read_bytes())
+    truth = set(story(small_file))
+    assert len(truth) == 4
+    flipped = tmp_path / "flipped.ring"
+    flipped.write_bytes(whole)
+    places = [
+        *range(330),
+        *range(2040, 2080),
+        *range(4096, 4096 + 2 * 640),
+        *range(4096 + 2 * 640, 4096 + 2 * 640 + 700),
+    ]
+    with open(flipped, "r+b", buffering=0) as file:
+        for place in places:
+            for bit in range(8):
+                os.pwrite(file.fileno(), bytes([whole[place] ^ 1 << bit]), place)
+                assert set(story(flipped)) <= truth, (place, bit)
+            os.pwrite(file.fileno(), bytes([whole[place]]), place)
+
+
+def test_files_that_are_no_recorder(folder: Path, tmp_path: Path) -> None:
+    """An empty file, a foreign one, another version, a directory and a symlink: a line each, and the good one is read (F66, F72)."""
+    good = record_some(folder)
+    (folder / "empty.ring").touch()
+    (folder / "foreign.ring").write_bytes(b"SQLite format 3\0" * 1000)
+    (folder / "dir.ring").mkdir()
+    (folder / "link.ring").symlink_to(good)
+    data = bytearray(good.read_bytes())
+    from zlib import crc32
+
+    import msgspec
+
+    body = msgspec.msgpack.encode(
+        {**msgspec.msgpack.decode(data[16 : 16 + int.from_bytes(data[8:12], "little")]), "version": 99}
+    )
+    data[8:16] = len(body).to_bytes(4, "little") + crc32(body).to_bytes(4, "little")
+    data[16 : 16 + len(body)] = body
+    (folder / "old.ring").write_bytes(data)
+    damaged: dict[str, str] = {}
+    records = list(read_directory(folder, lambda path, reason: damaged.update({path.name: reason})))
+    assert len(records) == 6
+    assert sorted(damaged) == ["dir.ring", "empty.ring", "foreign.ring", "link.ring", "old.ring"]
+    assert "version 99" in damaged["old.ring"]
+
+
+def test_unfinished_file_is_not_seen(folder: Path) -> None:
+    """A file is made under a temporary name: a process killed while making it leaves nothing that a reader looks at (F66)."""
+    record_some(folder)
+    (folder / ".run-x.ring.abc.part").write_bytes(b"")
+    assert len(list(read_directory(folder))) == 6
+
+
+def test_os_exit_loses_nothing(tmp_path: Path) -> None:
+    """What a worker recorded before `os._exit` is in its file, with no bus and no other line of code (F11, promise 11)."""
+    folder = tmp_path / "recorders"
+    done = run("emit(500)\nrecord(Event('last', 'WORKER'))\nos._exit(9)", tmp_path, ELASTIC_EVENTS_DIR=str(folder))
+    assert done.code == 9
+    records = list(read_directory(folder))
+    assert [r.fields[0] for r in records if r.kind == "metric"] == list(range(500))
+    assert records[-1].name == "last"
+
+
+def test_forked_child_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """After a fork the child records into a new file, and the parent's keeps only the parent's (F8, M9)."""
+    folder = tmp_path / "recorders"
+    body = """
+    emit(100, "parent")
+    child = os.fork()
+    emit(100, "child" if child == 0 else "parent")
+    if child == 0: os._exit(0)
+    os.waitpid(child, 0)
+    """
+    done = run(body, tmp_path, ELASTIC_EVENTS_DIR=str(folder))
+    assert done.code == 0, done.stderr
+    stories = {}
+    for path in folder.glob("*.ring"):
+        records = list(RecorderReader(path).rest())
+        stories[records[0].name] = ({r.name for r in records}, len(records), {r.context.pid for r in records})
+    assert stories["parent"][:2] == ({"parent"}, 200)
+    assert stories["child"][:2] == ({"child"}, 100)
+    assert stories["parent"][2] != stories["child"][2]
+
+
+def test_forked_child_of_a_bus_with_a_recorder(tmp_path: Path) -> None:
+    """A started bus with a recorder gives its forked child a file too."""
+    folder = tmp_path / "recorders"
+    body = f"""
+    elastic_events.start(File(), recorder={str(folder)!r})
+    emit(10, "parent")
+    child = os.fork()
+    if child == 0:
+        emit(10, "child")
+        os._exit(0)
+    os.waitpid(child, 0)
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+    assert len(list(folder.glob("*.ring"))) == 2
+
+
+async def test_bus_writes_through_its_recorder(folder: Path) -> None:
+    """`EventBus(recorder=DIR)` delivers from the mapped rings, and they hold what was delivered."""
+    sink = ListSink()
+    async with EventBus(sink, recorder=folder) as bus:
+        for number in range(100):
+            bus.put_metric("m", number)
+        bus.record(Event("big", EventSource.WORKER, metadata={"x": "y" * 5000}))
+        await bus.settled()
+        assert bus.stats().recorder.endswith(".ring")
+    assert [r.fields[0] for r in sink.payload if r.kind == "metric"] == list(range(100))
+    reader = RecorderReader(next(folder.glob("*.ring")))
+    assert reader.closed
+    assert len(list(reader.rest())) == 101
+
+
+def test_pid_that_is_used_again_is_another_process(folder: Path) -> None:
+    """A file whose pid runs, but started at another time, belongs to a dead process (F13)."""
+    mine = read_context()
+    _, start, nonce = mine.process.split("-")
+    import msgspec
+
+    again = msgspec.structs.replace(mine, process=f"{mine.pid:x}-{int(start, 16) + 1:x}-{nonce}")
+    assert RecorderReader(record_some(folder)).alive
+    assert not RecorderReader(record_some(folder, context=again)).alive
+
+
+def test_reader_of_a_live_file_under_a_writer_at_full_speed(tmp_path: Path) -> None:
+    """A reader in another process gets every record whole, in order, once; the rest is counted as overwritten."""
+    folder = tmp_path / "recorders"
+    script = (
+        "import sys, time, os; os.environ['ELASTIC_EVENTS_DIR']=sys.argv[1]\n"
+        "from elastic_metrics import put_metric\nn=0\nend=time.monotonic()+2\n"
+        "while time.monotonic()<end:\n"
+        "    for _ in range(100): put_metric('m', n); n+=1\n"
+        "print(n)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+    values: list[int] = []
+    reader = None
+    while writer.poll() is None:
+        if reader is None:
+            path = next(folder.glob("*.ring"), None) if folder.exists() else None
+            reader = RecorderReader(path) if path else None
+        else:
+            values += [r.fields[0] for r in reader.look()]
+    assert reader is not None
+    values += [r.fields[0] for r in reader.all_dead()]
+    assert writer.stdout is not None
+    total = int(writer.stdout.read())
+    writer.stdout.close()
+    assert len(values) > 1000
+    assert values == sorted(set(values))
+    assert values[-1] == total - 1
+    assert len(values) + sum(reader.lost.values()) == total

@@ -160,11 +160,11 @@ def _fill(any_value: Any, value: Any) -> None:
 
 
 def _by_context(records: Sequence[Record]) -> Iterable[tuple[Context, list[Record]]]:
-    """Group records by who spoke; a batch has few contexts, and each is one object shared by its records."""
-    groups: dict[int, tuple[Context, list[Record]]] = {}
+    """Group records by who spoke; a batch has few contexts."""
+    groups: dict[Context, list[Record]] = {}
     for record in records:
-        groups.setdefault(id(record.context), (record.context, []))[1].append(record)
-    return groups.values()
+        groups.setdefault(record.context, []).append(record)
+    return groups.items()
 
 
 def _fits(value: float) -> bool:

@@ -1,6 +1,10 @@
 """`elastic-events run -- torchrun train.py`: record a torchrun job without touching its command line."""
 
 import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
@@ -35,7 +39,24 @@ def command(
 
         for url in parse_sinks(environ["ELASTIC_EVENTS_SINKS"]):
             open_url(url)  # connects to nothing; a wrong URL is said now, not by every agent
+    words = list(program) if torch_looks_for_plugins() else with_plugin(program)
     try:
-        os.execvpe(program[0], list(program), environ)  # noqa: S606 - the user's own command, without a shell
+        os.execvpe(words[0], words, environ)  # noqa: S606 - the user's own command, without a shell
     except OSError as error:
-        raise ConfigError(f"cannot run {program[0]}: {error.strerror}") from None
+        raise ConfigError(f"cannot run {words[0]}: {error.strerror}") from None
+
+
+def torch_looks_for_plugins() -> bool:
+    """Return whether the torch beside us, if there is one, loads the entry points of `torchrun.handlers`."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        return True
+    registry = Path(found.origin).parent / "distributed" / "elastic" / "rendezvous" / "registry.py"
+    return "torchrun.handlers" in registry.read_text("utf-8") if registry.exists() else True
+
+
+def with_plugin(program: Sequence[str]) -> list[str]:
+    """Return `program` with our torchrun for torch's, which brings the plug-in along."""
+    if Path(program[0]).name == "torchrun":
+        return [sys.executable, "-m", "elastic_events.torchrun", *program[1:]]
+    return ["elastic_events.torchrun" if word == "torch.distributed.run" else word for word in program]

@@ -158,6 +158,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert job.rows("SELECT DISTINCT run_id FROM contexts") == [("mine",)]
 
 
+@pytest.mark.slow
+def test_a_torch_that_looks_for_no_plug_in(tmp_path: Path) -> None:
+    """Where torch has no such entry points, the command runs torchrun through our module, which needs none."""
+    from elastic_events.cli.run import torch_looks_for_plugins, with_plugin
+
+    assert torch_looks_for_plugins()
+    words = with_plugin(["torchrun", *arguments("ok", folder=tmp_path)])
+    assert with_plugin([sys.executable, "-m", "torch.distributed.run", *words[3:]]) == words
+    done = subprocess.run(words, cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)), check=False, timeout=100)
+    assert done.returncode == 0
+    assert Job(0, "", tmp_path).story()[-1] == "job.succeeded"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from elastic_events import handlers
 from elastic_events.api import NodeState, RdzvEvent
 from elastic_events.bus.bus import EventBus, observers, recorders
 from elastic_events.bus.context import read_context
@@ -22,6 +21,7 @@ from elastic_events.bus.handler import Handler
 from elastic_events.bus.process import Armed, after_fork_in_child
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.stats import FlushResult
+from elastic_events.handlers import find
 
 __all__ = (
     "construct_and_record_rdzv_event",
@@ -67,10 +67,11 @@ class _Current:
 
     def destination(self, bus: EventBus, name: str, seq: int) -> None:
         """Give torch's logging handler of that name a lane, when the first event for it comes by."""
-        handler = handlers.find(name)
+        handler = find(name)
         if handler is None:
             bus.report(
-                f"destination {name!r}", ConfigError("no logging handler has that name; the bus's own handlers got the event")
+                f"destination {name!r}",
+                ConfigError("no logging handler has that name; the bus's own handlers got the event"),
             )
         elif not isinstance(handler, logging.NullHandler):
             bus.subscribe(
@@ -79,7 +80,7 @@ class _Current:
 
     def unheard(self, event: Any, destination: Any) -> None:
         """With no bus open, start one where the destination has a handler that writes."""
-        handler = handlers.find(destination)
+        handler = find(destination)
         if handler is not None and not isinstance(handler, logging.NullHandler) and _front.events is None:
             bus = self.background = EventBus()
             bus.launch()

@@ -8,16 +8,11 @@ __all__ = ("main",)
 #: Command -> what `--help` says; each lives in the module of its name, imported when it is asked for.
 COMMANDS = {
     "demo": "Run a small elastic job that loses a worker.",
-    "diff": "Show two runs' phases side by side.",
-    "export": "Write records as a Perfetto trace, CSV or Parquet.",
-    "goodput": "Show where the time went.",
     "recover": "Deliver what killed processes left in their flight recorders.",
     "replay": "Send dead letters to a sink again.",
     "run": "Run a torchrun command with the plug-in on.",
-    "slow": "Show step times per rank, and stragglers.",
     "summary": "Show a run on one screen.",
     "tail": "Print records, and follow them.",
-    "timeline": "Draw rendezvous and worker states over time.",
 }
 
 
@@ -30,10 +25,10 @@ def main() -> None:
     from elastic_events.bus.errors import ElasticEventsError
 
     class Group(click.Group):
-        def list_commands(self, ctx: click.Context) -> list[str]:
+        def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
             return list(COMMANDS)
 
-        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
             if cmd_name not in COMMANDS:
                 return None
             command: click.Command = import_module(f"elastic_events.cli.{cmd_name}").command
@@ -45,5 +40,3 @@ def main() -> None:
     except ElasticEventsError as error:
         click.echo(f"elastic-events: {error}", err=True)
         sys.exit(2)
-
-

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.demo.launcher import Job
-from elastic_events.demo.report import report
+from elastic_events.reading.summary import summary
 from elastic_events.sinks.sqlite import read_sqlite
 
 __all__ = ("command",)
@@ -49,8 +49,8 @@ def command(database: Path, workers: int, steps: int, kill: bool) -> None:
 
         victim = (min(2, workers - 1), steps * 7 // 12) if kill else None
         job = Job(database.absolute(), Path(folder), workers=workers, steps=steps, kill=victim, watch=watch)
-        bus = anyio.run(job.run)
-    console.print(report(read_sqlite(database), bus.stats()))
+        anyio.run(job.run)
+    console.print(summary(read_sqlite(database)))
     console.print(
         f"All of it is in {database}: try  elastic-events tail {database}  or  elastic-events summary {database}",
         highlight=False,

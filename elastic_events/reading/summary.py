@@ -1,4 +1,4 @@
-"""What the demo tells at its end: from the stored records, not from what the launcher remembers."""
+"""A run on one screen: attempts, who died first and of what, its last words, the training, the ledgers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,15 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.bus.record import Record
-from elastic_events.bus.stats import BusStats
 
-__all__ = ("report",)
+__all__ = ("summary",)
 
 
-def report(records: Iterable[Record], stats: BusStats) -> RenderableType:
-    """Return the summary of a run: attempts, first failure with its last words, steps, loss, ledger."""
+def summary(records: Iterable[Record]) -> RenderableType:
+    """Return the summary of a run, from the events that a launcher, or the torchrun plug-in, records."""
     story = sorted(records, key=lambda record: record.time_ns)
-    return Group(_attempts(story), *_failure(story), _training(story), _ledger(stats))
+    return Group(_attempts(story), *_failure(story), _training(story), *_ledgers(story))
 
 
 def _attempts(story: list[Record]) -> Table:
@@ -65,17 +64,23 @@ def _training(story: list[Record]) -> Text:
     losses = [r.fields[0] for r in _named(story, "loss")]
     found = next((r.fields[0] for r in _named(story, "accuracy")), None)
     if not losses:
-        return Text("No step was trained.")
+        return Text("No loss was recorded.")
     text = f"Loss {losses[0]:.3f} at the start, {losses[-1]:.3f} at the end"
     return Text(text + (f"; {found:.0%} of the flowers are classified right." if found is not None else "."))
 
 
-def _ledger(stats: BusStats) -> Text:
-    lane = stats.lanes["sqlite"]
-    dropped = sum(lane.dropped.values())
-    return Text(
-        f"Records: {lane.accepted} accepted, {lane.delivered} delivered, {dropped} dropped, {lane.failed} failed."
-    )
+def _ledgers(story: list[Record]) -> list[Text]:
+    """The counts that each sink was closed with; a file without any is cut short, or still being written."""
+    ledgers = [record.fields[0] for record in story if record.kind == "ledger"]
+    if not ledgers:
+        return [Text("No ledger: the bus that wrote this was killed, or still runs.")]
+    return [
+        Text(
+            f"Records through {facts['lane']}: {facts['accepted']} accepted, {facts['delivered']} delivered, "
+            f"{sum(facts['dropped'].values())} dropped, {facts['failed']} failed."
+        )
+        for facts in ledgers
+    ]
 
 
 def _named(story: list[Record], name: str) -> list[Record]:

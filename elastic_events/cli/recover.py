@@ -1,0 +1,70 @@
+"""`elastic-events recover`: what killed processes left in their flight recorders, by hand."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import click
+
+from elastic_events import EventBus
+from elastic_events.bus.errors import ElasticEventsError, InputError
+from elastic_events.bus.lane import Lane
+from elastic_events.bus.record import Record
+from elastic_events.bus.stats import LaneStats
+from elastic_events.recorder import RecorderReader
+from elastic_events.sinks.console import format_record
+
+__all__ = ("command", "send")
+
+
+@click.command("recover")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "url", help="Deliver to this sink, such as sqlite:///run.db. The files stay: ids keep it idempotent."
+)
+@click.option("--last", type=click.IntRange(1), metavar="N", help="Print the last N records of each process.")
+@click.option("--deadline", default=60.0, show_default=True, help="Seconds to wait for the sink.")
+def command(directory: Path, url: str | None, last: int | None, deadline: float) -> None:
+    """Read the flight recorders in DIRECTORY: a line for each process, its last records, or all of it into a sink."""
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
+    everything: list[Record] = []
+    for path in sorted([*directory.glob("*.ring"), *directory.glob("*.bad")]):
+        try:
+            reader = RecorderReader(path)
+            records = list(reader.rest())
+        except InputError as error:
+            click.echo(f"skipped: {error}", err=True)
+            continue
+        click.echo(_line(reader, records))
+        for record in deque(records, last or 0):
+            click.echo(f"  {format_record(record)}")
+        everything += records
+    if url is not None:
+        stats = anyio.run(send, everything, url, deadline)
+        click.echo(f"{stats.delivered} of {len(everything)} records delivered to {url}")
+        if stats.delivered < len(everything):
+            raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
+
+
+async def send(records: Sequence[Record], url: str, deadline: float) -> LaneStats:
+    """Deliver `records` to the sink of `url`, `deadline` seconds a batch at most; return the ledger."""
+    async with EventBus(url, deadline=deadline) as bus:
+        lane: Lane = bus.lanes[0]
+        for start in range(0, len(records), 512):
+            mark = bus.feed(records[start : start + 512])
+            with anyio.move_on_after(deadline):
+                while not bus.is_settled(mark):
+                    await lane.progress.wait()
+    return lane.stats()
+
+
+def _line(reader: RecorderReader, records: list[Record]) -> str:
+    context = reader.header.context
+    state = "still running" if reader.alive else "ended in order" if reader.closed else "died"
+    age = f", last record {(time.time_ns() - records[-1].time_ns) / 1e9:.1f} s ago" if records else ""
+    lost = f", {sum(reader.lost.values())} lost ({', '.join(reader.lost)})" if reader.lost else ""
+    rank = f"rank {context.rank}, " if context.rank is not None else ""
+    return f"{rank}pid {context.pid} of run {context.run_id}: {state}, {len(records)} records{age}{lost}"

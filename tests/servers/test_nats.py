@@ -10,10 +10,14 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
+from elastic_events import EventBus
+from elastic_events.api import Event, EventSource
 from elastic_events.bus.errors import ConfigError, InputError, PermanentError, TransientError
 from elastic_events.bus.record import Record
+from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
 from elastic_events.sinks.nats_link import Target
+from elastic_events.testing import ListSink
 from tests.servers.conftest import ASYNCIO, NatsServer
 from tests.servers.factory import context, event, ledger, metric, rdzv
 from tests.servers.proxy import Proxy
@@ -518,3 +522,46 @@ async def test_a_message_is_readable_by_anyone(nats_server: NatsServer, stream: 
         await sink.write([metric(1, value=float("nan"))])
         message = await sink._link.client.jsm().get_msg(stream, 1)
     assert json.loads(message.data, parse_constant=pytest.fail)["value"] == "NaN"
+
+
+# --- through a real bus ---
+
+
+async def test_a_bus_delivers_exactly_once_over_a_killed_server(mortal_server: NatsServer, stream: str) -> None:
+    """A server that dies under a bus costs retries: each record is stored once, and the ledger says so (F38, F39)."""
+    bus = EventBus(capacity=65_536)
+    lane = bus.subscribe(to(mortal_server, stream), retry=Retry(base=0.02, cap=0.1))
+    async with bus:
+        for n in range(5_000):
+            bus.record(Event(f"e{n % 7}", EventSource.WORKER, 0, {"n": n}))
+            bus.put_metric("loss", n, "train")
+        await anyio.to_thread.run_sync(mortal_server.kill)
+        for n in range(5_000, 10_000):
+            bus.record(Event(f"e{n % 7}", EventSource.WORKER, 0, {"n": n}))
+            bus.put_metric("loss", n, "train")
+        while lane.stats().retries < 1:
+            await anyio.sleep(0.005)  # until the lane met the dead server
+        await anyio.to_thread.run_sync(mortal_server.start)
+        await bus.settled()
+        assert lane.stats().delivered == 20_000
+        assert lane.stats().lost == 0
+    *read, last = await stored(mortal_server, stream)
+    assert [r.event.metadata["n"] for r in read if r.kind == "event"] == list(range(10_000))
+    assert [r.fields[0] for r in read if r.kind == "metric"] == list(range(10_000))
+    assert (last.kind, last.fields[0]["delivered"]) == ("ledger", len(read))
+
+
+async def test_emitting_costs_no_wait_while_the_server_is_away(mortal_server: NatsServer, stream: str) -> None:
+    """With the server gone, recording goes on and another sink gets everything (F35, F38)."""
+    other = ListSink()
+    bus = EventBus(other, deadline=0.2)
+    lane = bus.subscribe(to(mortal_server, stream), retry=Retry(base=0.02, cap=0.1))
+    async with bus:
+        await anyio.to_thread.run_sync(mortal_server.kill)
+        for n in range(1000):
+            bus.record(Event(f"e{n}", EventSource.WORKER))
+        while len(other.records) < 1000:
+            await anyio.sleep(0.005)  # until the other lane has all
+        assert lane.stats().delivered == 0
+    assert lane.stats().balanced
+    assert lane.stats().lost == 1000

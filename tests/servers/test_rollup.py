@@ -111,6 +111,7 @@ async def test_a_replay_makes_the_same_records() -> None:
         async with opened(sink) as stage:
             for start in range(0, len(points), size):
                 await stage.write(points[start : start + size])
+        assert len({record.id for record in sink.records}) == len(sink.records) == stage.emitted
         results.append({record.id: (record.name, record.fields, record.time_ns) for record in sink.records})
     assert results[0] == results[1]
     assert not results[0].keys() & {point.id for point in points}

@@ -75,7 +75,11 @@ class SqliteSink(BlockingSink):
             prepare(self._connection, self.path)
             self._file = _identity(self.path)
         except sqlite3.Error as error:
+            self.close_now()
             raise ConfigError(f"cannot write to {self.path}: {error}") from None
+        except ConfigError:
+            self.close_now()
+            raise
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Insert `records` that are not there yet, in one transaction."""

@@ -79,6 +79,7 @@ async def test_a_forked_child_does_not_close_its_parents_connection(path: Path) 
     one._pid = -1  # as if this were another process
     await one.open()
     assert one._connection is not parents
+    assert sqlite._inherited == [parents]
     await one.write(metrics(3))
     one._pid = -1
     await one.aclose()

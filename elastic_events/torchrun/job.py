@@ -6,7 +6,7 @@
 | `ELASTIC_EVENTS_DIR` | directory of the flight recorder; by default one for this agent under the system's temporary directory. The workers inherit it, so that what they record themselves joins |
 | `ELASTIC_EVENTS_RUN_ID` | the run; by default torchrun's `--rdzv-id`, and where there is none, time and pid |
 | `ELASTIC_EVENTS_TICKS` | `all` keeps every metric of the agent's monitor; by default they are thinned (`Ticks`) |
-| `ELASTIC_EVENTS_DEADLINE` | seconds that delivering what is left may hold up the agent's exit, 1 by default; what then remains is in the flight recorder |
+| `ELASTIC_EVENTS_DEADLINE` | seconds that delivering what is left may hold up the agent's exit, 0.25 by default; what then remains is in the flight recorder |
 """  # noqa: E501 - a table
 
 import atexit
@@ -16,7 +16,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,20 @@ import anyio
 
 from elastic_events.api import Event
 from elastic_events.bus.bus import EventBus
+from elastic_events.bus.errors import ConfigError, PermanentError
+from elastic_events.bus.handler import Sink
+from elastic_events.bus.record import Record
 from elastic_events.recorder import collect
 from elastic_events.recording import record
-from elastic_events.sinks.urls import parse_sinks
+from elastic_events.sinks.urls import open_url, parse_sinks
 from elastic_events.torchrun.install import Installation
-from elastic_events.torchrun.shield import report, shielded
+from elastic_events.torchrun.shield import report, shielded, tell
 from elastic_events.torchrun.ticks import Ticks
 
 __all__ = ("begin", "record_in_worker")
+
+#: Seconds. A sink that keeps up is done in a fraction; for one that does not, a job's exit and its restart do not wait.
+DEADLINE = 0.25
 
 _begun: list[int] = []  # pids
 
@@ -48,16 +54,43 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     urls = environ.get("ELASTIC_EVENTS_SINKS", "").strip() or default_sink(run, max_nodes)
     directory = _recorder_directory(run)
     bus = EventBus(recorder=directory, deadline=_deadline(environ.get("ELASTIC_EVENTS_DEADLINE")))
-    if directory is not None:
-        atexit.register(_tidy, bus, directory)  # before the bus's own, so that it runs after it
-    bus.open()
-    # Subscribed when it is open: a sink that hangs in opening must not hold up the job.
-    for sink in parse_sinks(urls):
-        bus.subscribe(sink, where=None if environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks())
+    for url in parse_sinks(urls):
+        ticks = None if environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks()
+        bus.subscribe(_Late(open_url(url)), name=url.partition(":")[0], where=ticks)
     installation = Installation(bus)
     if directory is not None:
+        atexit.register(_tidy, bus, directory)  # before the bus's own, so that it runs after it
         _collect(bus, directory, installation.exit_codes.get)
+    bus.launch()
     installation.install()
+
+
+class _Late:
+    """A sink that opens with its first records: neither one that hangs nor one that fails may hold up a job's start."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self._tried = self._open = False
+
+    async def open(self) -> None:
+        """Leave it to the first write."""
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Open if need be, and deliver."""
+        if not self._open:
+            self._tried = True
+            try:
+                await self.sink.open()
+            except ConfigError as error:  # the user must act; the next batch tries again
+                report(f"sink {type(self.sink).__name__}", error)
+                raise PermanentError(str(error), rejected=list(records)) from error
+            self._open = True
+        await self.sink.write(records)
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        if self._tried:
+            await self.sink.aclose()
 
 
 @shielded
@@ -84,10 +117,10 @@ def _plain(text: str) -> str:
 
 def _deadline(text: str | None) -> float:
     try:
-        return max(float(text or 1.0), 0.0)
+        return max(float(text or DEADLINE), 0.0)
     except ValueError as error:
         report("ELASTIC_EVENTS_DEADLINE", error)
-        return 1.0
+        return DEADLINE
 
 
 def _recorder_directory(run: str) -> Path | None:
@@ -132,10 +165,13 @@ async def _adopt(directory: Path, bus: EventBus) -> None:
 
 def _tidy(bus: EventBus, directory: Path) -> None:
     """At exit, when the bus is closed: remove this agent's own recorder, unless something is left in it."""
-    delivered_all = bus.close()
-    if not delivered_all or not bus.stats().recorder:
+    result = bus.close()
+    left = max(result.undelivered.values(), default=0)
+    if left:
+        tell(f"{left} records are undelivered and stay in {directory}; elastic-events recover delivers them")
         return
-    Path(bus.stats().recorder).unlink(missing_ok=True)
+    if bus.stats().recorder:
+        Path(bus.stats().recorder).unlink(missing_ok=True)
     if directory.name == str(os.getpid()):
         _remove(directory)
 

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-__all__ = ("report", "shielded")
+__all__ = ("report", "shielded", "tell")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,11 +36,13 @@ def shielded(function: Callable[P, T]) -> Callable[P, T | None]:
 
 def report(what: str, error: BaseException) -> None:
     """Say once on stderr what went wrong, past `logging`, which may lead back here. Never raises."""
-    if what in _reported:
-        return
-    _reported.add(what)
-    try:
-        text = f"elastic_events: {what}: {type(error).__name__}: {error}; the job goes on\n"
-        os.write(2, text.encode(errors="backslashreplace"))
-    except Exception:  # noqa: BLE001, S110 - an error that cannot even be shown, or no stderr
-        pass
+    if what not in _reported:
+        _reported.add(what)
+        with suppress(Exception):  # an error that cannot even be shown
+            tell(f"{what}: {type(error).__name__}: {error}; the job goes on")
+
+
+def tell(text: str) -> None:
+    """Write one line to stderr, where there is one."""
+    with suppress(OSError):
+        os.write(2, f"elastic_events: {text}\n".encode(errors="backslashreplace"))

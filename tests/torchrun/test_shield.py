@@ -5,7 +5,7 @@ import pytest
 from elastic_events.torchrun.shield import shielded
 
 
-class SignalException(Exception):  # noqa: N818 - torch's name
+class SignalException(Exception):
     """As torch's handler of signals raises it, wherever the main thread is."""
 
 

@@ -1,0 +1,132 @@
+"""What does the plug-in cost a torchrun job, and what does a slow sink do to it, beside torch's own handlers?
+
+Three questions, each asked in turn of all contenders, several times; medians, and ratios to plain torchrun:
+
+1. wall time of a two-process job that succeeds, without and with the plug-in;
+2. with a sink that takes a second a record: from a worker's death by SIGKILL to torchrun's exit;
+3. the same with torch's own handlers of the same slowness (`--torch-slow`, for it takes half a minute a run).
+
+Run: `python benchmarks/torchrun.py [--runs N] [--torch-slow]`, in an environment with torch and this project.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+WORKER = """
+import os, signal, sys, time
+time.sleep(0.5)
+if sys.argv[1] == "killed":
+    if os.environ["RANK"] == "1":
+        open("died", "w").write(str(time.time_ns()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+"""
+
+#: torchrun with something in it that takes a second a record.
+SLOW = """
+import sys, time
+from torch.distributed.run import main
+
+class Sink:
+    async def open(self): pass
+    async def write(self, records):
+        import asyncio
+        await asyncio.sleep(len(records))
+    async def aclose(self): pass
+
+def ours():
+    from elastic_events.sinks.urls import SCHEMES
+    SCHEMES["slow"] = lambda url: Sink()
+
+def torchs():
+    import logging
+    from torch.distributed.elastic import metrics
+    from torch.distributed.elastic.events import handlers
+    class Slow(logging.Handler):
+        def emit(self, record): time.sleep(1)
+    class SlowMetrics(metrics.MetricHandler):
+        def emit(self, data): time.sleep(1)
+    handlers._log_handlers["slow"] = Slow()
+    metrics.configure(SlowMetrics())
+
+{"ours": ours, "torchs": torchs}[sys.argv.pop(1)]()
+main(sys.argv[1:])
+"""
+
+
+def run(program: list[str], mode: str, *flags: str, **env: str) -> tuple[float, float]:
+    """Run a job; return its wall time, and the time from the worker's death to the end, seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in (("worker.py", WORKER), ("slow.py", SLOW)):
+            Path(folder, name).write_text(text)
+        rendezvous = ("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--rdzv-id=job")
+        command = [sys.executable, *program, "--nproc-per-node=2", *rendezvous, *flags, "worker.py", mode]
+        kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        begin = time.perf_counter()
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**kept, "OMP_NUM_THREADS": "1", "TMPDIR": folder, **env},
+            capture_output=True,
+            check=False,
+        )
+        wall, end = time.perf_counter() - begin, time.time_ns()
+        assert done.returncode == (mode == "killed"), done.stderr.decode()
+        died = Path(folder, "died")
+        return wall, (end - int(died.read_text())) / 1e9 if died.exists() else 0.0
+
+
+def compare(
+    title: str, contenders: dict[str, tuple[list[str], str, tuple[str, ...], dict[str, str]]], runs: int
+) -> None:
+    """Run all contenders in turn, `runs` times, and print medians and ratios to the first."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(runs + 1):
+        for name, (program, mode, flags, env) in contenders.items():
+            wall, after_death = run(program, mode, *flags, **env)
+            if turn:  # the first turn fills the caches
+                times[name].append(after_death if mode == "killed" else wall)
+    print(f"\n{title}\n")
+    print("| | median | least | most | ratio of medians |\n|---|---|---|---|---|")
+    base = statistics.median(next(iter(times.values())))
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(f"| {name} | {median:.3f} s | {min(values):.3f} | {max(values):.3f} | {median / base:.3f} |")
+
+
+def main() -> None:
+    """Ask the questions."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--torch-slow", action="store_true", help="also run torch's own handlers with the slow sink")
+    options = parser.parse_args()
+    print(
+        f"torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} CPUs, {platform.platform()}"
+    )
+    plain, ours = ["-m", "torch.distributed.run"], ("--event-log-handler=elastic",)
+    compare(
+        "Wall time of a job that succeeds",
+        {"torchrun": (plain, "ok", (), {}), "with the plug-in, into SQLite": (plain, "ok", ours, {})},
+        options.runs,
+    )
+    slow = {
+        "torchrun": (plain, "killed", (), {}),
+        "the plug-in, sink of 1 s a record": (["slow.py", "ours"], "killed", ours, {"ELASTIC_EVENTS_SINKS": "slow:"}),
+    }
+    compare("From a worker's death to torchrun's exit", slow, options.runs)
+    if options.torch_slow:
+        theirs = (["slow.py", "torchs"], "killed", ("--event-log-handler=slow",), {})
+        compare("The same, with torch's handlers", {"torchrun": slow["torchrun"], "torch's handlers of 1 s": theirs}, 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How fast does the drain deliver? Metric points a second through a handler that does nothing, and into files.
+
+`python -m benchmarks.drain`. The ring is made large enough for all points, so that nothing is overwritten.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from benchmarks.measure import table
+from elastic_events import EventBus
+
+
+def run(rounds: int = 5, points: int = 100_000) -> dict[str, float]:
+    """Return points a second, the median of `rounds`, by handler."""
+    rates: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, handlers, options in (
+            ("one handler, batches of 500", 1, {"batch_size": 500}),
+            ("one handler, batches of 50", 1, {"batch_size": 50}),
+            ("one handler, a call a record", 1, {}),
+            ("eight handlers, batches of 500", 8, {"batch_size": 500}),
+        ):
+            rates.setdefault(name, []).append(anyio.run(_through, handlers, options, points))
+        for url in ("sqlite", "jsonl"):
+            with tempfile.TemporaryDirectory() as folder:
+                rates.setdefault(url, []).append(anyio.run(_into, f"{url}:///{Path(folder) / 'out'}", points))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+async def _through(handlers: int, options: dict[str, Any], points: int) -> float:
+    async def nothing(_records: Any) -> None:
+        pass
+
+    bus = EventBus(capacity=2**17)
+    for number in range(handlers):
+        bus.subscribe(nothing, name=f"h{number}", **options)
+    return await _drained(bus, points)
+
+
+async def _into(url: str, points: int) -> float:
+    return await _drained(EventBus(url, capacity=2**17), points)
+
+
+async def _drained(bus: EventBus, points: int) -> float:
+    for number in range(points):
+        bus.put_metric("loss", number)
+    began = time.perf_counter()
+    async with bus:
+        result = await bus.flush(300)
+        spent = time.perf_counter() - began
+    lost = [lane.lost for lane in bus.stats().lanes.values()]
+    assert result, result
+    assert not any(lost), lost
+    return points / spent
+
+
+def report(rates: dict[str, float]) -> str:
+    """Return the table."""
+    return table("Drain", rates, {"points a second": lambda rate: f"{rate:,.0f}"})
+
+
+if __name__ == "__main__":
+    print(report(run(1, 20_000) if "--quick" in sys.argv else run()))

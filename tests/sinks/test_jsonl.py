@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elastic_events.bus.bus import EventBus
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
+from elastic_events.bus.retry import Retry
 from elastic_events.sinks import parts
 from elastic_events.sinks.jsonl import LONGEST, JsonlPosition, JsonlSink, read_jsonl
 from elastic_events.sinks.parts import compress, list_parts
@@ -401,9 +404,38 @@ def test_a_reader_survives_any_file(tmp_path_factory: pytest.TempPathFactory, ju
 
 
 @pytest.fixture(autouse=True)
-def no_leak() -> Any:
-    """Fail a test that leaves a descriptor open."""
-    count: Callable[[], int] = lambda: len(os.listdir("/proc/self/fd"))  # noqa: E731
-    before = count()
+def no_leak(tmp_path: Path) -> Any:
+    """Fail a test whose subject leaves a file open."""
     yield
-    assert count() <= before + 1
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert not [path for path in opened if path.startswith(str(tmp_path))]
+
+
+async def test_a_lane_tries_a_failed_write_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F77: a disk that is full for a while costs retries, which are counted, and no record, no half line, no second copy."""
+    sink = JsonlSink(tmp_path / "run.jsonl")
+    append, left = sink._append, 5
+
+    def full_for_a_while(data: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            fault = Faulty(2, errno.ENOSPC, 20)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "write", fault)
+                append(data)
+        append(data)
+
+    monkeypatch.setattr(sink, "_append", full_for_a_while)
+    async with EventBus(interval=0.001) as bus:
+        lane = bus.subscribe(sink, retry=Retry(base=0.001, cap=0.01))
+        for step in range(20):
+            bus.put_metric("loss", step)
+        await bus.flush()
+        assert lane.stats().retries == 5
+        assert lane.stats().delivered == 20
+        assert "No space left" in lane.stats().last_error
+    damages = Damages()
+    seen = await anyio.to_thread.run_sync(lambda: list(read_jsonl(tmp_path / "run.jsonl", damaged=damages)))
+    assert [record.fields[0] for record in seen if record.kind == "metric"] == list(range(20))
+    assert damages == []

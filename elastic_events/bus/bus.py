@@ -14,10 +14,11 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Protocol, Self
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 from elastic_events.bus.backlog import Backlog, Overflow
-from elastic_events.bus.context import Context, read_context
+from elastic_events.bus.context import Context, process_identity, read_context
 from elastic_events.bus.drain import Drain
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import BusClosed, ConfigError
@@ -497,7 +498,10 @@ class EventBus:
     def _restart_if_forked(self) -> None:
         if self._state != "forked" or next(self._restarts) > 0:
             return
-        self.context = self._own_context or read_context()
+        # Ids are made of the process: a child that kept its parent's would give two records one id.
+        self.context = msgspec.structs.replace(
+            self._own_context or read_context(), process=process_identity(), pid=os.getpid()
+        )
         self._state = "new"  # lanes made now begin at the first record
         self._make_rings()
         for make in self._subscriptions:

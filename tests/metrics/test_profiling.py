@@ -47,7 +47,7 @@ def test_success(seen: Capture) -> None:
 
 def test_failure(seen: Capture) -> None:
     """A call that raises publishes failure and duration, and raises."""
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         bad()
     assert published(seen) == ["failure", "duration.ms"]
 
@@ -172,7 +172,7 @@ def test_handler_that_raises_never_changes_the_function(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(metrics_api, "getStream", lambda group: MetricStream(group, Raises()))
     assert good(4) == 8
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         bad()
 
 

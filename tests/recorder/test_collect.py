@@ -127,7 +127,7 @@ async def test_second_launcher_is_told(folder: Path) -> None:
     """Two launchers on one directory: the second says so, and the first goes on."""
     async with EventBus(ListSink()) as bus:
         bus.add_source(lambda: collect(folder, bus, interval=0.005))
-        await until(lambda: (folder / ".collector").exists())
+        bus.add_source(collect, folder, bus)
         await anyio.sleep(0.02)
         with pytest.raises(ConfigError, match="another launcher"):
             await anyio.to_thread.run_sync(Collector(folder, bus).open)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def test_recorder_that_cannot_be_had_is_warned_about_once(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def small_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of few slots and one block, with long and short records."""
     monkeypatch.setattr(mapped_module, "BLOCKS", 1)
     events, metrics = open_rings(folder, Context("run", "p-1-x"), 2)
@@ -146,7 +145,7 @@ def small_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     emitter.put_metric("m", 2)
     emitter.record(Event("short", EventSource.WORKER, metadata={"n": 1}))
     emitter.record(Event("long", EventSource.WORKER, metadata={"text": "x" * 600}))
-    yield events.path
+    return events.path
 
 
 def story(path: Path) -> list[tuple[Any, ...]]:
@@ -189,7 +188,7 @@ def test_every_bit_flip(small_file: Path, tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_recorder(folder: Path, tmp_path: Path) -> None:
-    """An empty file, a foreign one, another version, a directory and a symlink: a line each, and the good one is read (F66, F72)."""
+    """An empty file, a foreign one, another version, a directory, a symlink: a line each; the good one is read (F66, F72)."""
     good = record_some(folder)
     (folder / "empty.ring").touch()
     (folder / "foreign.ring").write_bytes(b"SQLite format 3\0" * 1000)

@@ -199,7 +199,7 @@ def test_prof_emits_the_same_points() -> None:
 
 
 def test_loggers_of_destinations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`_get_or_create_logger` gives a logger with exactly the handler that the package's function names, as torch's tests want."""
+    """`_get_or_create_logger` gives a logger with exactly the handler that `get_logging_handler` names, as torch's tests want."""
     for number, world in enumerate((OURS, THEIRS)):
         handler = logging.NullHandler()
         monkeypatch.setattr(world.events, "get_logging_handler", lambda _destination="null", handler=handler: handler)

@@ -160,7 +160,8 @@ class _Seen:
                     Exit(local_rank, failure.exitcode, pid, message=message, time=at, victim=local_rank in alive)
                 )
             elif code is not None:
-                exits.append(Exit(local_rank, code, pid, victim=local_rank in alive))
+                # Workers that are functions: torch.multiprocessing ends the others itself, before the group is closed.
+                exits.append(Exit(local_rank, code, pid, victim=local_rank in alive or bool(known)))
         return exits
 
 

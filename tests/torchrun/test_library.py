@@ -58,6 +58,47 @@ if __name__ == "__main__":
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_functions_as_workers(method: str, tmp_path: Path) -> None:
+    """A launcher that names the handler "elastic" asks for the plug-in by it; workers that are functions are told as well."""
+    done = script(
+        tmp_path,
+        f"""
+import time
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+def work():
+    import os
+    if os.environ["RANK"] == "1":
+        raise ValueError("the loss is no number")
+    time.sleep(60)
+
+if __name__ == "__main__":
+    config = LaunchConfig(
+        1, 1, 2, run_id="own", rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=0.1, max_restarts=0,
+        event_log_handler="elastic", start_method="{method}",
+    )
+    try:
+        elastic_launch(config, work)()
+    except ChildFailedError:
+        print("failed, as it must")
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "failed, as it must\n"
+    job = Job(0, "", tmp_path)
+    assert job.database.name.startswith("elastic-events-")
+    assert job.story() == [*START[1:], "worker.failed", "worker.failed", "attempt.ended", "job.failed"]
+    first, victim = (event.metadata for event in job.events("worker.failed"))
+    assert (first["rank"], first["exit_code"], first["first"]) == (1, 1, True)
+    assert "the loss is no number" in first["message"]
+    assert (victim["rank"], victim["victim"]) == (0, True)
+    # A forked worker has inherited torch's handler, which turns the agent's SIGTERM into an exception.
+    assert (victim["signal"], victim["exit_code"]) == (("SIGTERM", None) if method == "spawn" else (None, 1))
+
+
 def test_torchs_own_handlers_go_on(tmp_path: Path) -> None:
     """A console handler and a metric handler that were there before get what they got; levels of logging drop nothing of ours."""
     done = script(

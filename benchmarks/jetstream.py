@@ -33,7 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=200_000)
     parser.add_argument("--batch", type=int, default=512, help="records a write; a lane's default is 512")
-    parser.add_argument("--kills", type=int, default=0, help="times the server is killed with SIGKILL and started again")
+    parser.add_argument(
+        "--kills", type=int, default=0, help="times the server is killed with SIGKILL and started again"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         server = Server(directory)

@@ -8,6 +8,7 @@
 | `nats://host:4222/stream` | NATS JetStream, extra `nats` |
 | `otlp+http://host:4318`, `otlp+https://host` | OpenTelemetry, extra `otlp` |
 | `prometheus:` | an exposition endpoint, extra `prometheus` |
+| `tensorboard:///runs`, `wandb://PROJECT`, `mlflow:///store` | metric points by step, extras of those names |
 
 As in SQLAlchemy, three slashes name a file relative to the working directory, four one from the root:
 `sqlite:////data/run.db`. Characters that mean something in a URL or in a list of them (`?`, `#`, `%`, `,` and space) are
@@ -38,22 +39,32 @@ def _module(name: str) -> Callable[[SplitResult], Sink]:
 SCHEMES: dict[str, Callable[[SplitResult], Sink]] = {
     "console": _module("console"),
     "jsonl": _module("jsonl"),
+    "mlflow": _module("bridges"),
+    "mlflow+http": _module("bridges"),
+    "mlflow+https": _module("bridges"),
     "nats": _module("nats"),
     "otlp+http": _module("otlp"),
     "otlp+https": _module("otlp"),
     "prometheus": _module("prometheus"),
     "sqlite": _module("sqlite"),
+    "tensorboard": _module("bridges"),
+    "wandb": _module("bridges"),
 }
 
 #: Scheme -> a URL to show.
 EXAMPLES: dict[str, str] = {
     "console": "console:",
     "jsonl": "jsonl:///run.jsonl",
+    "mlflow": "mlflow:///DIR",
+    "mlflow+http": "mlflow+http://HOST:5000",
+    "mlflow+https": "mlflow+https://HOST",
     "nats": "nats://HOST:4222/STREAM",
     "otlp+http": "otlp+http://HOST:4318",
     "otlp+https": "otlp+https://HOST",
     "prometheus": "prometheus:",
     "sqlite": "sqlite:///run.db",
+    "tensorboard": "tensorboard:///runs",
+    "wandb": "wandb://PROJECT",
 }
 
 _SUFFIXES = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".jsonl": "jsonl", ".ndjson": "jsonl"}

@@ -64,7 +64,7 @@ def test_the_console_is_one_of_two(url: str, stream: str, color: bool | None) ->
     ("url", "sentence"),
     [
         ("sqlit:///run.db", "did you mean sqlite"),
-        ("postgres://host/db", "no sink is called 'postgres'; known are console:, jsonl:///run.jsonl, nats:"),
+        ("postgres://host/db", "no sink is called 'postgres'; known are console:, jsonl:///run.jsonl, mlflow:"),
         ("run.db", "did you mean sqlite:///run.db"),
         ("logs/run.jsonl", "did you mean jsonl:///logs/run.jsonl"),
         ("", "is not a sink's URL"),

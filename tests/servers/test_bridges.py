@@ -1,0 +1,248 @@
+"""Bridges: what TensorBoard, Weights & Biases and MLflow themselves read back."""
+
+import json
+import math
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from elastic_events import EventBus
+from elastic_events.bus.errors import ConfigError, PermanentError
+from elastic_events.bus.record import Record
+from elastic_events.sinks.bridges import MlflowSink, Steps, TensorBoardSink, WandbSink, from_url
+from tests.servers.factory import context, event, metric
+
+#: Steps 5 and 6 with two points each, of two ranks; an event and a text that pass by.
+TRAINING = [
+    event(10, "step.started", {"step": 5}),
+    metric(11, value=0.5),
+    metric(12, value=0.25),
+    event(20, "step.started", {"step": 6}),
+    metric(21, value=0.125),
+    metric(22, "lr", 1e-3),
+    metric(23, "note", "text"),
+    event(24, "job.failed", {}),
+    metric(3, value=9, speaker=context(1, process="p2")),
+]
+EXPECTED = {
+    ("train/loss", 5, 0.5),
+    ("train/loss", 5, 0.25),
+    ("train/loss", 6, 0.125),
+    ("train/lr", 6, 1e-3),
+    ("train/rank1/loss", 0, 9.0),
+}
+
+
+def deliver(sink: Any, records: Sequence[Record]) -> None:
+    """Deliver through a bus in a background thread, as a training script would."""
+    with EventBus(sink) as bus:
+        bus.add_source(_feed, bus, records)
+        while bus.stats().lanes[sink.name].accepted < len(records):
+            time.sleep(0.001)  # until the source, a task of the drain, had its turn
+        assert bus.flush_sync(10), bus.stats()
+        assert bus.stats().lanes[sink.name].delivered == len(records)
+
+
+async def _feed(bus: EventBus, records: Sequence[Record]) -> None:
+    bus.feed(records)
+
+
+# --- which step ---
+
+
+def test_a_point_belongs_to_the_step_that_began_before_it() -> None:
+    """Steps come from the events of the point's own process, also when these arrive behind it in the batch."""
+    points = Steps().points([*TRAINING[1:3], *TRAINING[:1], *TRAINING[3:]])
+    assert {(p.tag, p.step, p.value) for p in points} == EXPECTED
+
+
+def test_without_steps_points_are_counted() -> None:
+    """Where no step is marked, a point's step is its number within its name."""
+    steps = Steps()
+    first = steps.points([metric(1), metric(2), metric(3, "lr")])
+    second = steps.points([metric(4)])
+    assert [(p.tag, p.step) for p in first + second] == [
+        ("train/loss", 0),
+        ("train/loss", 1),
+        ("train/lr", 0),
+        ("train/loss", 2),
+    ]
+
+
+def test_a_batch_that_comes_again_keeps_its_steps() -> None:
+    """A retry logs the same steps as the attempt that failed."""
+
+    class Writer:
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def add_scalar(self, tag: str, value: float, step: int, walltime: float) -> None:
+            self.steps.append(step)
+            if len(self.steps) == 1:
+                raise OSError("full")
+
+        def flush(self) -> None:
+            pass
+
+    writer = Writer()
+    sink = TensorBoardSink(writer=writer)
+    batch = [metric(1)]
+    with pytest.raises(OSError, match="full"):
+        sink.write_now(batch)
+    sink.write_now(batch)
+    assert writer.steps == [0, 0]
+
+
+# --- TensorBoard ---
+
+
+def test_tensorboard_reads_the_scalars(tmp_path: Path) -> None:
+    """TensorBoard's own reader finds every point with its tag, step, value and time."""
+    pytest.importorskip("tensorboardX")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    deliver(from_url(urlsplit(f"tensorboard:///{tmp_path}/runs")), TRAINING)
+    read = accumulator.EventAccumulator(str(tmp_path / "runs"))
+    read.Reload()
+    found = {tag: read.Scalars(tag) for tag in read.Tags()["scalars"]}
+    assert {(tag, one.step, one.value) for tag in found for one in found[tag]} == {
+        (tag, step, struct.unpack("f", struct.pack("f", value))[0]) for tag, step, value in EXPECTED
+    }
+    assert found["train/lr"][0].wall_time == pytest.approx(TRAINING[5].time_ns / 1e9)
+
+
+def test_a_summary_writer_of_the_users_stays_open(tmp_path: Path) -> None:
+    """A SummaryWriter that the user made is used, and is the user's to close."""
+    writer = pytest.importorskip("tensorboardX").SummaryWriter(str(tmp_path))
+    deliver(TensorBoardSink(writer=writer), TRAINING)
+    writer.add_scalar("mine", 1.0, 1)
+    writer.close()
+
+
+def test_tensorboard_that_cannot_write_is_a_clear_error(tmp_path: Path) -> None:
+    """A directory that cannot be made fails the opening."""
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match="TensorBoard: cannot write"),
+        EventBus(TensorBoardSink(tmp_path / "file" / "x")),
+    ):
+        pass
+
+
+# --- Weights & Biases ---
+
+
+def leveldb_log(path: Path) -> Iterator[bytes]:
+    """Yield the records of a .wandb file: seven bytes of its own, then LevelDB's log format (its doc/log_format.md)."""
+    data = path.read_bytes()
+    position, whole = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        if kind == 0:
+            position += left
+            continue
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            yield whole
+            whole = b""
+
+
+def wandb_rows(directory: Path, least: int) -> list[dict[str, Any]]:
+    """Return the history rows of the only offline run; its file is another process's to write."""
+    until = time.monotonic() + 20
+    while len(rows := _wandb_rows(directory)) < least and time.monotonic() < until:
+        time.sleep(0.02)
+    return rows
+
+
+def _wandb_rows(directory: Path) -> list[dict[str, Any]]:
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = directory.glob("wandb/offline-run-*/*.wandb")
+    rows = []
+    for data in leveldb_log(path):
+        record = wandb_internal_pb2.Record.FromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = {"".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            rows.append({key: value for key, value in items.items() if not key.startswith("_")})
+    return rows
+
+
+def test_wandb_keeps_the_rows_offline(tmp_path: Path) -> None:
+    """The file that `wandb sync` would send holds every point, with its step."""
+    pytest.importorskip("wandb")
+    deliver(WandbSink("test", tmp_path), TRAINING)
+    rows = wandb_rows(tmp_path, 4)
+    found = {(tag, row["step"], value) for row in rows for tag, value in row.items() if tag != "step"}
+    assert found == EXPECTED
+    assert len(rows) == 4
+
+
+# --- MLflow ---
+
+
+@pytest.fixture
+def _file_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow.tracking")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+
+@pytest.mark.usefixtures("_file_store")
+def test_mlflow_reads_the_metrics(tmp_path: Path) -> None:
+    """MLflow's own client finds every point with its step and millisecond, in a run that is finished."""
+    from mlflow.tracking import MlflowClient
+
+    sink = from_url(urlsplit(f"mlflow:///{tmp_path}/store?experiment=e&name=n"))
+    assert isinstance(sink, MlflowSink)
+    deliver(sink, TRAINING)
+    client = MlflowClient(tracking_uri=sink.tracking_uri)
+    found = {
+        (tag, one.step, one.value)
+        for tag in ("train/loss", "train/lr", "train/rank1/loss")
+        for one in client.get_metric_history(sink.run_id, tag)
+    }
+    assert found == EXPECTED
+    assert client.get_metric_history(sink.run_id, "train/lr")[0].timestamp == TRAINING[5].time_ns // 1_000_000
+    run = client.get_run(sink.run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "n")
+
+
+@pytest.mark.usefixtures("_file_store")
+def test_mlflow_takes_any_name_and_value(tmp_path: Path) -> None:
+    """Names that MLflow refuses are made fit; many points are several requests; NaN is a value."""
+    sink = MlflowSink(tmp_path / "store")
+    points = [metric(n, "a:b*c\n", float(n)) for n in range(2500)] + [metric(1, "nan", math.nan)]
+    deliver(sink, points)
+    assert len(sink._tracking.MlflowClient(sink.tracking_uri).get_metric_history(sink.run_id, "train/a_b_c_")) == 2500
+
+
+@pytest.mark.usefixtures("_file_store")
+def test_what_mlflow_refuses_is_permanent(tmp_path: Path) -> None:
+    """A record that MLflow can never take is not tried again (F41)."""
+    sink = MlflowSink(tmp_path / "store")
+    sink.open_now()
+    with pytest.raises(PermanentError, match="MLflow"):
+        sink.write_now([metric(1, "../../x")])
+    sink.close_now()
+
+
+# --- URLs ---
+
+
+@pytest.mark.parametrize("url", ["tensorboard:", "wandb:", "wandb://p?mode=loud", "mlflow:", "mlflow:///d?x=1"])
+def test_a_wrong_url_is_a_clear_error(url: str) -> None:
+    """Each mistake in a URL is a ConfigError."""
+    for module in ("tensorboardX", "wandb", "mlflow.tracking"):
+        pytest.importorskip(module)
+    with pytest.raises(ConfigError):
+        from_url(urlsplit(url))

@@ -1,6 +1,6 @@
 """What torch's rendezvous says in English, as fields.
 
-The sentences are those of torch's `dynamic_rendezvous.py` and `c10d_rendezvous_backend.py`, versions 2.0 to 2.13. One that
+The sentences are those of torch's `dynamic_rendezvous.py` and `c10d_rendezvous_backend.py`, as of 2.13. One that
 is none of them gives None: it is kept whole where it stands, and counted.
 """
 

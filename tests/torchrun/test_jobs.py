@@ -1,5 +1,6 @@
 """Real jobs under torchrun, each told truly in the database."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,10 @@ def test_a_job_that_succeeds_on_gloo(tmp_path: Path) -> None:
     assert isinstance(events[2].metadata["metadata"], str)  # torch's own is kept beside
     assert job.rows("SELECT count(*) FROM rdzv_events WHERE message LIKE '%joined round 0%'") == [(1,)]
     assert job.rows("SELECT value FROM metrics WHERE name LIKE 'workers.%.run_total'") == [(1,)]
+    ((ledger,),) = job.rows("SELECT ledger FROM ledgers")
+    counts = json.loads(ledger)
+    assert counts["filtered"] > 0  # ticks, thinned
+    assert counts["accepted"] == counts["delivered"] + counts["filtered"]
 
 
 def test_a_killed_worker_and_its_restart(tmp_path: Path) -> None:
@@ -132,6 +137,14 @@ def test_the_default_database_is_named_by_the_run(tmp_path: Path) -> None:
     assert job.code == 0
     assert job.database.name == "elastic-events-job.db"
     assert job.story() == [*START, *DONE]
+
+
+def test_all_ticks_are_kept_when_asked_for(tmp_path: Path) -> None:
+    """ELASTIC_EVENTS_TICKS=all filters nothing."""
+    job = run(tmp_path, "ok", ELASTIC_EVENTS_TICKS="all")
+    assert job.code == 0
+    ((ledger,),) = job.rows("SELECT ledger FROM ledgers")
+    assert json.loads(ledger)["filtered"] == 0
 
 
 def test_workers_join(tmp_path: Path) -> None:

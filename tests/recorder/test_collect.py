@@ -125,10 +125,11 @@ async def test_restarted_launcher_goes_on_where_the_last_stopped(folder: Path) -
 
 async def test_second_launcher_is_told(folder: Path) -> None:
     """Two launchers on one directory: the second says so, and the first goes on."""
-    async with EventBus(ListSink()) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+    sink = ListSink()
+    async with EventBus(sink) as bus:
         bus.add_source(collect, folder, bus)
-        await anyio.sleep(0.02)
+        await anyio.to_thread.run_sync(record_some, folder)
+        await until(lambda: sink.payload)  # the first one collects
         with pytest.raises(ConfigError, match="another launcher"):
             await anyio.to_thread.run_sync(Collector(folder, bus).open)
 

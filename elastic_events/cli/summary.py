@@ -5,6 +5,7 @@ from itertools import chain
 import click
 from rich.console import Console
 
+from elastic_events.bus.errors import InputError
 from elastic_events.reading.source import read_records
 from elastic_events.reading.summary import summary
 
@@ -23,7 +24,11 @@ def command(sources: tuple[str, ...]) -> None:
     def damaged(where: str, reason: str) -> None:
         skipped.append(f"{where}: {reason}")
 
-    Console().print(summary(chain.from_iterable(read_records(source, damaged) for source in sources)))
+    records = list(chain.from_iterable(read_records(source, damaged) for source in sources))
+    if not records:
+        why = f" ({skipped[0]})" if skipped else ""
+        raise InputError(f"no record can be read from {', '.join(sources)}{why}")
+    Console().print(summary(records))
     for line in skipped[:5]:
         click.echo(f"skipped {line}", err=True)
     if len(skipped) > 5:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,27 +20,27 @@ def summary(records: Iterable[Record]) -> RenderableType:
 
 
 def _attempts(story: list[Record]) -> Table:
-    table = Table(title="Attempts", title_justify="left")
+    table = Table(title="Attempts", title_justify="left", box=SIMPLE_HEAD)
     for column in ("attempt", "duration", "steps", "outcome", "first to die", "ended by"):
         table.add_column(column)
     for started in _named(story, "attempt.started"):
-        number = _facts(started)["attempt"]
-        ended = next((r for r in _named(story, "attempt.ended") if _facts(r)["attempt"] == number), None)
+        number = _facts(started).get("attempt")
+        ended = next((r for r in _named(story, "attempt.ended") if _facts(r).get("attempt") == number), None)
         first = next(
             (
                 _facts(r)
                 for r in _named(story, "worker.failed")
-                if _facts(r)["attempt"] == number and _facts(r)["first"]
+                if _facts(r).get("attempt") == number and _facts(r).get("first")
             ),
             {},
         )
-        steps = [_facts(r)["step"] for r in _named(story, "step.ended") if r.context.restart == number]
+        steps = [_facts(r).get("step", 0) for r in _named(story, "step.ended") if r.context.restart == number]
         table.add_row(
             str(number),
             f"{(ended.time_ns - started.time_ns) / 1e9:.1f} s" if ended else "",
             f"{min(steps)} to {max(steps)}" if steps else "none",
-            _facts(ended)["outcome"] if ended else "unknown",
-            f"rank {first['rank']}, pid {first['pid']}" if first else "",
+            str(_facts(ended).get("outcome")) if ended else "unknown",
+            f"rank {first.get('rank')}, pid {first.get('pid')}" if first else "",
             str(first.get("signal") or first.get("exit_code") or ""),
         )
     return table
@@ -47,16 +48,17 @@ def _attempts(story: list[Record]) -> Table:
 
 def _failure(story: list[Record]) -> list[RenderableType]:
     """The last records of the worker that died first, up to its last instant."""
-    first = next((r for r in _named(story, "worker.failed") if _facts(r)["first"]), None)
+    first = next((r for r in _named(story, "worker.failed") if _facts(r).get("first")), None)
     if first is None:
         return []
-    last = [r for r in story if r.context.pid == _facts(first)["pid"] and r.kind != "ledger"][-4:]
-    table = Table(title=f"Last words of rank {_facts(first)['rank']}", title_justify="left")
+    last = [r for r in story if r.context.pid == _facts(first).get("pid") and r.kind != "ledger"][-4:]
+    table = Table(title=f"Last words of rank {_facts(first).get('rank')}", title_justify="left", box=SIMPLE_HEAD)
     for column in ("before its death was noticed", "record", "value"):
         table.add_column(column)
     for record in last:
         value = record.fields[0] if record.kind == "metric" else _facts(record)
-        table.add_row(f"{(first.time_ns - record.time_ns) / 1e6:.1f} ms", record.name, str(value))
+        shown = f"{value:.4g}" if isinstance(value, float) else _listed(value)
+        table.add_row(f"{(first.time_ns - record.time_ns) / 1e6:.1f} ms", Text(record.name), Text(shown))
     return [table]
 
 
@@ -87,6 +89,11 @@ def _named(story: list[Record], name: str) -> list[Record]:
     return [record for record in story if record.name == name]
 
 
+def _listed(value: Any) -> str:
+    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
 def _facts(record: Record) -> dict[str, Any]:
-    metadata: dict[str, Any] = record.fields[2]
-    return metadata
+    """Return an event's metadata; nothing for what is no dict, or no event."""
+    metadata = record.fields[2] if record.kind == "event" else None
+    return metadata if isinstance(metadata, dict) else {}

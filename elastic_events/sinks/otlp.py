@@ -1,9 +1,11 @@
 """OpenTelemetry over HTTP: to any Collector or back end that takes OTLP in protobuf."""
 
 import os
+import socket
 import ssl
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,6 +30,9 @@ _ABOUT_RECORDS = frozenset({400, 413, 422})
 _NOT_NUMBERS = "a metric's value is no number, which is all that OTLP can carry"
 
 _REMEMBERED = 8192
+
+#: Seconds that looking up the hosts may take when the sink opens.
+_LOOKUP = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class OtlpSink:
         self.rejected = 0  #: records that a server refused within a request that it took
         self.last_rejection = ""
         self._client: Any = None
+        self._addresses: dict[str, list[str]] = {}  # of the hosts, for the end of the interpreter
         try:
             # Here, not in open(): an import reads files, and would block the drain's loop.
             import_module("httpcore2")  # else httpx2 does so when its first client is made
@@ -101,6 +107,9 @@ class OtlpSink:
             # At interpreter exit no name can be looked up: the connection of the last batch must still be there.
             limits=self._http.Limits(max_connections=4, keepalive_expiry=300.0),
         )
+        with anyio.move_on_after(_LOOKUP):
+            for url in filter(None, (self.settings.logs, self.settings.metrics)):
+                await self._look_up(url)
 
     async def write(self, records: Sequence[Record]) -> None:
         """Send; return when the server took both requests.
@@ -164,11 +173,37 @@ class OtlpSink:
             headers["content-encoding"] = "gzip"
         try:
             with anyio.fail_after(self.settings.timeout):
-                return await self._client.post(url, content=body, headers=headers)
+                return await self._send(url, body, headers)
         except TimeoutError:
             raise TransientError(f"{_origin(url)} did not answer within {self.settings.timeout:g} s") from None
         except Exception as error:  # httpx2's own, the resolver's and TLS's: every one of them may pass
-            raise TransientError(f"{_origin(url)}: {type(error).__name__} {error}".rstrip()) from error
+            raise TransientError(f"{_origin(url)}: {_reason(error)}") from error
+
+    async def _send(self, url: str, body: bytes, headers: Mapping[str, str]) -> Any:
+        try:
+            return await self._client.post(url, content=body, headers=headers)
+        except RuntimeError:  # the interpreter ends: no thread to look up a name (F16)
+            addresses = self._addresses.get(urlsplit(url).hostname or "", ())
+            for address in addresses:
+                with suppress(self._http.ConnectError):
+                    return await self._send_to(address, url, body, headers)
+            raise
+
+    async def _send_to(self, address: str, url: str, body: bytes, headers: Mapping[str, str]) -> Any:
+        """Send to an address in the name of the host that it belongs to, TLS included."""
+        named = self._http.URL(url)
+        headers = {**headers, "host": named.netloc.decode()}
+        extensions = {"sni_hostname": named.host}
+        return await self._client.post(
+            named.copy_with(host=address), content=body, headers=headers, extensions=extensions
+        )
+
+    async def _look_up(self, url: str) -> None:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        with suppress(OSError, UnicodeError):  # not known now: the first request says so
+            found = await anyio.getaddrinfo(host, parts.port or 0, type=socket.SOCK_STREAM)
+            self._addresses[host] = list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     def _failure(self, response: Any, records: Sequence[Record]) -> Exception:
         status = response.status_code
@@ -337,6 +372,14 @@ def _retry_after(text: str | None) -> float | None:
     except ValueError:
         return None
     return max((when - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error's name and text; on trio the text of a failed connection is in what caused it."""
+    deepest: BaseException | None = error
+    while deepest is not None and not str(deepest):
+        deepest = deepest.__cause__ or deepest.__context__
+    return f"{type(error).__name__} {deepest or ''}".rstrip()
 
 
 def _origin(url: str) -> str:

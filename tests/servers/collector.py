@@ -1,6 +1,7 @@
 """A small OTLP/HTTP server that decodes with opentelemetry-proto and answers what the test wants."""
 
 import gzip
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
@@ -8,7 +9,8 @@ from typing import Any, NamedTuple
 
 import anyio
 import h11
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSListener
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
@@ -40,24 +42,26 @@ class Collector:
 
     @classmethod
     @asynccontextmanager
-    async def listening(cls) -> AsyncIterator["Collector"]:
+    async def listening(cls, tls: ssl.SSLContext | None = None) -> AsyncIterator["Collector"]:
         """Listen on a free port of loopback while the block runs."""
         made = cls()
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        listener: Any = await anyio.create_tcp_listener(local_host="127.0.0.1")
         made.port = listener.extra(SocketAttribute.local_port)
+        if tls is not None:
+            listener = TLSListener(listener, tls, standard_compatible=False)
         async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, made._serve)
             yield made
             group.cancel_scope.cancel()
 
-    async def _serve(self, client: SocketStream) -> None:
+    async def _serve(self, client: ByteStream) -> None:
         connection = h11.Connection(h11.SERVER)
         with suppress(*BROKEN, h11.RemoteProtocolError):
             async with client:
                 while await self._exchange(client, connection):
                     connection.start_next_cycle()
 
-    async def _exchange(self, client: SocketStream, connection: h11.Connection) -> bool:
+    async def _exchange(self, client: ByteStream, connection: h11.Connection) -> bool:
         body, request = b"", None
         while True:
             event = connection.next_event()

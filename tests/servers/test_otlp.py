@@ -1,17 +1,21 @@
 """OTLP: every field back as sent, and each way in which a server fails is the right kind of error."""
 
 import math
+import ssl
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
 import httpcore2  # noqa: F401 - reads a file when first imported, which blockbuster forbids within a loop
-import httpx2  # noqa: F401 - likewise
+import httpx2
 import pytest
+import trustme
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from elastic_events import EventBus
@@ -333,6 +337,40 @@ async def test_a_bus_rides_out_an_outage(collector: Collector) -> None:
         assert lane.stats().balanced
     assert [log["event_name"] for _, log in collector.logs][:100] == [f"e{n}" for n in range(100)]
     assert len(collector.points) == 100
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_script_that_ends_at_once_delivers(collector: Collector) -> None:
+    """Records of a script's last moment arrive, though the ending interpreter can look up no host any more (F16)."""
+    script = (
+        f"import elastic_events as e; e.start('otlp+http://localhost:{collector.port}'); "
+        "e.record(e.Event('last', e.EventSource.WORKER))"
+    )
+    done = await anyio.run_process([sys.executable, "-c", script], check=False, stderr=None)
+    assert done.returncode == 0
+    assert [log["event_name"] for _, log in collector.logs] == ["last", "bus.ledger"]
+
+
+async def test_tls_is_checked_also_without_a_look_up(tmp_path: Path) -> None:
+    """The certificate must be the host's, by name as by the address that was looked up when the sink opened."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    async with Collector.listening(context) as collector:
+        url = f"https://localhost:{collector.port}/v1/logs"
+        async with opened(OtlpSettings(url, None, certificate=str(tmp_path / "ca.pem"))) as sink:
+            await sink.write([event(1)])
+            assert "127.0.0.1" in sink._addresses["localhost"]
+            body = sink._encoder.logs([event(2)])
+            with pytest.raises(httpx2.ConnectError):
+                await sink._send_to("127.0.0.1", url.replace("localhost", "elsewhere"), body, {})
+            answer = await sink._send_to("127.0.0.1", url, body, {})
+            assert answer.status_code == 200
+        async with opened(OtlpSettings(url, None)) as sink:
+            with pytest.raises(TransientError, match="CERTIFICATE_VERIFY_FAILED"):
+                await sink.write([event(3)])
+    assert [log["attributes"]["step"] for _, log in collector.logs] == [1, 2]
 
 
 # --- settings ---

@@ -1,5 +1,6 @@
 """Every example of the README runs, and its commands are what CI runs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ def test_example_runs(example: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=60,

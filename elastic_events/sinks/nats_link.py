@@ -124,6 +124,9 @@ def token(text: str, limit: int = 64) -> str:
     return _FORBIDDEN.sub("_", text)[:limit] or "_"
 
 
+_abandoned: list[Any] = []
+
+
 class Link:
     """A connection that is made when it is needed. Belongs to one asyncio loop.
 
@@ -142,6 +145,9 @@ class Link:
 
     def forget(self) -> None:
         """Start anew without closing: the connection belongs to another process, or to a loop that is gone."""
+        if self.client is not None:
+            # Kept alive: freeing it would take the socket out of an epoll set that the parent still waits on.
+            _abandoned.append(self.client)
         self.client = None
 
     async def ready(self) -> bool:

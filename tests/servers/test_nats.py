@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -565,3 +566,23 @@ async def test_emitting_costs_no_wait_while_the_server_is_away(mortal_server: Na
         assert lane.stats().delivered == 0
     assert lane.stats().balanced
     assert lane.stats().lost == 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_its_own_connection(nats_server: NatsServer, stream: str) -> None:
+    """Parent and child of a fork both deliver, each once, over connections of their own (F2, F3)."""
+    with EventBus(to(nats_server, stream)) as bus:
+        bus.record(Event("before", EventSource.WORKER))
+        assert bus.flush_sync()
+        child = os.fork()
+        if child == 0:
+            try:
+                bus.record(Event("child", EventSource.WORKER))
+                os._exit(0 if bus.flush_sync() else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        bus.record(Event("after", EventSource.WORKER))
+        assert bus.flush_sync()
+    names = [record.name for record in read_nats_sync(f"{nats_server.url}/{stream}")]
+    assert names == ["before", "child", "after", "bus.ledger"]

@@ -165,6 +165,7 @@ async def test_a_taken_port_is_a_clear_error() -> None:
         await other.aclose()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_exposes_nothing() -> None:
     """The port is free once the parent closed, whatever a forked child still does (F2)."""
     sink = PrometheusSink(0)

@@ -16,6 +16,8 @@ from elastic_events.torchrun.shield import shielded
 
 __all__ = ("Installation", "install")
 
+_UNDER_WAY = frozenset({"attempt.started", "attempt.ended", "rendezvous.failed", "job.failed"})
+
 
 @contextmanager
 def install(bus: EventBus) -> "Iterator[Installation]":
@@ -39,8 +41,9 @@ def install(bus: EventBus) -> "Iterator[Installation]":
 class Installation:
     """What is changed in torch, and how to change it back."""
 
-    def __init__(self, bus: EventBus) -> None:
+    def __init__(self, bus: EventBus, under_way: Callable[[], object] | None = None) -> None:
         self.bus = bus
+        self.under_way = under_way  #: called after each group of facts that begins or ends something
         self.repair = Repair(parse)
         self.exit_codes: dict[int, int] = {}  #: of workers that have ended, by pid, as `subprocess` has them
         self._lock = threading.RLock()  # rendezvous events come from three threads
@@ -91,8 +94,11 @@ class Installation:
     def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
         """Let the repair take a step, and record what follows from it."""
         with self._lock:
-            for fact in step(*args):
+            facts = step(*args)
+            for fact in facts:
                 self.bus.record(Event(fact.name, EventSource.AGENT, metadata=fact.metadata))
+        if self.under_way is not None and any(fact.name in _UNDER_WAY for fact in facts):
+            self.under_way()
 
     # --- changes ---
 

@@ -10,11 +10,13 @@
 """  # noqa: E501 - a table
 
 import atexit
+import itertools
 import json
 import os
 import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -41,6 +43,9 @@ __all__ = ("begin", "record_in_worker")
 #: Seconds. A sink that keeps up is done in a fraction; for one that does not, a job's exit and its restart do not wait.
 DEADLINE = 0.25
 
+#: Seconds from the agent's beginning to that of the drain, at most.
+LATEST = 0.5
+
 _begun: list[int] = []  # pids
 
 
@@ -57,12 +62,32 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     for url in parse_sinks(urls):
         ticks = None if environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks()
         bus.subscribe(_Late(open_url(url)), name=url.partition(":")[0], where=ticks)
-    installation = Installation(bus)
+    launch = _Launch(bus)
+    installation = Installation(bus, launch)
+    atexit.register(_tidy, bus, directory, launch)  # before the bus's own, so that it runs after it
     if directory is not None:
-        atexit.register(_tidy, bus, directory)  # before the bus's own, so that it runs after it
         _collect(bus, directory, installation.exit_codes.get)
-    bus.launch()
     installation.install()
+
+
+class _Launch:
+    """Starts the drain once, when the workers have been started or `LATEST` seconds have passed; until then the rings hold.
+
+    The drain's first act is to import an event loop, a tenth of a second that the agent would wait for (the GIL) if it came
+    between its own steps. When the workers run, the agent sleeps.
+    """
+
+    def __init__(self, bus: EventBus) -> None:
+        self.bus = bus
+        self._turns = itertools.count()
+        self.timer = threading.Timer(LATEST, self)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def __call__(self) -> None:
+        """Start the drain; the second call does nothing. Any thread."""
+        if next(self._turns) == 0:
+            self.bus.launch()
 
 
 class _Late:
@@ -148,9 +173,14 @@ def _collect(bus: EventBus, directory: Path, exit_code: Callable[[int], int | No
     bus.add_source(partial(collect, directory, bus, exit_code=exit_code))
     if directory.name != str(os.getpid()):
         return  # named by the user: all agents of this host share it
-    for other in directory.parent.iterdir():
-        if other.name.isdigit() and not Path("/proc", other.name).exists():
-            bus.add_source(_adopt, other, bus)
+    for other in _dead(directory):
+        bus.add_source(_adopt, other, bus)
+
+
+def _dead(directory: Path) -> list[Path]:
+    """Return the directories of agents of this run that are dead."""
+    found = directory.parent.iterdir()
+    return [other for other in found if other.name.isdigit() and not Path("/proc", other.name).exists()]
 
 
 async def _adopt(directory: Path, bus: EventBus) -> None:
@@ -163,21 +193,26 @@ async def _adopt(directory: Path, bus: EventBus) -> None:
     _remove(directory)
 
 
-def _tidy(bus: EventBus, directory: Path) -> None:
+def _tidy(bus: EventBus, directory: Path | None, launch: _Launch) -> None:
     """At exit, when the bus is closed: remove this agent's own recorder, unless something is left in it."""
-    result = bus.close()
-    left = max(result.undelivered.values(), default=0)
+    launch.timer.cancel()
+    result, stats = bus.close(), bus.stats()
+    left = stats.accepted if stats.state == "new" else max(result.undelivered.values(), default=0)
     if left:
-        tell(f"{left} records are undelivered and stay in {directory}; elastic-events recover delivers them")
+        place = f"stay in {directory}; elastic-events recover delivers them" if stats.recorder else "are lost"
+        tell(f"{left} records are undelivered and {place}")
         return
-    if bus.stats().recorder:
-        Path(bus.stats().recorder).unlink(missing_ok=True)
-    if directory.name == str(os.getpid()):
-        _remove(directory)
+    if stats.recorder:
+        Path(stats.recorder).unlink(missing_ok=True)
+    if directory is not None and directory.name == str(os.getpid()):
+        for other in [*_dead(directory), directory]:
+            _remove(other)
 
 
 def _remove(directory: Path) -> None:
-    with suppress(OSError):  # a worker that is still dying has its file in there: the next start will see to it
+    if any(directory.glob("*.ring")):
+        return  # of a worker that is still dying, or not delivered yet: the next start will see to it
+    with suppress(OSError):
         (directory / ".collector").unlink(missing_ok=True)
         directory.rmdir()
         directory.parent.rmdir()  # the run's, when this was the last agent

@@ -7,6 +7,7 @@ begins, and imports nothing. Asked for it is by `--event-log-handler=elastic`, `
 What it does then is in `elastic_events.torchrun.job`. The rendezvous back ends stay as they are.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -57,13 +58,24 @@ def _begin(params: Any, *, unasked: bool) -> None:
     """Start recording in this process, if it is asked for. Never raises."""
     try:
         if unasked or requested(sys.argv, os.environ):
-            from elastic_events.torchrun.job import begin
-
-            begin(getattr(params, "run_id", None), getattr(params, "max_nodes", None))
+            _begin_now(params)
     except Exception as error:
         if any(kind.__name__ == "SignalException" for kind in type(error).__mro__):
             raise  # torch's way to end the job
         _say(error)
+
+
+def _begin_now(params: Any) -> None:
+    # What our imports allocate makes the collector go through all that torch has: a tenth of a second, for nothing.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        from elastic_events.torchrun.job import begin
+
+        begin(getattr(params, "run_id", None), getattr(params, "max_nodes", None))
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Asked(logging.Handler):

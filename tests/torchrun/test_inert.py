@@ -1,14 +1,14 @@
 """Installed and not asked for, the plug-in is next to nothing."""
 
-import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 from elastic_events.torchrun.plugin import requested
-from tests.torchrun.jobs import needs_torch
+from tests.torchrun.jobs import HERE, needs_torch
 
 
 def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -29,8 +29,8 @@ TINY = {"elastic_events", "elastic_events.torchrun", "elastic_events.torchrun.pl
 
 def test_the_entry_point_is_there() -> None:
     """The distribution names the plug-in where torch looks for it."""
-    (entry,) = importlib.metadata.entry_points(group="torchrun.handlers", name="elastic")
-    assert entry.value == "elastic_events.torchrun.plugin:register"
+    project = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["entry-points"]["torchrun.handlers"] == {"elastic": "elastic_events.torchrun.plugin:register"}
 
 
 def test_importing_the_plug_in_imports_nothing_else(tmp_path: Path) -> None:

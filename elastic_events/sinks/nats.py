@@ -11,8 +11,9 @@ import msgspec
 
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
 from elastic_events.bus.record import Record
-from elastic_events.sinks.nats_link import Link, Target, target, token
+from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_read import NatsReader, read_nats, read_nats_sync
+from elastic_events.sinks.nats_target import Target, target, token
 from elastic_events.sinks.options import Options
 from elastic_events.sinks.stored import to_json
 

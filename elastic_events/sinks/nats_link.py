@@ -9,122 +9,22 @@ import contextlib
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, unquote
 
 import anyio
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError, MissingExtra, TransientError
-from elastic_events.sinks.options import Options
+from elastic_events.sinks.nats_target import Target
 
-__all__ = ("Link", "Target", "target", "token")
+__all__ = ("Link",)
 
 T = TypeVar("T")
 
-#: Seconds in which a retried message is recognised: three times the 300 s for which a lane retries a batch by default.
-DUPLICATE_WINDOW = 900.0
-
-STREAM = "elastic-events"
-
-_FORBIDDEN = re.compile(r"[^A-Za-z0-9_-]")
-_STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
-# ADR-1 of nats-architecture-and-design, and server/errors.json: codes are stable, sentences are not.
+# nats-server, server/errors.json: the codes are stable, the sentences are not.
 _STREAM_NOT_FOUND, _NO_STORAGE, _OVERLAP = 10059, 10047, 10065
 _NO_JETSTREAM = (10039, 10076)
 
-
-@dataclass(frozen=True)
-class Target:
-    """Where a stream is and how to get in. Its repr holds no secret.
-
-    Args:
-        servers: `host:port`, tried in turn.
-        stream: its name; `prefix` is the first token of its subjects, by default the same.
-        tls: whether to insist on TLS; `tls_ca`, `tls_cert` and `tls_key` are paths of PEM files.
-        user, password, secret: a name and password, or a token.
-        creds, nkey: paths of a credentials file and an nkey seed file; both need the package nkeys.
-        manage: whether to look for the stream and create it; without, the rights to publish are enough.
-        max_bytes, max_age, replicas, duplicate_window: of a stream that is created; bytes and seconds. A full stream
-            loses its oldest messages.
-    """
-
-    servers: tuple[str, ...]
-    stream: str = STREAM
-    prefix: str = ""
-    tls: bool = False
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    tls_hostname: str | None = None
-    user: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    secret: str | None = field(default=None, repr=False)
-    creds: str | None = None
-    nkey: str | None = None
-    manage: bool = True
-    max_bytes: int = 2**30
-    max_age: float = 30 * 86400.0
-    replicas: int = 1
-    duplicate_window: float = DUPLICATE_WINDOW
-
-    @property
-    def root(self) -> str:
-        """The first token of the subjects."""
-        return self.prefix or self.stream
-
-    @property
-    def where(self) -> str:
-        """The servers, for a sentence."""
-        return ", ".join(self.servers)
-
-
-def target(url: SplitResult, options: Options) -> Target:
-    """Return what `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST:PORT...][/STREAM][?OPTIONS]` says.
-
-    Raises:
-        ConfigError: the URL is no such thing.
-    """
-    login, _, hosts = url.netloc.rpartition("@")
-    servers = tuple(_server(host) for host in unquote(hosts).split(",") if host)
-    if not servers:
-        raise ConfigError("which NATS server? write nats://HOST:4222/STREAM")
-    stream = unquote(url.path.strip("/")) or STREAM
-    prefix = options.text("prefix") or ""
-    for name in (stream, prefix or stream):
-        if not _STREAM_NAME.fullmatch(name):
-            raise ConfigError(f"the NATS stream or prefix {name!r}: use letters, digits, - and _ only")
-    user, colon, password = login.partition(":")
-    defaults = Target(servers)
-    found = Target(
-        *(servers, stream, prefix),
-        tls=options.flag("tls", False),
-        tls_ca=options.text("tls_ca"),
-        tls_cert=options.text("tls_cert"),
-        tls_key=options.text("tls_key"),
-        tls_hostname=options.text("tls_hostname"),
-        user=unquote(user) or None if colon else None,
-        password=unquote(password) if colon else None,
-        secret=options.text("token") or (unquote(user) or None if not colon else None),
-        creds=options.text("creds"),
-        nkey=options.text("nkey"),
-        manage=options.flag("manage", True),
-        max_bytes=options.size("max_bytes") or defaults.max_bytes,
-        max_age=options.seconds("max_age") or defaults.max_age,
-        replicas=options.integer("replicas") or 1,
-        duplicate_window=options.seconds("duplicate_window") or DUPLICATE_WINDOW,
-    )
-    if found.max_age < found.duplicate_window:
-        raise ConfigError("in the nats URL: max_age must not be shorter than duplicate_window")
-    return found
-
-
-def token(text: str, limit: int = 64) -> str:
-    """Return `text` as one token of a subject: what is not a letter, digit, - or _ becomes _."""
-    return _FORBIDDEN.sub("_", text)[:limit] or "_"
-
-
-_abandoned: list[Any] = []
+_abandoned: list[Any] = []  # connections of the process that forked this one
 
 
 class Link:
@@ -139,6 +39,7 @@ class Link:
         self.timeout = timeout
         self.client: Any = None
         self._client_class = _client_class(insist_on_tls=target.tls or bool(target.tls_ca or target.tls_cert))
+        self._files: dict[str, Any] = {}
         self.last_error: Exception | None = None
         self.denied: Callable[[str], None] = lambda _subject: None  # told of each subject that we may not use
         self.lost: Callable[[], None] = lambda: None  # told when the connection is gone
@@ -274,7 +175,7 @@ class Link:
             self.lost()
 
         try:
-            options = self._options()
+            options = self._options(await self._login())
             with anyio.fail_after(self.timeout):
                 await client.connect(server, error_cb=failed, closed_cb=closed, **options)
         except BaseException as error:
@@ -290,9 +191,26 @@ class Link:
         connected = True
         return client
 
-    def _options(self) -> Mapping[str, Any]:
+    async def _login(self) -> dict[str, Any]:
+        """Read the credentials: nats-py would, in the event loop, at each connection."""
+        from nats.aio.client import RawCredentials
+
+        target = self.target
+        for option, path, kind in (
+            ("user_credentials", target.creds, RawCredentials),
+            ("nkeys_seed_str", target.nkey, str),
+        ):
+            if path is not None and option not in self._files:
+                try:
+                    self._files[option] = kind(await anyio.Path(path).read_text())
+                except (OSError, UnicodeError) as error:
+                    raise ConfigError(f"the NATS credentials cannot be read: {error}") from None
+        return self._files
+
+    def _options(self, login: Mapping[str, Any]) -> Mapping[str, Any]:
         target = self.target
         return {
+            **login,
             "name": "elastic-events",
             "allow_reconnect": False,
             "connect_timeout": self.timeout,
@@ -303,8 +221,6 @@ class Link:
             "token": target.secret,
             "tls": self._tls(),
             "tls_hostname": target.tls_hostname,
-            "user_credentials": target.creds,
-            "nkeys_seed": target.nkey,
         }
 
     def _tls(self) -> ssl.SSLContext | None:
@@ -328,8 +244,8 @@ class Link:
             raise ConfigError(f"TLS with the NATS server at {server} fails: {text}")
         if isinstance(error, ModuleNotFoundError):
             raise MissingExtra("NATS with credentials", "nats")
-        if isinstance(error, FileNotFoundError):
-            raise ConfigError(f"the NATS credentials cannot be read: {text}")
+        if type(error).__module__.startswith("nkeys"):
+            raise ConfigError("the NATS credentials hold no valid key")
         if "INFO" in text or "parse" in text:
             raise ConfigError(f"what answers at {server} is no NATS server")
 
@@ -377,15 +293,6 @@ def _needs_asyncio() -> None:
             "NATS needs asyncio, and this event loop is trio's: open the bus in a background thread, "
             "with `with EventBus(...)` or elastic_events.start(...)"
         ) from None
-
-
-def _server(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        return f"{host}:4222"
-    if not name or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{host!r} is no NATS server: write HOST:PORT")
-    return host
 
 
 def _reason(error: BaseException | None) -> str:

@@ -9,7 +9,8 @@ import anyio
 
 from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.bus.record import Record
-from elastic_events.sinks.nats_link import Link, Target, target, token
+from elastic_events.sinks.nats_link import Link
+from elastic_events.sinks.nats_target import Target, target, token
 from elastic_events.sinks.options import Options
 from elastic_events.sinks.stored import from_json
 

@@ -17,7 +17,7 @@ from elastic_events.bus.errors import ConfigError, InputError, PermanentError, T
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
-from elastic_events.sinks.nats_link import Target
+from elastic_events.sinks.nats_target import Target
 from elastic_events.testing import ListSink
 from tests.servers.conftest import ASYNCIO, NatsServer
 from tests.servers.factory import context, event, ledger, metric, rdzv
@@ -326,6 +326,36 @@ async def test_no_right_to_publish_is_permanent(guarded_server: NatsServer) -> N
     async with opened(guarded(guarded_server, "reader:r", "manage=0")) as sink:
         with pytest.raises(PermanentError, match="no right to publish to runs"), anyio.fail_after(5):
             await sink.write([event(1, "a")])
+
+
+@pytest.mark.parametrize("way", ["token", "nkey"])
+async def test_a_token_or_an_nkey_opens(tmp_path: Any, stream: str, way: str) -> None:
+    """A token in the URL, and the path of an nkey's seed, each open; without it the server refuses."""
+    import nkeys
+
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    (tmp_path / "seed").write_bytes(seed)
+    rights = (
+        f'users: [{{nkey: "{nkeys.from_seed(bytearray(seed)).public_key.decode()}"}}]'
+        if way == "nkey"
+        else "token: t0k"
+    )
+    (tmp_path / "c").write_text(f'jetstream: {{store_dir: "{tmp_path}/js"}}\nauthorization: {{{rights}}}')
+    server = NatsServer(tmp_path / "js", "-c", str(tmp_path / "c"))
+    server.start()
+    try:
+        login, query = ("t0k@", "") if way == "token" else ("", f"?nkey={tmp_path}/seed")
+        async with opened(from_url(urlsplit(f"nats://{login}127.0.0.1:{server.port}/{stream}{query}"))) as sink:
+            await sink.write([event(1)])
+        with pytest.raises(ConfigError, match="refuses this user"):
+            await to(server, stream).open()
+        with pytest.raises(ConfigError, match="cannot be read"):
+            await from_url(urlsplit(f"{server.url}/{stream}?nkey=/nowhere")).open()
+        (tmp_path / "bad").write_text("SUAB")
+        with pytest.raises(ConfigError, match="no valid key"):
+            await from_url(urlsplit(f"{server.url}/{stream}?nkey={tmp_path}/bad")).open()
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from elastic_events.recorder.reader import RecorderReader
 
 __all__ = ("Collector", "collect")
 
+#: Records of a sweep that make the next one follow at once.
+FLOOD = 4096
+
 #: Damaged files that are kept aside, a directory.
 QUARANTINE = 16
 
@@ -201,8 +204,8 @@ async def collect(
             if anyio.current_time() >= scan_at:
                 await worker.run(collector.scan)
                 scan_at = anyio.current_time() + 4 * interval
-            collector.sweep()
-            await anyio.sleep(interval)
+            # A full sweep means that more is waiting, in rings that may overflow: look again at once.
+            await anyio.sleep(interval if collector.sweep() < FLOOD else 0)
     finally:
         worker.close()
         if collector.is_open:

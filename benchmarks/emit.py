@@ -83,9 +83,7 @@ def torch_calls(_stack: ExitStack) -> dict[str, Call]:
     except ImportError:
         return {}
     event = events.Event(EVENT.name, events.EventSource.AGENT, 0, METADATA)
-    events.handlers._log_handlers["dynamic_rendezvous"] = logging.StreamHandler(
-        stack.enter_context(Path(os.devnull).open("w"))
-    )
+    events.handlers._log_handlers["dynamic_rendezvous"] = logging.FileHandler(os.devnull)
     state = events.NodeState.RUNNING
     return {
         "metric: torch, to Null": lambda: put_metric("loss", 0.5),

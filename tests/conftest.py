@@ -1,5 +1,6 @@
 """Fixtures of every test: all backends, and nothing that fails in a thread goes unseen."""
 
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 from elastic_events import recording
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background with Ctrl-C ignored, and the programs under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("elastic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("elastic")

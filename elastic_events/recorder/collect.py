@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -165,9 +166,7 @@ class Collector:
         )
 
     def _record(self, name: str, **metadata: Any) -> None:
-        from elastic_events.api import Event, EventSource
-
-        self.bus.record(Event(name, EventSource.AGENT, 0, metadata))
+        self.bus.record(SimpleNamespace(name=name, source="AGENT", timestamp=0, metadata=metadata))
 
     def _quarantine(self, path: Path, error: InputError) -> None:
         """Put a file aside that is no ring, and keep the newest of these."""

@@ -757,3 +757,59 @@ async def test_drain_that_dies_shows(capfd: pytest.CaptureFixture[str]) -> None:
     assert "the drain ended by itself" in capfd.readouterr().err
     assert bus.stats().lanes["nothing"].balanced
     assert bus.stats().lanes["nothing"].dropped == {"drain_died": 1}
+
+
+async def test_cancelling_at_every_checkpoint_loses_nothing() -> None:
+    """Flushes that are cancelled wherever they wait leave every record delivered once (F25, F28)."""
+    sink = ListSink()
+    async with EventBus(sink, interval=3600) as bus:
+        for patience in range(40):
+            put_metric("m", patience)
+            with anyio.CancelScope() as scope:
+
+                async def cancel(scope: anyio.CancelScope = scope, patience: int = patience) -> None:
+                    for _ in range(patience % 8):
+                        await anyio.lowlevel.checkpoint()
+                    scope.cancel()
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(cancel)
+                    await bus.flush()
+        await bus.settled()
+        assert bus.stats().lanes["ListSink"].balanced
+    assert [r.fields[0] for r in sink.payload] == list(range(40))
+
+
+async def test_failures_do_not_feed_themselves() -> None:
+    """With all logging routed into the bus, a failing sink adds no record: the bus never logs (F36)."""
+    import logging
+
+    class IntoTheBus(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            put_metric("logged", record.levelno)
+
+    handler = IntoTheBus()
+    logging.getLogger().addHandler(handler)
+    try:
+        async with EventBus() as bus:
+            lane = bus.subscribe(FailingSink(lambda *_: OSError("down")), retry=Retry(base=0.0, attempts=3))
+            put_metric("m", 1)
+            await bus.settled()
+            assert lane.stats().failed == 1
+            assert bus.stats().accepted == 1
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+async def test_close_needs_no_room_in_a_queue() -> None:
+    """With ring and backlog full and the sink stuck, a close is heard and ends by its deadline (F43)."""
+    stuck = GatedSink()
+    with anyio.fail_after(10):
+        async with EventBus(capacity=16, deadline=0.02) as bus:
+            lane = bus.subscribe(stuck, backlog=8, batch_size=4)
+            put_metric("m", 0)
+            await stuck.entered.wait()
+            for number in range(100):
+                put_metric("m", number)
+    assert lane.stats().balanced
+    assert lane.stats().pending == 0

@@ -4,15 +4,13 @@ import abc
 import sys
 import time
 import warnings
-from bisect import bisect_right
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from elastic_events.bus.bus import EventBus
-from elastic_events.bus.record import MetricData, Record
-from elastic_events.recording import current_bus, default_bus, on_open, put_metric
+from elastic_events.bus.record import MetricData
+from elastic_events.recording import default_bus, on_open, put_metric
 from elastic_metrics.profiling import get_metric_name, prof, profile_with
+from elastic_metrics.routing import Routing
 
 __all__ = (
     "ConsoleMetricHandler",
@@ -86,43 +84,8 @@ class _BusStream(MetricStream):
         put_metric(metric_name, metric_value, self.group_name)
 
 
-class _Routes:
-    """Which handler was in force for which point: delivery comes later than `configure`.
-
-    `tables` are the configurations since the bus opened, `since` the metric sequence each begins with.
-    """
-
-    def __init__(self, bus: EventBus, table: dict[str | None, MetricHandler]) -> None:
-        self.bus = bus
-        self.since = [0 if bus.stats().state == "new" else bus.metric_head()]
-        self.tables = [table]
-        self.handlers: list[MetricHandler] = []
-        self._add_lanes(table)
-
-    def change(self, table: dict[str | None, MetricHandler]) -> None:
-        """Let `table` hold from the next point on."""
-        self.since.append(self.bus.metric_head())
-        self.tables.append(table)
-        self._add_lanes(table)
-
-    def find(self, record: Record) -> MetricHandler | None:
-        """Return the handler that was in force when `record` was put."""
-        table = self.tables[max(bisect_right(self.since, record.seq) - 1, 0)]
-        return table.get(record.channel, table.get(None))
-
-    def _is_for(self, handler: MetricHandler, record: Record) -> bool:
-        return self.find(record) is handler
-
-    def _add_lanes(self, table: dict[str | None, MetricHandler]) -> None:
-        for handler in table.values():
-            if not isinstance(handler, NullMetricHandler) and not any(handler is known for known in self.handlers):
-                self.handlers.append(handler)
-                self.bus.subscribe(handler, events=False, where=partial(self._is_for, handler))
-
-
 _metrics_map: dict[str | None, MetricHandler] = {}
 _default_metrics_handler: MetricHandler = NullMetricHandler()
-_routes: _Routes | None = None
 
 
 def configure(handler: MetricHandler, group: str | None = None) -> None:
@@ -135,20 +98,16 @@ def configure(handler: MetricHandler, group: str | None = None) -> None:
         _default_metrics_handler = handler
     else:
         _metrics_map[group] = handler
-    if not isinstance(handler, NullMetricHandler) or current_bus() is not None:
-        _route(default_bus())
+    _routing.changed(None if isinstance(handler, NullMetricHandler) else default_bus())
 
 
-def _route(bus: EventBus) -> None:
-    global _routes  # noqa: PLW0603 - one table a process, as the handlers
-    table: dict[str | None, MetricHandler] = {**_metrics_map, None: _default_metrics_handler}
-    if _routes is not None and _routes.bus is bus:
-        _routes.change(table)
-    elif any(not isinstance(handler, NullMetricHandler) for handler in table.values()):
-        _routes = _Routes(bus, table)
+def _table() -> dict[str | None, Any]:
+    table: dict[str | None, Any] = {**_metrics_map, None: _default_metrics_handler}
+    return {group: None if isinstance(handler, NullMetricHandler) else handler for group, handler in table.items()}
 
 
-on_open(_route)
+_routing = Routing(_table)
+on_open(_routing.opened)
 
 
 def getStream(group: str | None) -> MetricStream:

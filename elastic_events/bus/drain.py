@@ -143,6 +143,7 @@ class Drain:
         self.closed_heads = self.pump.heads()
         for lane in self.lanes:
             lane.end_at(self.closed_heads)
+        self._start_new()  # a lane that was subscribed since the last look must run in order to end
         with anyio.CancelScope(deadline=deadline):
             while self.pump.behind(self.closed_heads):
                 await self._step()

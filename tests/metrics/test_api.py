@@ -1,12 +1,15 @@
 """`configure` and its kin: which handler gets which point."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 import elastic_events
-from elastic_events import EventBus
+from elastic_events import EventBus, Record
 from elastic_metrics import (
     ConsoleMetricHandler,
     MetricData,
@@ -47,7 +50,6 @@ def unconfigured() -> Iterator[None]:
     elastic_events.stop()
     metrics_api._metrics_map.clear()
     metrics_api._default_metrics_handler = NullMetricHandler()
-    metrics_api._routes = None
 
 
 def test_point_goes_to_the_handler_of_its_time() -> None:
@@ -121,6 +123,89 @@ async def test_configured_handler_moves_to_the_bus_opened_last() -> None:
         put_metric("a", 1)
         await bus.settled()
         assert keep.names == ["a"]
+
+
+def test_bus_beneath_routes_again() -> None:
+    """A bus that is current again when a later one closes gives each point to one handler."""
+    first, second = Keep(), Keep()
+    configure(first)
+    with EventBus():
+        put_metric("inner", 1)
+    put_metric("one", 2)
+    configure(second)
+    put_metric("two", 3)
+    assert elastic_events.stop()
+    assert sorted(first.names) == ["inner", "one"]
+    assert second.names == ["two"]
+
+
+def test_configure_reaches_the_bus_beneath() -> None:
+    """A handler that is replaced while a later bus is current is replaced on the earlier one as well."""
+    first, second = Keep(), Keep()
+    configure(first)
+    with EventBus():
+        configure(second)
+    put_metric("one", 1)
+    assert elastic_events.stop()
+    assert (first.names, second.names) == ([], ["one"])
+
+
+def test_fork_keeps_the_handlers_of_now() -> None:
+    """A forked child's points, whose sequence begins again, go to the handlers in force at the fork (F2)."""
+    program = """
+import os
+from elastic_events import current_bus
+from elastic_metrics import MetricHandler, configure, put_metric
+
+class Print(MetricHandler):
+    def __init__(self, name):
+        self.name = name
+
+    def emit(self, data):
+        os.write(1, f"{self.name} {data.name}\\n".encode())
+
+configure(Print("old"))
+for number in range(5):
+    put_metric("before", number)
+configure(Print("new"))
+current_bus().flush_sync()
+child = os.fork()
+if not child:
+    put_metric("child", 1)
+    current_bus().flush_sync()
+    configure(Print("own"))
+    put_metric("child", 2)
+    current_bus().close()
+    os._exit(0)
+os.waitpid(child, 0)
+put_metric("parent", 1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [*["old before"] * 5, "new child", "own child", "new parent"]
+
+
+def test_records_of_other_processes_go_to_the_handlers_of_now() -> None:
+    """A record that was collected from another process, whose sequence is its own, has the handler of now."""
+    first, second = Keep(), Keep()
+    configure(first)
+    for number in range(3):
+        put_metric("own", number)
+    configure(second)
+    bus = elastic_events.current_bus()
+    assert bus is not None
+
+    fed = threading.Event()
+
+    async def source() -> None:
+        context = msgspec.structs.replace(bus.context, process="another")
+        bus.feed([Record("metric", 0, 1, 1, "theirs", "torchelastic", (1,), context)])
+        fed.set()
+
+    bus.add_source(source)
+    assert fed.wait(10)
+    assert elastic_events.stop()
+    assert (first.names, second.names) == (["own"] * 3, ["theirs"])
 
 
 def test_console_prints_as_torch_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,10 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from elastic_events.bus.errors import PermanentError
 from elastic_events.bus.handler import Sink, adapters, stages
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
@@ -97,39 +98,45 @@ class _InThread:
 class LoggingSink(_InThread):
     """A `logging.Handler` as a sink: gets events as torch's loggers pass them, one LogRecord with the event's JSON each.
 
-    Delivered means that its `emit` returned without an error.
+    Its own level, filters and lock apply. Delivered means that its `emit` returned without an error.
     """
 
     def _write(self, records: Sequence[Record]) -> None:
-        for record in records:
-            if record.kind not in ("event", "rdzv"):  # a bus's own ledger is no event of torch's
-                continue
-            event = record.event
-            entry = logging.LogRecord(
-                *(f"torchelastic-events-{record.channel}", logging.INFO, "", 0, _text(event), None, None),
-                func=record.name,
-            )
-            entry.created, entry.msecs = record.time_ns / 1e9, record.time_ns // 1_000_000 % 1000
-            entry.elastic_record = record
+        # A bus's own ledger is no event of torch's.
+        _each(records, ("event", "rdzv"), self._log)
+
+    def _log(self, record: Record) -> None:
+        entry = logging.LogRecord(
+            *(f"torchelastic-events-{record.channel}", logging.INFO, "", 0, _text(record.event), None, None),
+            func=record.name,
+        )
+        entry.created, entry.msecs = record.time_ns / 1e9, record.time_ns // 1_000_000 % 1000
+        entry.elastic_record = record
+        if entry.levelno >= self.handler.level:
             self._emit(entry)
 
     def _emit(self, entry: logging.LogRecord) -> None:
-        """Let the handler have `entry` under its own lock and filters; raise what `emit` raises."""
+        """Let the handler have `entry`; raise what its `emit` raises."""
         failure: list[BaseException] = []
 
         def keep(_entry: logging.LogRecord) -> None:
-            failure.extend(filter(None, [sys.exception()]))
+            failure.append(sys.exception() or RuntimeError("the handler called handleError"))
 
         # The standard handlers catch their own errors and pass them to handleError, which prints: the ledger would not know.
-        had = vars(self.handler).get("handleError")
-        self.handler.handleError = keep
+        # Under the handler's lock, so that errors of the program's own use of it, or of another lane's, stay theirs.
+        self.handler.acquire()
         try:
-            self.handler.handle(entry)
+            own = vars(self.handler).get("handleError")
+            self.handler.handleError = keep
+            try:
+                self.handler.handle(entry)
+            finally:
+                if own is None:
+                    del self.handler.handleError
+                else:
+                    self.handler.handleError = own
         finally:
-            if had is None:
-                del self.handler.handleError
-            else:
-                self.handler.handleError = had
+            self.handler.release()
         if failure:
             raise failure[0]
 
@@ -138,9 +145,28 @@ class MetricSink(_InThread):
     """A torch-style `MetricHandler` as a sink: its `emit` gets each metric point as `MetricData`; events pass it by."""
 
     def _write(self, records: Sequence[Record]) -> None:
-        for record in records:
-            if record.kind == "metric":
-                self.handler.emit(record.metric)
+        _each(records, ("metric",), lambda record: self.handler.emit(record.metric))
+
+
+def _each(records: Sequence[Record], kinds: tuple[str, ...], call: Callable[[Record], object]) -> None:
+    """Call `call` with each record of `kinds`; one that raises keeps none of the others back.
+
+    Raises:
+        PermanentError: some of several failed; it names them. A single record's own error is raised as it is.
+    """
+    failed: list[tuple[Record, Exception]] = []
+    for record in records:
+        if record.kind in kinds:
+            try:
+                call(record)
+            except Exception as error:
+                if len(records) == 1:
+                    raise
+                failed.append((record, error))
+    if failed:
+        first = failed[0][1]
+        reason = f"{type(first).__name__}: {first}"
+        raise PermanentError(reason, rejected=[record for record, _ in failed]) from first
 
 
 def _text(event: Any) -> str:

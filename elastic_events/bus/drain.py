@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from elastic_events.bus.home import protect
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.pump import Pump
 from elastic_events.bus.stats import FlushResult
@@ -118,7 +119,7 @@ class Drain:
             self._start_new()
             while self._sources:
                 source, args = self._sources.pop()
-                sources.start_soon(self._guard, source, args)
+                sources.start_soon(protect(self._guard), source, args)
             # A full slice means more is waiting; otherwise the timer. Emitters never wake the drain (M2).
             if moved >= SLICE:
                 await anyio.sleep(0)
@@ -166,7 +167,7 @@ class Drain:
         for lane in self.lanes:
             if lane not in self._started:
                 self._started.add(lane)
-                self._group.start_soon(self._run_lane, lane)
+                self._group.start_soon(protect(self._run_lane), lane)
             elif lane.retired and not lane.closing:
                 lane.close()
 

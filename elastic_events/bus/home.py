@@ -91,7 +91,10 @@ class ThreadHome:
 
 
 def protect(run: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Return `run` such that Ctrl-C is raised in the caller's task, not in it: trio may raise it anywhere (M5)."""
+    """Return `run` such that Ctrl-C is raised in the caller's task, not in it: trio may raise it anywhere (M5).
+
+    For each task that is started: trio's protection is not inherited.
+    """
     if type(current_token().native_token).__module__.partition(".")[0] != "trio":
         return run
     import trio

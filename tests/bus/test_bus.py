@@ -629,6 +629,16 @@ async def test_secrets_never_reach_a_handler() -> None:
     assert sink.payload[0].event.metadata["db"] == {"password": "[redacted]"}
 
 
+@pytest.mark.parametrize("key", ["password", "API_KEY", "sessionToken", "set-cookie", "aws_secret", "key"])
+async def test_secret_beside_plain_values_is_redacted(key: str) -> None:
+    """A secret among scalars is redacted too, the first time and every time (F63)."""
+    sink = ListSink()
+    async with EventBus(sink):
+        for _ in range(3):
+            record(event("e", **{"rank": 1, key: "s3cret"}))
+    assert [r.event.metadata[key] for r in sink.payload] == ["[redacted]"] * 3
+
+
 async def test_key_that_was_plain_once_does_not_hide_a_secret_later() -> None:
     """A key known as harmless may hold a secret deeper in it the next time (F63)."""
     sink = ListSink()

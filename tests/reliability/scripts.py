@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 PRELUDE = """
-import atexit, json, multiprocessing, os, signal, sys, threading, time
+import atexit, json, os, signal, sys, threading, time
 import elastic_events
 from elastic_events import Event, EventBus, EventSource, record
 from elastic_metrics import put_metric

@@ -53,6 +53,7 @@ def test_child_drains_on_its_timer(tmp_path: Path) -> None:
 def test_multiprocessing_fork_child_of_a_started_bus(tmp_path: Path) -> None:
     """A child of a process that had a bus delivers at its own end, without a line of code (F10)."""
     body = """
+    import multiprocessing
     elastic_events.start(File())
     emit(3, "parent")
     child = multiprocessing.get_context("fork").Process(target=emit, args=(200, "child"))
@@ -98,6 +99,23 @@ def test_fork_while_threads_emit_flush_and_subscribe(tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
     for number in range(30):
         assert done.values(f"child{number}") == [0, 1, 2]
+
+
+def test_child_of_a_bus_with_a_given_context_has_ids_of_its_own(tmp_path: Path) -> None:
+    """A context that the user gave does not make parent and child share ids."""
+    body = """
+    elastic_events.start(File(), context=elastic_events.Context("run", "process"))
+    emit(5)
+    child = os.fork()
+    if child == 0:
+        emit(5)
+        elastic_events.current_bus().flush_sync()
+        os._exit(0)
+    os.waitpid(child, 0)
+    """
+    done = run(body, tmp_path)
+    ids = [row[4] for row in done.rows if row[0] == "metric"]
+    assert len(ids) == len(set(ids)) == 10, done.stderr
 
 
 def test_child_of_an_event_loops_bus_has_no_bus(tmp_path: Path) -> None:

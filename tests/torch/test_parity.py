@@ -1,55 +1,68 @@
-"""The same calls against torch and against us: results, output and exceptions agree, but for the listed deviations."""
+"""The same calls against torch and against us: results, output and exceptions agree; test_deviations.py has the rest."""
 
 import dataclasses
+import inspect
 import io
-import json
 import logging
 import os
 import pickle
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-if os.environ.get("ELASTIC_TORCH") != "1":
-    pytest.importorskip("torch", reason="the torch tests run in an environment of their own, which has it")
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import torch.distributed.elastic.events as torch_events
-    import torch.distributed.elastic.events.api as torch_events_api
-    import torch.distributed.elastic.metrics as torch_metrics
-    import torch.distributed.elastic.metrics.api as torch_metrics_api
+from tests.torch.worlds import OURS, THEIRS, event, outcome, points_of, rdzv, torch_events
 
 import elastic_events
-import elastic_events.api as our_events_api
 import elastic_metrics
-import elastic_metrics.api as our_metrics_api
 from elastic_events.testing import capture
 
-THEIRS = SimpleNamespace(
-    events=torch_events, api=torch_events_api, metrics=torch_metrics, metrics_api=torch_metrics_api
-)
-OURS = SimpleNamespace(events=elastic_events, api=our_events_api, metrics=elastic_metrics, metrics_api=our_metrics_api)
+
+def fields_of(cls: type) -> list[tuple[str, Any]]:
+    """Return the names and defaults of a dataclass's fields."""
+    missing = dataclasses.MISSING
+    return [
+        (field.name, "-" if field.default is missing else field.default, field.default_factory is missing)
+        for field in dataclasses.fields(cls)
+    ]
 
 
-def outcome(call: Callable[[Any], Any], world: Any) -> Any:
-    """Return what `call` gives or raises, without the names of modules."""
+def warned(call: Callable[[], Any]) -> list[str]:
+    """Return the categories of what `call` warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [one.category.__name__ for one in caught]
+
+
+def configured(world: Any) -> list[str]:
+    """Configure handlers in every way, and return which one each group's stream has; leave no trace."""
+
+    class Mine(world.metrics.MetricHandler):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def emit(self, data: Any) -> None:
+            """Discard."""
+
+    api = world.metrics_api
+    before, default = dict(api._metrics_map), api._default_metrics_handler
     try:
-        result = call(world)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is compared
-        return "raises", type(error).__name__
-    return "returns", result if isinstance(result, (str, int, float, bool, list, dict, tuple, type(None))) else repr(
-        result
-    )
-
-
-def event(world: Any, **metadata: Any) -> Any:
-    """Make an event in one of the two worlds."""
-    return world.events.Event("n", world.events.EventSource.WORKER, 5, metadata)
+        configure = world.metrics.configure
+        configure(Mine("first"))
+        configure(Mine("default"))
+        configure(Mine("g"), "g")
+        configure(Mine("g again"), "g")
+        configure(Mine("empty"), group="")
+        return [world.metrics.getStream(group).handler.name for group in ("g", "", "other", None)]
+    finally:
+        elastic_events.stop()
+        api._metrics_map.clear()
+        api._metrics_map.update(before)
+        api._default_metrics_handler = default
 
 
 SAME: dict[str, Callable[[Any], Any]] = {
@@ -116,6 +129,67 @@ SAME: dict[str, Callable[[Any], Any]] = {
     "stream is new": lambda w: w.metrics.getStream("g") is w.metrics.getStream("g"),
     "stream default handler": lambda w: type(w.metrics.getStream("g").handler).__name__,
     "put returns": lambda w: w.metrics.put_metric("a", 1, "g"),
+    "serialize huge int": lambda w: event(w, n=10**30).serialize(),
+    "serialize object": lambda w: event(w, o=object()).serialize(),
+    "serialize enum": lambda w: event(w, e=w.events.EventSource.AGENT).serialize(),
+    "serialize dataclass": lambda w: event(w, d=rdzv(w)).serialize(),
+    "serialize cycle": lambda w: (cycle := {}, cycle.update(me=cycle), event(w, c=cycle).serialize()),
+    "serialize no strings": lambda w: w.events.Event(1, 2, "3", [4]).serialize(),
+    "change after": lambda w: (made := event(w), setattr(made, "name", "m"), made.name)[2],
+    "event fields": lambda w: fields_of(w.events.Event),
+    "rdzv fields": lambda w: fields_of(w.events.RdzvEvent),
+    "metadata type": lambda w: [one.__name__ for one in get_args(w.api.EventMetadataValue)],
+    "event is no rdzv": lambda w: event(w) == rdzv(w),
+    "unhashable rdzv": lambda w: hash(rdzv(w)),
+    "rdzv pickle": lambda w: pickle.loads(pickle.dumps(rdzv(w))) == rdzv(w),
+    "rdzv str": lambda w: str(rdzv(w, error_trace="\n\u2028")),
+    "rdzv itself": lambda w: (made := rdzv(w)) is w.events.RdzvEvent.deserialize(made),
+    "rdzv unknown key": lambda w: w.events.RdzvEvent.deserialize('{"node_state": "INIT", "z": 1}'),
+    "rdzv no state": lambda w: w.events.RdzvEvent.deserialize("{}"),
+    "deserialize text": lambda w: w.events.Event.deserialize('"text"'),
+    "deserialize number": lambda w: w.events.Event.deserialize("3"),
+    "deserialize null": lambda w: w.events.Event.deserialize("null"),
+    "deserialize null source": lambda w: w.events.Event.deserialize('{"name": "a", "source": null}'),
+    "deserialize list source": lambda w: w.events.Event.deserialize('{"name": "a", "source": []}'),
+    "deserialize value unchecked": lambda w: repr(w.events.Event.deserialize('{"name": 1, "source": "AGENT"}')),
+    "deserialize nan": lambda w: repr(w.events.Event.deserialize('{"name": NaN, "source": "AGENT"}')),
+    "deserialize empty": lambda w: w.events.Event.deserialize(""),
+    "source by value": lambda w: w.events.EventSource("AGENT").name,
+    "source unknown": lambda w: w.events.EventSource("X"),
+    "state unknown": lambda w: w.events.NodeState["X"],
+    "handler of none": lambda w: w.events.get_logging_handler(None),
+    "handler is the same": lambda w: w.events.get_logging_handler("null") is w.handlers._log_handlers["null"],
+    "destinations": lambda w: sorted(w.handlers._log_handlers),
+    "own destination": lambda w: (
+        w.handlers._log_handlers.update(mine="mine"),
+        w.events.get_logging_handler("mine"),
+        w.handlers._log_handlers.pop("mine"),
+    )[1],
+    "handler is the same everywhere": lambda w: w.events.get_logging_handler is w.handlers.get_logging_handler,
+    "record keyword": lambda w: w.events.record(event=event(w), destination="null"),
+    "record nothing": lambda w: w.events.record(),
+    "construct returns": lambda w: w.events.construct_and_record_rdzv_event("r", "m", w.events.NodeState.INIT),
+    "construct too few": lambda w: w.events.construct_and_record_rdzv_event("r", "m"),
+    "put keywords": lambda w: w.metrics.put_metric(metric_name="a", metric_value=1, metric_group="g"),
+    "put too few": lambda w: w.metrics.put_metric("a"),
+    "put anything": lambda w: [w.metrics.put_metric("a", value) for value in (None, "x", [1], float("nan"))],
+    "stream of none": lambda w: w.metrics.getStream(None).group_name,
+    "stream is a MetricStream": lambda w: isinstance(w.metrics.getStream("g"), w.metrics_api.MetricStream),
+    "stream of a handler": lambda w: w.metrics_api.MetricStream("g", w.metrics.NullMetricHandler()).add_value("a", 1),
+    "stream raises": lambda w: w.metrics_api.MetricStream("g", None).add_value("a", 1),
+    "configured": configured,
+    "metric fields": lambda w: w.metrics.MetricData._fields,
+    "metric data too few": lambda w: w.metrics.MetricData(1.0),
+    "config keeps": lambda w: (given := {"a": "b"}) is w.metrics.MetricsConfig(given).params,
+    "config slots": lambda w: setattr(w.metrics.MetricsConfig(), "other", 1),
+    "initialize with": lambda w: w.metrics.initialize_metrics(w.metrics.MetricsConfig()),
+    "half a handler": lambda w: type("Half", (w.metrics.MetricHandler,), {})(),
+    "publish warns": lambda w: warned(lambda: w.metrics.publish_metric("g", "n", 1)),
+    "profile warns": lambda w: warned(lambda: w.metrics.profile("g")),
+    "prof does not": lambda w: warned(lambda: w.metrics.prof(int)),
+    "prof keeps the name": lambda w: w.metrics.prof(warned).__name__,
+    "prof of a partial's function": lambda w: w.metrics_api._get_metric_name(os.path.join),
+    "name of a method": lambda w: w.metrics_api._get_metric_name(io.StringIO.getvalue),
     "add value": lambda w: w.metrics.getStream("g").add_value("a", 1),
 }
 
@@ -126,7 +200,28 @@ def test_same_call_same_outcome(name: str) -> None:
     assert outcome(SAME[name], OURS) == outcome(SAME[name], THEIRS)
 
 
-@pytest.mark.parametrize("which", ["events", "api", "metrics", "metrics_api"])
+PUBLIC = ["events.record", "events.record_rdzv_event", "events.construct_and_record_rdzv_event"]
+PUBLIC += ["events.get_logging_handler", "events.Event", "events.RdzvEvent", "events._get_or_create_logger"]
+PUBLIC += ["events.Event.serialize", "metrics_api.MetricStream", "metrics_api.MetricStream.add_value"]
+PUBLIC += [f"metrics.{name}" for name in ("configure", "getStream", "prof", "profile", "put_metric", "publish_metric")]
+PUBLIC += [f"metrics.{name}" for name in ("get_elapsed_time_ms", "initialize_metrics", "MetricsConfig", "MetricData")]
+PUBLIC += [f"metrics.{name}.emit" for name in ("MetricHandler", "ConsoleMetricHandler", "NullMetricHandler")]
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_parameters_are_the_same(path: str) -> None:
+    """Every public callable takes the same parameters, by the same names and with the same defaults."""
+
+    def parameters(world: Any) -> list[tuple[str, str, str]]:
+        found = world
+        for name in path.split("."):
+            found = getattr(found, name)
+        return [(p.name, p.kind.name, str(p.default)) for p in inspect.signature(found).parameters.values()]
+
+    assert parameters(OURS) == parameters(THEIRS)
+
+
+@pytest.mark.parametrize("which", ["events", "api", "handlers", "metrics", "metrics_api"])
 def test_every_public_name_is_there(which: str) -> None:
     """Every public name of torch's module exists here."""
     theirs = getattr(THEIRS, which)
@@ -153,48 +248,60 @@ def test_console_handler_prints_the_same() -> None:
     assert lines[0] == lines[1]
 
 
-def profiled(world: Any) -> list[tuple[str, str, Any]]:
-    """Run decorated functions with a stream of its own in place; return what was emitted, without durations."""
-    points: list[tuple[str, str, Any]] = []
+def profiled(world: Any) -> None:
+    """Run decorated functions in every form and with every end."""
+    metrics = world.metrics
 
-    class Keep(world.metrics.MetricHandler):  # type: ignore[misc]
-        def emit(self, data: Any) -> None:
-            points.append((data.group_name, data.name, None if data.name.endswith("ms") else data.value))
+    @metrics.prof
+    def bare(*args: int, **kwargs: int) -> int:
+        return sum(args) + sum(kwargs.values())
 
-    before = world.metrics_api.getStream
-    world.metrics_api.getStream = lambda group: world.metrics_api.MetricStream(group, Keep())
-    try:
+    class Agent:
+        @metrics.prof(group="g")
+        def run(self) -> None:
+            raise ValueError
 
-        @world.metrics.prof
-        def bare() -> int:
-            return 1
+        @classmethod
+        @metrics.prof
+        def of_class(cls) -> str:
+            return cls.__name__
 
-        class Agent:
-            @world.metrics.prof(group="g")
-            def run(self) -> None:
-                raise ValueError
+        @staticmethod
+        @metrics.prof(group="")
+        def of_none() -> None:
+            """Return nothing."""
 
-        @world.metrics.prof()
-        def leave() -> None:
-            raise SystemExit
+    class Child(Agent):
+        """Inherits."""
 
-        bare()
-        for call, error in ((Agent().run, ValueError), (leave, SystemExit)):
-            with pytest.raises(error):
-                call()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            assert world.metrics.profile("p")(bare.__wrapped__)() == 1
-            world.metrics.publish_metric("p", "n", 3)
-    finally:
-        world.metrics_api.getStream = before
-    return points
+    @metrics.prof()
+    def leave(error: BaseException) -> None:
+        raise error
+
+    assert bare(1, 2, x=3) == 6
+    assert (Child.of_class(), Agent.of_none()) == ("Child", None)
+    for call, error in (
+        (Child().run, ValueError),
+        (lambda: leave(SystemExit()), SystemExit),
+        (lambda: leave(KeyboardInterrupt()), KeyboardInterrupt),
+        (lambda: leave(StopIteration()), StopIteration),
+        (lambda: leave(TimeoutError()), TimeoutError),
+    ):
+        with pytest.raises(error):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert metrics.profile("p")(bare.__wrapped__)(1) == 1
+        assert metrics.profile()(bare.__wrapped__)(1) == 1
+        with pytest.raises(SystemExit):
+            metrics.profile("p")(leave.__wrapped__)(SystemExit())
+        metrics.publish_metric("p", "n", 3)
 
 
 def test_prof_emits_the_same_points() -> None:
     """`prof`, `profile` and `publish_metric` emit the same points, with `getStream` replaced as torch's tests do."""
-    ours, theirs = profiled(OURS), profiled(THEIRS)
-    assert len(ours) == 8
+    ours, theirs = points_of(OURS, profiled), points_of(THEIRS, profiled)
+    assert len(ours) == 20
     assert ours == theirs
 
 
@@ -224,6 +331,42 @@ def test_gate_of_rendezvous_events(monkeypatch: pytest.MonkeyPatch, handler: log
             assert one.pid == os.getpid()
 
 
+def made_by(world: Any, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Any:
+    """Return the event that `construct_and_record_rdzv_event` makes while an exception is active."""
+    recorded: list[Any] = []
+    monkeypatch.setattr(world.events, "get_logging_handler", lambda _destination="null": logging.StreamHandler())
+    monkeypatch.setattr(world.events, "record_rdzv_event", recorded.append)
+    state = getattr(world.events.NodeState, arguments.pop("state"))
+    world.events.construct_and_record_rdzv_event("run", "message", state, **arguments)
+    return recorded[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"state": "RUNNING", "hostname": "h"},
+        {"state": "FAILED", "hostname": "h", "name": "given", "pid": 3, "rank": 1, "local_id": 2},
+        {"state": "SUCCEEDED", "hostname": "h", "pid": 0, "rank": 0, "local_id": 0, "master_endpoint": "e"},
+    ],
+)
+@pytest.mark.parametrize("failing", [True, False])
+def test_constructed_event_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], failing: bool
+) -> None:
+    """The event that is made has the same caller, process, fields and trace, with and without an active exception."""
+    made = []
+    for world in (OURS, THEIRS):
+        try:
+            if failing:
+                raise ValueError("active")
+            made.append(made_by(world, monkeypatch, **arguments))
+        except ValueError:
+            active = traceback.format_exc()
+            made.append(made_by(world, monkeypatch, **arguments))
+            assert made[-1].error_trace == (active if arguments["state"] == "FAILED" else "")
+    assert made[0].serialize() == made[1].serialize()
+
+
 def test_torchs_own_objects_are_recorded() -> None:
     """torch's `Event`, `RdzvEvent` and tensors are accepted: a CPU scalar gives its value."""
     import torch
@@ -239,23 +382,3 @@ def test_torchs_own_objects_are_recorded() -> None:
         # A tensor without a device to wait for stands for one that has: nothing asks it for its value.
         elastic_metrics.put_metric("remote", torch.empty((), device="meta"))
         assert "not waited for" in seen.metrics[-1].value
-
-
-def test_deviations_are_as_listed() -> None:
-    """Where the README says that we differ, torch does what it says, and we do the other."""
-    bad = {"b": b"x"}
-    assert outcome(lambda w: w.events.record(event(w, **bad)), THEIRS) == ("raises", "TypeError")
-    assert outcome(lambda w: w.events.record(event(w, **bad)), OURS) == ("returns", None)
-    assert outcome(lambda w: w.events.record(event(w), "nowhere"), THEIRS) == ("raises", "KeyError")
-    assert outcome(lambda w: w.events.record(event(w), "nowhere"), OURS) == ("returns", None)
-    assert outcome(lambda w: w.events.get_logging_handler("console").info(event(w)), THEIRS) == (
-        "raises",
-        "AttributeError",
-    )
-    for wrong in ({}, b"{}", None):
-        assert outcome(lambda w, wrong=wrong: w.events.Event.deserialize(wrong), THEIRS)[1] == "UnboundLocalError"
-        assert outcome(lambda w, wrong=wrong: w.events.Event.deserialize(wrong), OURS)[1] == "TypeError"
-    with capture() as seen:
-        elastic_events.record(elastic_events.Event("n", elastic_events.EventSource.AGENT))
-        assert seen[0].event.timestamp > 0
-    assert json.loads(torch_events.Event("n", torch_events.EventSource.AGENT).serialize())["timestamp"] == 0

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.torch.worlds import OURS, THEIRS, event, outcome, points_of, rdzv
-
 import elastic_events
 from elastic_events import EventBus, MetadataError
 from elastic_events.testing import capture
+from tests.torch.worlds import OURS, THEIRS, event, outcome, points_of, rdzv
 
 
 class Keep(logging.Handler):

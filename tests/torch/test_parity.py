@@ -14,11 +14,10 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.torch.worlds import OURS, THEIRS, event, outcome, points_of, rdzv, torch_events
-
 import elastic_events
 import elastic_metrics
 from elastic_events.testing import capture
+from tests.torch.worlds import OURS, THEIRS, event, outcome, points_of, rdzv, torch_events
 
 
 def fields_of(cls: type) -> list[tuple[str, Any]]:

@@ -149,7 +149,7 @@ def test_all_ticks_are_kept_when_asked_for(tmp_path: Path) -> None:
 
 def test_workers_join(tmp_path: Path) -> None:
     """What workers record themselves is in the same database, also of one that was killed a moment later."""
-    job = run(tmp_path, "records", "--max-restarts=1")
+    job = run(tmp_path, "records", "--max-restarts=1", ELASTIC_EVENTS_DEADLINE="10")
     assert job.code == 0, job.output
     assert sorted(event.rank for event in job.events("from.worker") if event.rank is not None) == [0, 0, 1, 1]
     assert not list(tmp_path.glob("elastic-events-*/*")), "recorders are left"
@@ -166,7 +166,7 @@ def test_an_agent_that_is_killed(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     for path in tmp_path.glob("*.db*"):
         path.unlink()  # as if nothing had been delivered: the recorder alone must do
-    job = run(tmp_path, "ok")
+    job = run(tmp_path, "ok", ELASTIC_EVENTS_DEADLINE="10")
     assert job.code == 0
     assert job.story().count("job.started") == 2
     assert not list(tmp_path.glob("elastic-events-*/*")), "recorders of the dead are left"

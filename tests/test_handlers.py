@@ -15,7 +15,7 @@ from elastic_events import Event, EventBus, EventSource, NodeState, RdzvEvent, g
 from elastic_events import handlers as handlers_module
 from elastic_events.handlers import LoggingSink
 from elastic_events.recording import record_rdzv_event
-from elastic_events.testing import capture
+from elastic_events.testing import ListSink, capture
 from elastic_metrics import put_metric
 
 EVENT = Event("a", EventSource.WORKER, 5, {"k": 1})
@@ -284,3 +284,11 @@ def test_logger_of_a_destination(destinations: dict[str, logging.Handler]) -> No
 def test_adapted_handlers_are_sinks() -> None:
     """What adapters make of a handler satisfies the contract of a sink."""
     assert isinstance(LoggingSink(Keep()), elastic_events.Sink)
+
+
+def test_handler_subscribed_at_the_close_is_opened_and_closed() -> None:
+    """A handler that is subscribed right before the close is opened and closed, and does not hold it to its deadline."""
+    sink = ListSink()
+    with EventBus() as bus:
+        bus.subscribe(sink)
+    assert (sink.opened, sink.closed) == (1, 1)

@@ -33,16 +33,27 @@ class ForeignRing:
         self._base = geometry.rings[ring]
         self._stride = geometry.slots[ring]
         self._stamp: tuple[int, ...] = ()
+        end = self._base + self.capacity * self._stride
+        self._every = self._words[self._base >> 3 : end >> 3 : self._stride >> 3]
+        self._seen = bytes(8 * self.capacity)
 
     @property
     def head(self) -> int:
         """The next sequence number, as far as records show it."""
-        base, stride, mask, at = self._base, self._stride, self.capacity - 1, self.position
-        stamp = tuple([self._words[base + ((at + ahead) & mask) * stride >> 3] for ahead in range(_PROBE)])
-        if stamp != self._stamp:  # an idle file costs these few loads
-            self._advance()
-            at = self.position
-            self._stamp = tuple([self._words[base + ((at + ahead) & mask) * stride >> 3] for ahead in range(_PROBE)])
+        # Each stamp is taken before the slots behind it are read: what is stored after that changes the next stamp.
+        stamp = self._look_ahead()
+        if stamp == self._stamp:  # an idle file costs these few loads
+            return self.position
+        before = self.position
+        while (found := max(self._sequence(self.position + ahead) for ahead in range(_PROBE))) >= self.position:
+            self.position = found + 1
+            stamp = self._look_ahead()
+        # Slots may stay unfilled, or point to blocks that were used again: past these, only a look at all of them leads.
+        if self.position == before:
+            self._stamp = stamp
+            self.find_head()
+        else:
+            self._stamp = ()  # the next look, if it finds no more, looks at all
         return self.position
 
     def frame(self, seq: int) -> bytes | None:
@@ -51,15 +62,18 @@ class ForeignRing:
         return read_slot(self._file, at, self._stride, self._geometry.spill, self._geometry.blocks)
 
     def find_head(self) -> None:
-        """Look at every slot: for a file whose writer is dead, or that is read for the first time."""
-        self.position = max((self._sequence(slot) for slot in range(self.capacity)), default=-1) + 1
+        """Look at every slot that changed since the last time: the writer is dead, or the next slots say nothing."""
+        words = self._every.tobytes()
+        if words == self._seen:
+            return
+        pairs = zip(memoryview(words).cast("Q"), memoryview(self._seen).cast("Q"), strict=True)
+        changed = [slot for slot, (new, old) in enumerate(pairs) if new != old]
+        self._seen = words
+        self.position = max(self.position, 1 + max(self._sequence(slot) for slot in changed))
 
-    def _advance(self) -> None:
-        while True:
-            found = max(self._sequence(self.position + ahead) for ahead in range(_PROBE))
-            if found < self.position:
-                return
-            self.position = found + 1
+    def _look_ahead(self) -> tuple[int, ...]:
+        words, base, stride, mask, at = self._words, self._base, self._stride, self.capacity - 1, self.position
+        return tuple([words[base + ((at + ahead) & mask) * stride >> 3] for ahead in range(_PROBE)])
 
     def _sequence(self, seq: int) -> int:
         frame = self.frame(seq)
@@ -162,8 +176,9 @@ class RecorderReader:
 
     @property
     def positions(self) -> tuple[int, int]:
-        """How far each ring was read."""
-        return self.cursors[0].position, self.cursors[1].position
+        """How far each ring was read; an interrupted emitter's record, which may still come, is before none of it."""
+        events, metrics = (min((cursor.position, *cursor.late)) for cursor in self.cursors)
+        return events, metrics
 
     def commit(self, positions: tuple[int, int]) -> None:
         """Note in the file that everything before `positions` was delivered; a later collector goes on there."""

@@ -1,9 +1,11 @@
 """The launcher's side: tail the files of live processes, adopt those of dead ones, remove what is delivered."""
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,9 @@ __all__ = ("Collector", "collect")
 
 #: Records of a sweep that make the next one follow at once.
 FLOOD = 4096
+
+#: Failures to open a file that say nothing about the file: the next scan tries again.
+_LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT}
 
 #: Damaged files that are kept aside, a directory.
 QUARANTINE = 16
@@ -100,7 +105,8 @@ class Collector:
             try:
                 self._files[path.name] = _File(RecorderReader(path, write=True))
             except InputError as error:
-                self._quarantine(path, error)
+                if getattr(error.__cause__, "errno", None) not in _LATER:
+                    self._quarantine(path, error)
         for file in self._files.values():
             file.dead = file.dead or not file.reader.alive
 
@@ -171,10 +177,11 @@ class Collector:
     def _quarantine(self, path: Path, error: InputError) -> None:
         """Put a file aside that is no ring, and keep the newest of these."""
         self.damaged += 1
-        path.rename(path.with_suffix(".bad"))
-        aside = sorted(self.directory.glob("*.bad"), key=lambda bad: bad.lstat().st_mtime)
-        for old in aside[:-QUARANTINE]:
-            old.unlink()
+        with suppress(OSError):  # gone meanwhile, or a directory: no reason to stop collecting the others
+            path.rename(path.with_suffix(".bad"))
+            aside = sorted(self.directory.glob("*.bad"), key=lambda bad: bad.lstat().st_mtime)
+            for old in aside[:-QUARANTINE]:
+                old.unlink()
         self._record("recorder.damaged", file=path.name, reason=str(error), damaged=self.damaged)
 
 

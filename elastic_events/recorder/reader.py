@@ -36,6 +36,8 @@ class ForeignRing:
         end = self._base + self.capacity * self._stride
         self._every = self._words[self._base >> 3 : end >> 3 : self._stride >> 3]
         self._seen = bytes(8 * self.capacity)
+        # Farther slots as well, since an emitter that raised leaves its slots as they were.
+        self._ahead = (*range(_PROBE), *(1 << power for power in range(3, self.capacity.bit_length() - 1)))
 
     @property
     def head(self) -> int:
@@ -73,7 +75,7 @@ class ForeignRing:
 
     def _look_ahead(self) -> tuple[int, ...]:
         words, base, stride, mask, at = self._words, self._base, self._stride, self.capacity - 1, self.position
-        return tuple([words[base + ((at + ahead) & mask) * stride >> 3] for ahead in range(_PROBE)])
+        return tuple([words[base + ((at + ahead) & mask) * stride >> 3] for ahead in self._ahead])
 
     def _sequence(self, seq: int) -> int:
         frame = self.frame(seq)
@@ -176,7 +178,7 @@ class RecorderReader:
 
     @property
     def positions(self) -> tuple[int, int]:
-        """How far each ring was read; an interrupted emitter's record, which may still come, is before none of it."""
+        """How far each ring was read without a gap: the record of an interrupted emitter may still come."""
         events, metrics = (min((cursor.position, *cursor.late)) for cursor in self.cursors)
         return events, metrics
 

@@ -1,5 +1,6 @@
 """The collector: live files, dead processes, watermarks, two launchers."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -145,6 +146,34 @@ async def test_damaged_files_are_put_aside_and_capped(folder: Path) -> None:
         await until(lambda: any(r.name == "recorder.damaged" for r in sink.payload))
     assert len(list(folder.glob("*.bad"))) == 16
     assert sum(r.name == "recorder.damaged" for r in sink.payload) == 20
+    assert sum(r.name == "m" for r in sink.payload) == 3
+
+
+async def test_good_file_is_not_put_aside_for_want_of_descriptors(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no file can be opened for a while, the files stay as they are and are read later (F69)."""
+    await anyio.to_thread.run_sync(record_some, folder)
+    refused: list[int] = []
+
+    def refuse(*args: Any, **kwargs: Any) -> int:
+        if not refused:
+            refused.append(1)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(*args, **kwargs)
+
+    opened = os.open
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        collector = Collector(folder, bus)
+        await anyio.to_thread.run_sync(collector.open)
+        monkeypatch.setattr("elastic_events.recorder.reader.os.open", refuse)
+        for _ in range(2):
+            await anyio.to_thread.run_sync(collector.scan)
+        collector.sweep()
+        bus.at_end(collector.close)
+    assert refused
+    assert collector.damaged == 0
     assert sum(r.name == "m" for r in sink.payload) == 3
 
 

@@ -14,6 +14,7 @@ from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
 from elastic_events.recorder import RecorderReader, open_rings, read_directory
+from elastic_events.recorder.mapped import BLOCKS
 from elastic_events.testing import ListSink
 from tests.reliability.scripts import run
 
@@ -64,6 +65,37 @@ def test_long_records_survive(folder: Path, length: int) -> None:
     for text in texts:
         emitter.record(Event("e", EventSource.WORKER, metadata={"text": text}))
     assert [r.fields[2]["text"] for r in RecorderReader(events.path).rest()] == texts
+
+
+@pytest.mark.parametrize("earlier", [0, 3])
+def test_live_reader_passes_long_records_that_were_overwritten(folder: Path, earlier: int) -> None:
+    """A burst of long records, of which only the last have their blocks, does not hide what follows from a live reader."""
+    events, metrics = open_rings(folder, read_context(), 512)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    reader = RecorderReader(events.path)
+    for number in range(earlier):
+        emitter.record(Event("short", EventSource.WORKER, metadata={"n": number}))
+    for number in range(200):
+        emitter.record(Event("long", EventSource.WORKER, metadata={"n": number, "text": "x" * 1000}))
+    found = [*reader.look(), *reader.look()]
+    numbers = [record.fields[2]["n"] for record in found if record.name == "long"]
+    assert numbers == list(range(200 - BLOCKS, 200))
+    assert len(found) - len(numbers) == earlier
+
+
+def test_live_reader_passes_slots_that_are_never_filled(folder: Path) -> None:
+    """Emitters that raised leave empty slots; a live reader finds the records behind them."""
+    events, metrics = open_rings(folder, read_context(), 512)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    reader = RecorderReader(events.path)
+    assert reader.look() == reader.look() == []
+    for _ in range(20):
+        events.pipe[0]()
+    for number in range(20):
+        emitter.record(Event("e", EventSource.WORKER, metadata={"n": number}))
+    found = [*reader.look(), *reader.look()]
+    assert [record.seq for record in found] == list(range(20, 40))
+    assert reader.positions == (0, 0)  # the twenty may still come: a later collector must look for them
 
 
 def test_file_and_directory_are_private(folder: Path) -> None:

@@ -1,16 +1,38 @@
-"""`python -m benchmarks`: everything, in some minutes; `--quick`: a smoke run in seconds, whose figures mean nothing."""
+"""`python -m benchmarks`: everything, in some minutes; `--quick`: a smoke run in a minute, whose figures mean nothing.
+
+The tables are also written to `benchmarks/results/`, which git ignores.
+"""
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks import drain, emit, interference
+from benchmarks import drain, emit, footprint, interference, survive
+
+RESULTS = Path(__file__).parent / "results"
+
+#: Name -> the full run and the quick one.
+QUESTIONS: dict[str, tuple[Callable[[], str], Callable[[], str]]] = {
+    "emit": (lambda: emit.report(emit.run(3, 10_000)), lambda: emit.report(emit.run(1, 500))),
+    "drain": (lambda: drain.report(drain.run()), lambda: drain.report(drain.run(1, 10_000))),
+    "interference": (
+        lambda: interference.report(interference.run(5, 3000)),
+        lambda: interference.report(interference.run(1, 200)),
+    ),
+    "survive": (lambda: survive.report(survive.run()), lambda: survive.report(survive.run(500))),
+    "footprint": (lambda: footprint.report(footprint.run()), lambda: footprint.report(footprint.run(1, 0.2))),
+}
 
 
 def main() -> None:
-    """Run and print every table."""
-    quick = "--quick" in sys.argv
-    print(emit.report(emit.run(1, 2_000) if quick else emit.run()), end="\n\n", flush=True)
-    print(drain.report(drain.run(1, 10_000) if quick else drain.run()), end="\n\n", flush=True)
-    print(interference.report(interference.run(1, 200) if quick else interference.run(5, 3000)), flush=True)
+    """Run each question, print its table and keep it."""
+    RESULTS.mkdir(exist_ok=True)
+    for name, runs in QUESTIONS.items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        found = runs["--quick" in sys.argv]()
+        (RESULTS / f"{name}.md").write_text(found + "\n")
+        print(found, end="\n\n", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

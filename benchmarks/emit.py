@@ -20,17 +20,18 @@ from typing import Any
 import anyio
 
 from benchmarks.measure import Call, Cost, floor, in_turn, table
+from benchmarks.peers import METADATA, PEERS
 from elastic_events import Event, EventBus, EventSource
 from elastic_events.api import NodeState
 from elastic_events.recording import construct_and_record_rdzv_event
 
-METADATA = {"run_id": "run-12345", "global_rank": 3, "elapsed": 1.5, "raw_error": None, "role": "default"}
 EVENT = Event("torchelastic.worker.status.START", EventSource.AGENT, 0, METADATA)
 
 
 def run(rounds: int = 7, calls: int = 20_000) -> dict[str, Cost]:
     """Measure each subject in processes of its own, with the floor beside it, in turn; give the medians of the rounds."""
     found: dict[str, list[Cost]] = {}
+    missing.clear()
     for _ in range(rounds):
         for name in SUBJECTS:
             done = subprocess.run(
@@ -39,7 +40,10 @@ def run(rounds: int = 7, calls: int = 20_000) -> dict[str, Cost]:
                 text=True,
                 check=True,
             )
-            for label, cost in json.loads(done.stdout).items():
+            measured = json.loads(done.stdout)
+            if not measured:
+                missing.add(name)
+            for label, cost in measured.items():
                 found.setdefault(label, []).append(Cost(*cost))
     costs = {label: Cost(*map(statistics.median, zip(*rows, strict=True))) for label, rows in found.items()}
     return dict(sorted(costs.items(), key=lambda row: (row[0] != "floor", row[0].partition(":")[0], row[1].ratio)))
@@ -48,7 +52,10 @@ def run(rounds: int = 7, calls: int = 20_000) -> dict[str, Cost]:
 def one(name: str, calls: int) -> dict[str, Cost]:
     """Measure one subject in this process."""
     with ExitStack() as stack:
-        calls_of = SUBJECTS[name](stack)
+        try:
+            calls_of = SUBJECTS[name](stack)
+        except ImportError:
+            return {}
         return in_turn({"floor": floor(), **calls_of}, rounds=5, calls=calls) if calls_of else {}
 
 
@@ -134,7 +141,8 @@ def report(costs: dict[str, Cost]) -> str:
         "p99 ns": lambda cost: f"{cost.p99:.0f}",
         "p99.9 ns": lambda cost: f"{cost.p999:.0f}",
     }
-    return table("Cost of one emit", costs, columns)
+    note = f"\n\nNot installed: {', '.join(sorted(missing))}." if missing else ""
+    return table("Cost of one emit", costs, columns) + note
 
 
 SUBJECTS: dict[str, Callable[[ExitStack], dict[str, Call]]] = {
@@ -143,7 +151,9 @@ SUBJECTS: dict[str, Callable[[ExitStack], dict[str, Call]]] = {
     "recorder": our_calls("ours, flight recorder", recorder=True),
     "logging": logging_calls,
     "torch": torch_calls,
+    **PEERS,
 }
+missing: set[str] = set()  #: subjects that are not installed, by the last run
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""What is left of 10,000 points when the process dies? `python -m benchmarks.survive`.
+
+Each subject emits in a process of its own and dies there at once; then its file is read. The flight recorder keeps the
+newest points of its ring by design: here the ring holds all of them.
+"""
+
+import logging
+import logging.handlers
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import table
+
+POINTS = 10_000
+DEATHS = ("returns", "sys.exit", "exception", "SIGTERM", "os._exit", "SIGKILL")
+SUBJECTS = (
+    "ours, JSON Lines, handle_sigterm",
+    "ours, flight recorder",
+    "logging, FileHandler",
+    "logging, QueueListener",
+    "loguru, enqueue",
+    "structlog, file",
+)
+
+
+def run(points: int = POINTS) -> dict[str, dict[str, int | None]]:
+    """Return how many points of each subject were left after each death; None where it is not installed."""
+    return {name: {death: _left(name, death, points) for death in DEATHS} for name in SUBJECTS}
+
+
+def _left(name: str, death: str, points: int) -> int | None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.survive", "--subject", name, death, str(points), folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        if "ModuleNotFoundError" in done.stderr:
+            return None
+        if name == "ours, flight recorder":
+            from elastic_events.reading.source import read_records
+
+            return sum(record.kind == "metric" for record in read_records(folder))
+        file = Path(folder) / "out"
+        return sum(b"loss" in line for line in file.open("rb")) if file.exists() else 0
+
+
+def one(name: str, death: str, points: int, folder: Path) -> None:
+    """Emit, and die."""
+    emit = _emitter(name, folder, points)
+    for number in range(points):
+        emit("loss", number)
+    if death == "sys.exit":
+        sys.exit(3)
+    if death == "exception":
+        raise RuntimeError("the training step failed")
+    if death == "os._exit":
+        os._exit(3)
+    if death in ("SIGTERM", "SIGKILL"):
+        os.kill(os.getpid(), getattr(signal, death))
+
+
+def _emitter(name: str, folder: Path, points: int) -> Callable[[str, float], object]:
+    file = folder / "out"
+    if name.startswith("ours"):
+        import elastic_events
+        from elastic_metrics import put_metric
+
+        recorder = folder if "recorder" in name else None
+        handlers = () if recorder else (f"jsonl:///{file}",)
+        elastic_events.start(
+            *handlers, recorder=recorder, capacity=1 << (points - 1).bit_length(), handle_sigterm=not recorder
+        )
+        return put_metric
+    if name.startswith("loguru"):
+        import importlib
+
+        log = importlib.import_module("loguru").logger
+        log.remove()
+        log.add(str(file), enqueue=True)
+        info = log.info
+        return lambda key, value: info("{}={}", key, value)
+    if name.startswith("structlog"):
+        import importlib
+
+        write = importlib.import_module("structlog").WriteLogger(file.open("w"))
+        return lambda key, value: write.info(f"{key}={value}")
+    handler: logging.Handler = logging.FileHandler(file)
+    logger = logging.Logger("bench", logging.INFO)
+    if "Queue" in name:
+        records: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        listener = logging.handlers.QueueListener(records, handler)
+        handler = logging.handlers.QueueHandler(records)
+        listener.start()
+        import atexit
+
+        atexit.register(listener.stop)
+    logger.addHandler(handler)
+    return lambda key, value: logger.info("%s=%s", key, value)
+
+
+def report(rows: dict[str, dict[str, int | None]]) -> str:
+    """Return the table."""
+
+    def column(death: str) -> Callable[[dict[str, int | None]], str]:
+        return lambda row: "not installed" if row[death] is None else f"{row[death]:,}"
+
+    return table("Points left after the process died", rows, {death: column(death) for death in DEATHS})
+
+
+if __name__ == "__main__":
+    if "--subject" in sys.argv:
+        one(sys.argv[2], sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))
+    else:
+        print(report(run(1000) if "--quick" in sys.argv else run()))

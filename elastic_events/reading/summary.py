@@ -34,8 +34,9 @@ def _attempts(story: list[Record]) -> Table:
             ),
             {},
         )
-        steps = [_facts(r).get("step", 0) for r in _named(story, "step.ended") if r.context.restart == number]
-        table.add_row(
+        ended_steps = [r for r in _named(story, "step.ended") if r.context.restart == number]
+        steps = _numbers(_facts(r).get("step") for r in ended_steps)
+        row = (
             str(number),
             f"{(ended.time_ns - started.time_ns) / 1e9:.1f} s" if ended else "",
             f"{min(steps)} to {max(steps)}" if steps else "none",
@@ -43,6 +44,7 @@ def _attempts(story: list[Record]) -> Table:
             f"rank {first.get('rank')}, pid {first.get('pid')}" if first else "",
             str(first.get("signal") or first.get("exit_code") or ""),
         )
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -52,7 +54,7 @@ def _failure(story: list[Record]) -> list[RenderableType]:
     if first is None:
         return []
     last = [r for r in story if r.context.pid == _facts(first).get("pid") and r.kind != "ledger"][-4:]
-    table = Table(title=f"Last words of rank {_facts(first).get('rank')}", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=Text(f"Last words of rank {_facts(first).get('rank')}"), title_justify="left", box=SIMPLE_HEAD)
     for column in ("before its death was noticed", "record", "value"):
         table.add_column(column)
     for record in last:
@@ -63,8 +65,8 @@ def _failure(story: list[Record]) -> list[RenderableType]:
 
 
 def _training(story: list[Record]) -> Text:
-    losses = [r.fields[0] for r in _named(story, "loss")]
-    found = next((r.fields[0] for r in _named(story, "accuracy")), None)
+    losses = _numbers(r.fields[0] for r in _named(story, "loss"))
+    found = next(iter(_numbers(r.fields[0] for r in _named(story, "accuracy"))), None)
     if not losses:
         return Text("No loss was recorded.")
     text = f"Loss {losses[0]:.3f} at the start, {losses[-1]:.3f} at the end"
@@ -87,6 +89,10 @@ def _ledgers(story: list[Record]) -> list[Text]:
 
 def _named(story: list[Record], name: str) -> list[Record]:
     return [record for record in story if record.name == name]
+
+
+def _numbers(values: Iterable[Any]) -> list[int | float]:
+    return [value for value in values if isinstance(value, int | float)]
 
 
 def _listed(value: Any) -> str:

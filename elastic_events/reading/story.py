@@ -1,0 +1,177 @@
+"""What a run was: attempts, workers, rendezvous and steps. Everything that is shown is a function of a `Story`.
+
+Times are nanoseconds since the epoch, on the clock of the reference host where `Story.offsets` says so.
+"""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from elastic_events.bus.context import Context
+
+__all__ = ("Attempt", "Node", "Offset", "Process", "Rendezvous", "Span", "Story", "Worker")
+
+
+@dataclass(slots=True)
+class Span:
+    """A checkpoint or a restore of one process; `end_ns` 0: it never ended."""
+
+    what: str  #: checkpoint or restore
+    step: int | None
+    start_ns: int
+    end_ns: int = 0
+    blocking: bool = True  #: no step of the same process ran at the same time
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One process that recorded, and its own marks."""
+
+    context: Context
+    first_ns: int
+    last_ns: int
+    records: int = 0
+    spans: list[Span] = field(default_factory=list)
+    #: One entry a step, in the order in which they ended: number, start, end; end 0: the step never ended.
+    steps: "array[int]" = field(default_factory=lambda: array("q"))
+    starts: "array[int]" = field(default_factory=lambda: array("q"))
+    ends: "array[int]" = field(default_factory=lambda: array("q"))
+
+    @property
+    def first_step_ns(self) -> int | None:
+        """When its first step began."""
+        return self.starts[0] if self.starts else None
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that it finished."""
+        return next((step for step, end in zip(reversed(self.steps), reversed(self.ends), strict=True) if end), None)
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One agent: of a host there may be several."""
+
+    name: str  #: host, with the agent's pid where a host has several
+    host: str
+    pid: int
+    outcome: str = "unknown"  #: succeeded, failed, left, or unknown: it did not say
+    reason: str = ""
+    unparsed: int = 0  #: rendezvous messages of torch that were not understood
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One rank in one attempt. Unknown is None; `outcome` is succeeded, failed or unknown."""
+
+    rank: int | None
+    node: Node | None
+    local_rank: int | None = None
+    pid: int | None = None
+    host: str = ""
+    started_ns: int | None = None  #: the agent had started it
+    ended_ns: int | None = None  #: the agent had noticed its end
+    outcome: str = "unknown"
+    exit_code: int | None = None
+    signal: str | None = None
+    message: str | None = None
+    first: bool = False  #: the first of its node to fail, by itself
+    victim: bool = False  #: ended by the agent, since another had failed
+    process: Process | None = None  #: what it recorded itself
+
+    @property
+    def cause(self) -> str:
+        """Signal or exit code in words; empty where it did not fail."""
+        if self.signal:
+            return self.signal
+        return f"exit code {self.exit_code}" if self.exit_code is not None else ""
+
+
+@dataclass(slots=True, eq=False)
+class Rendezvous:
+    """One node's part of one rendezvous."""
+
+    node: Node
+    start_ns: int
+    end_ns: int
+    round: int | None = None
+    rank: int | None = None  #: of the node
+    world_size: int | None = None  #: nodes
+    completed: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One group of workers, from their start to their end, on all nodes."""
+
+    number: int
+    round: int | None = None  #: of the rendezvous that made it
+    started_ns: int | None = None
+    ended_ns: int | None = None
+    outcome: str = "unknown"  #: succeeded, failed, membership, stopped, left, unknown
+    world_size: int | None = None
+    workers: list[Worker] = field(default_factory=list)
+    rendezvous: list[Rendezvous] = field(default_factory=list)  #: those that made it
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def first_failure(self) -> Worker | None:
+        """The worker that failed first by itself, over all nodes, by the time at which its agent noticed."""
+        causes = [worker for worker in self.workers if worker.outcome == "failed" and worker.first]
+        causes = causes or [w for w in self.workers if w.outcome == "failed" and not w.victim]
+        return min(causes, key=lambda worker: worker.ended_ns or 0, default=None)
+
+    @property
+    def first_step_ns(self) -> int | None:
+        """When the first rank began its first step."""
+        times = [t for w in self.workers if w.process is not None and (t := w.process.first_step_ns) is not None]
+        return min(times, default=None)
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that any rank finished."""
+        steps = [s for w in self.workers if w.process is not None and (s := w.process.last_step) is not None]
+        return max(steps, default=None)
+
+
+@dataclass(slots=True, frozen=True)
+class Offset:
+    """How far a host's clock is ahead of the reference host's, from the ends of common rendezvous.
+
+    torch's nodes look at the rendezvous about once a second, so that the error is a second at least.
+    """
+
+    seconds: float
+    error: float  #: seconds, at least `LOOK`
+    rounds: int  #: common rendezvous it rests on
+    applied: bool  #: beyond its error, and so taken off every time of the host
+
+
+@dataclass(slots=True, eq=False)
+class Story:
+    """One run."""
+
+    run_id: str
+    began_ns: int
+    ended_ns: int  #: of the job, or the last record where the job has not ended
+    outcome: str = "unknown"  #: succeeded, failed, or unknown: it runs, was cut, or has no agent's records
+    reason: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
+    ledgers: list[dict[str, Any]] = field(default_factory=list)
+    offsets: dict[str, Offset] = field(default_factory=dict)  #: host -> its clock, of hosts beside the reference
+    restarts: int = 0  #: attempts that followed a failure
+    membership_changes: int = 0
+    records: int = 0
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from the beginning of the job to its end."""
+        return (self.ended_ns - self.began_ns) / 1e9
+
+    def workers(self) -> Iterator[Worker]:
+        """Give every worker of every attempt."""
+        for attempt in self.attempts:
+            yield from attempt.workers

@@ -1,17 +1,25 @@
 """Where records are read from: SQLite, JSON Lines, a directory of flight recorders, a NATS stream."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
+from elastic_events.reading.builder import Builder
+from elastic_events.reading.story import Process, Story
 
-__all__ = ("read_records",)
+__all__ = ("Damage", "last_words", "read_records", "read_stories")
+
+#: Told what could not be read: where, and why.
+Damage = Callable[[str, str], object]
 
 
-def read_records(
-    source: str | Path, damaged: Callable[[str, str], object] = lambda _where, _reason: None
-) -> Iterator[Record]:
+def _ignore(_where: str, _reason: str) -> None:
+    """Nobody wants to know."""
+
+
+def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Record]:
     """Yield the records of `source`; what cannot be read is passed over, and `damaged(where, reason)` is told.
 
     Raises:
@@ -38,3 +46,31 @@ def read_records(
 
     read = read_sqlite if is_sqlite(path) else read_jsonl
     yield from read(path, damaged=lambda where, reason: damaged(f"{path.name}:{where}", reason))
+
+
+def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> list[Story]:
+    """Return the stories of all that `sources` hold, read as one: give one source a node, in any order.
+
+    Raises:
+        InputError: a source is missing or foreign, or not one record can be read.
+    """
+    builder = Builder()
+    for source in sources:
+        for record in read_records(source, damaged):
+            builder.add(record)
+    return builder.stories()
+
+
+def last_words(
+    sources: Iterable[str | Path], processes: Collection[Process], count: int = 4
+) -> dict[Process, list[Record]]:
+    """Return the last `count` records of each of `processes`, the oldest first. Reads the sources again."""
+    wanted: dict[str, tuple[Process, deque[Record]]] = {
+        process.context.process: (process, deque(maxlen=count)) for process in processes
+    }
+    for source in sources if wanted else ():
+        for record in read_records(source):
+            found = wanted.get(record.context.process)
+            if found is not None and record.kind != "ledger":
+                found[1].append(record)
+    return {process: list(words) for process, words in wanted.values()}

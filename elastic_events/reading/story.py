@@ -175,3 +175,12 @@ class Story:
         """Give every worker of every attempt."""
         for attempt in self.attempts:
             yield from attempt.workers
+
+    def span(self, attempt: Attempt) -> tuple[int, int]:
+        """Return when `attempt` began and ended, in nanoseconds; what nobody said is taken from what came around it."""
+        at = self.attempts.index(attempt)
+        later = self.attempts[at + 1 :][:1]
+        start = attempt.started_ns if attempt.started_ns is not None else self.began_ns
+        ends = [r.start_ns for a in later for r in a.rendezvous] + [a.started_ns for a in later if a.started_ns]
+        end = attempt.ended_ns if attempt.ended_ns is not None else min(ends, default=self.ended_ns)
+        return start, max(start, end)

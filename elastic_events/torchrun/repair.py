@@ -114,8 +114,8 @@ class Repair:
         """All workers of an attempt have been started. Without this call the next record says so."""
         if not self._starting:
             return []
-        facts = self._ended("unknown")  # nobody told how the attempt before ended
         before, again = self._group, self._start["restarts"] == self.restarts
+        facts = self._ended("membership" if again else "failed")  # unless the agent's methods told more
         self._workers, self._starting, self._group = self._starting, {}, self._start
         self.attempt, self.restarts = self.attempt + 1, self._group["restarts"]
         self._settled, self._first_known, self._running, self._outcome = set(), False, True, ""

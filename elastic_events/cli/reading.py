@@ -1,0 +1,84 @@
+"""What the commands that read a run have in common: sources, the choice of a run, JSON, the exit code."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from elastic_events.bus.errors import InputError
+from elastic_events.reading.source import read_stories
+from elastic_events.reading.story import Story
+
+__all__ = ("Skipped", "choose", "emit_json", "reading", "stories_of")
+
+_SHOWN = 5
+
+
+class Skipped:
+    """What could not be read: the first few, and how many more."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def __call__(self, where: str, reason: str) -> None:
+        self.count += 1
+        if self.count <= _SHOWN:
+            self.first.append(f"{where}: {reason}")
+
+    def tell(self) -> None:
+        """Say on stderr what was passed over."""
+        for line in self.first:
+            click.echo(f"skipped {line}", err=True)
+        if self.count > _SHOWN:
+            click.echo(f"and {self.count - _SHOWN} more", err=True)
+
+
+def stories_of(sources: tuple[str, ...]) -> list[Story]:
+    """Return the stories of `sources`, at least one; what was skipped is told on stderr."""
+    skipped = Skipped()
+    stories = read_stories(sources, skipped)
+    if not stories:
+        why = f" ({skipped.first[0]})" if skipped.first else ""
+        raise InputError(f"no record can be read from {', '.join(sources)}{why}")
+    skipped.tell()
+    return stories
+
+
+def choose(stories: list[Story], run: str | None) -> Story:
+    """Return the story of `run`, or the last one, naming the others on stderr."""
+    names = [story.run_id for story in stories]
+    if run is not None:
+        for story in reversed(stories):
+            if story.run_id == run:
+                return story
+        raise InputError(f"no run {run!r} here; there are {', '.join(dict.fromkeys(names))}")
+    if len(stories) > 1:
+        others = ", ".join(dict.fromkeys(names[:-1]))
+        click.echo(f"{len(stories)} runs here: showing the last, {names[-1]}; --run chooses among {others}", err=True)
+    return stories[-1]
+
+
+def emit_json(answer: Any) -> None:
+    """Print an answer as one JSON document."""
+    click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
+
+
+def reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command SOURCE..., --run, --json and --check; it is called with `story`, `sources`, `as_json`, and its own."""
+
+    @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+    @click.option("--run", metavar="ID", help="The run to read, where there are several; the last by default.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
+    @click.option("--check", is_flag=True, help="Exit with 1 when the job failed.")
+    @functools.wraps(command)
+    def read(sources: tuple[str, ...], run: str | None, check: bool, **options: Any) -> None:
+        story = choose(stories_of(sources), run)
+        command(story=story, sources=sources, **options)
+        if check and story.outcome == "failed":
+            sys.exit(1)
+
+    return read

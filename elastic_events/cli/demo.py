@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.demo.launcher import Job
-from elastic_events.reading.summary import summary
-from elastic_events.sinks.sqlite import read_sqlite
+from elastic_events.reading.source import last_words, read_stories
+from elastic_events.reading.summary import final_worker, summary, summary_terminal
 
 __all__ = ("command",)
 
@@ -34,7 +34,11 @@ def command(database: Path, workers: int, steps: int, kill: bool) -> None:
     ):
         bar = progress.add_task("attempt 0", total=steps, loss="")
 
+        trained: dict[str, list[float]] = {"loss": [], "accuracy": []}
+
         def watch(record: Record) -> None:
+            if record.name in trained:
+                trained[record.name].append(record.fields[0])
             if record.name == "loss" and record.context.rank == 0:
                 progress.update(bar, loss=f"loss {record.fields[0]:.3f}")
             elif record.name == "step.ended" and record.context.rank == 0:
@@ -50,8 +54,23 @@ def command(database: Path, workers: int, steps: int, kill: bool) -> None:
         victim = (min(2, workers - 1), steps * 7 // 12) if kill else None
         job = Job(database.absolute(), Path(folder), workers=workers, steps=steps, kill=victim, watch=watch)
         anyio.run(job.run)
-    console.print(summary(read_sqlite(database)))
+    _tell(console, database, trained)
+
+
+def _tell(console: Console, database: Path, trained: dict[str, list[float]]) -> None:
+    """Show what the records say, and what became of the model."""
+    story = read_stories([database])[-1]
+    dead = final_worker(story)
+    words = last_words([database], [dead.process] if dead is not None and dead.process is not None else [])
+    console.print(summary_terminal(summary(story, words)))
+    losses, accuracies = trained["loss"], trained["accuracy"]
+    if losses and accuracies:
+        console.print(
+            f"Loss {losses[0]:.3f} at the start, {losses[-1]:.3f} at the end; "
+            f"{accuracies[-1]:.0%} of the flowers are classified right.",
+            highlight=False,
+        )
     console.print(
-        f"All of it is in {database}: try  elastic-events tail {database}  or  elastic-events summary {database}",
+        f"All of it is in {database}: try  elastic-events timeline {database}  or  elastic-events goodput {database}",
         highlight=False,
     )

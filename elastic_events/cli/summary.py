@@ -1,35 +1,44 @@
 """`elastic-events summary`: a run on one screen."""
 
-from itertools import chain
+import time
 
 import click
 from rich.console import Console
+from rich.live import Live
 
-from elastic_events.bus.errors import InputError
-from elastic_events.reading.source import read_records
-from elastic_events.reading.summary import summary
+from elastic_events.cli.reading import choose, emit_json, reading, stories_of
+from elastic_events.reading.source import last_words
+from elastic_events.reading.story import Story
+from elastic_events.reading.summary import Summary, final_worker, summary, summary_terminal
 
 __all__ = ("command",)
 
 
 @click.command("summary")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-def command(sources: tuple[str, ...]) -> None:
-    """Show attempts, the first failure and its last words, the training and the ledgers of SOURCE.
+@reading
+@click.option("--watch", is_flag=True, help="Read again every two seconds until the job ends, or Ctrl-C.")
+def command(story: Story, sources: tuple[str, ...], as_json: bool, watch: bool) -> None:
+    """Show attempts, the first failures and their last words, how far each rank came, and the ledgers.
 
-    A source is a SQLite or JSON Lines file, a directory of flight recorders or a NATS stream; several are read as one run.
+    A source is a SQLite or JSON Lines file, a directory of flight recorders or a NATS stream; several are read as one
+    run, one a node.
     """
-    skipped: list[str] = []
+    answer = _answer(story, sources)
+    if as_json:
+        emit_json(answer)
+        return
+    console = Console()
+    if not watch:
+        console.print(summary_terminal(answer))
+        return
+    with Live(summary_terminal(answer), console=console, auto_refresh=False) as live:
+        while answer.outcome == "unknown":
+            time.sleep(2)
+            answer = _answer(choose(stories_of(sources), story.run_id), sources)
+            live.update(summary_terminal(answer), refresh=True)
 
-    def damaged(where: str, reason: str) -> None:
-        skipped.append(f"{where}: {reason}")
 
-    records = list(chain.from_iterable(read_records(source, damaged) for source in sources))
-    if not records:
-        why = f" ({skipped[0]})" if skipped else ""
-        raise InputError(f"no record can be read from {', '.join(sources)}{why}")
-    Console().print(summary(records))
-    for line in skipped[:5]:
-        click.echo(f"skipped {line}", err=True)
-    if len(skipped) > 5:
-        click.echo(f"and {len(skipped) - 5} more", err=True)
+def _answer(story: Story, sources: tuple[str, ...]) -> Summary:
+    dead = final_worker(story)
+    processes = [dead.process] if dead is not None and dead.process is not None else []
+    return summary(story, last_words(sources, processes))

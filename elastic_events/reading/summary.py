@@ -1,105 +1,400 @@
-"""A run on one screen: attempts, who died first and of what, its last words, the training, the ledgers."""
+"""A run on one screen: attempts, who died first and of what, its last words, how far each rank came, the ledgers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from elastic_events.bus.record import Record
+from elastic_events.reading.story import Attempt, Process, Story, Worker
 
-__all__ = ("summary",)
+__all__ = (
+    "AttemptRow",
+    "Clock",
+    "Failure",
+    "LastStep",
+    "Summary",
+    "Wait",
+    "Word",
+    "final_worker",
+    "summary",
+    "summary_terminal",
+)
 
-
-def summary(records: Iterable[Record]) -> RenderableType:
-    """Return the summary of a run, from the events that a launcher, or the torchrun plug-in, records."""
-    story = sorted(records, key=lambda record: record.time_ns)
-    return Group(_attempts(story), *_failure(story), _training(story), *_ledgers(story))
-
-
-def _attempts(story: list[Record]) -> Table:
-    table = Table(title="Attempts", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("attempt", "duration", "steps", "outcome", "first to die", "ended by"):
-        table.add_column(column)
-    for started in _named(story, "attempt.started"):
-        number = _facts(started).get("attempt")
-        ended = next((r for r in _named(story, "attempt.ended") if _facts(r).get("attempt") == number), None)
-        first = next(
-            (
-                _facts(r)
-                for r in _named(story, "worker.failed")
-                if _facts(r).get("attempt") == number and _facts(r).get("first")
-            ),
-            {},
-        )
-        ended_steps = [r for r in _named(story, "step.ended") if r.context.restart == number]
-        steps = _numbers(_facts(r).get("step") for r in ended_steps)
-        row = (
-            str(number),
-            f"{(ended.time_ns - started.time_ns) / 1e9:.1f} s" if ended else "",
-            f"{min(steps)} to {max(steps)}" if steps else "none",
-            str(_facts(ended).get("outcome")) if ended else "unknown",
-            f"rank {first.get('rank')}, pid {first.get('pid')}" if first else "",
-            str(first.get("signal") or first.get("exit_code") or ""),
-        )
-        table.add_row(*map(Text, row))
-    return table
+_ATTEMPTS = 30  # rows on a screen; the first and the last ones are shown
+_STEPS = 6
 
 
-def _failure(story: list[Record]) -> list[RenderableType]:
-    """The last records of the worker that died first, up to its last instant."""
-    first = next((r for r in _named(story, "worker.failed") if _facts(r).get("first")), None)
-    if first is None:
+class Failure(msgspec.Struct, frozen=True):
+    """A worker that failed by itself."""
+
+    rank: int | None
+    node: str  #: of its agent, empty if unknown
+    pid: int | None
+    signal: str | None
+    exit_code: int | None
+    message: str | None  #: of the worker's error file
+    at_s: float | None  #: seconds from the beginning of the job; when the agent noticed
+
+
+class AttemptRow(msgspec.Struct, frozen=True):
+    """One attempt. Seconds are None where nothing was recorded to tell them."""
+
+    attempt: int  #: counted from 0 over the whole job, membership changes included
+    round: int | None  #: of its rendezvous
+    start_s: float  #: from the beginning of the job
+    duration_s: float  #: from the start of its workers to its end
+    rendezvous_s: float | None  #: from the first node's beginning to the last node's end
+    first_step_s: float | None  #: from the start of its workers to the first rank's first step
+    restart_to_step_s: float | None  #: from the end of the attempt before to the first step of this one
+    world_size: int | None
+    first_step: int | None
+    last_step: int | None  #: the last that any rank finished
+    outcome: str  #: succeeded, failed, membership, stopped, left, unknown
+    first_failure: Failure | None
+    failed: int  #: workers that failed by themselves
+    victims: int  #: workers ended by an agent, since another had failed
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """How long one node was in one rendezvous."""
+
+    node: str
+    attempt: int
+    round: int | None
+    seconds: float
+
+
+class LastStep(msgspec.Struct, frozen=True):
+    """The ranks whose last finished step, in the last attempt that they were part of, is `step`; None: none."""
+
+    step: int | None
+    ranks: list[int]
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """A host's clock against the reference host's."""
+
+    host: str
+    ahead_s: float
+    error_s: float
+    rounds: int  #: rendezvous that it was estimated from
+    corrected: bool
+
+
+class Word(msgspec.Struct, frozen=True):
+    """One record of a worker's last ones."""
+
+    before_death_s: float
+    name: str
+    value: str
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What `elastic-events summary --json` prints."""
+
+    run_id: str
+    outcome: str  #: succeeded, failed, unknown
+    reason: str
+    began_ns: int  #: nanoseconds since the epoch
+    wall_s: float
+    nodes: list[str]
+    ranks: int  #: the most that an attempt had
+    restarts: int  #: attempts that followed a failure
+    membership_changes: int
+    attempts: list[AttemptRow]
+    longest_waits: list[Wait]  #: in rendezvous, at most three
+    last_steps: list[LastStep]
+    last_words: list[Word]  #: of the first worker that failed first and recorded something itself
+    last_words_of: int | None  #: its rank
+    clocks: list[Clock]
+    unparsed: int  #: rendezvous messages of torch that were not understood
+    records: int  #: that were read for this
+    ledgers: list[dict[str, Any]]  #: what each sink was closed with
+
+
+def final_worker(story: Story) -> Worker | None:
+    """Return the first worker that failed first and left records of its own: the one whose last words matter."""
+    firsts = (attempt.first_failure for attempt in story.attempts)
+    return next((worker for worker in firsts if worker is not None and worker.process is not None), None)
+
+
+def summary(story: Story, words: Mapping[Process, Sequence[Record]] | None = None) -> Summary:
+    """Return the summary of a run; `words` are the last records of `final_worker(story)`."""
+    dead = final_worker(story)
+    last = (words or {}).get(dead.process, ()) if dead is not None and dead.process is not None else ()
+    before: Attempt | None = None
+    rows = []
+    for attempt in story.attempts:
+        rows.append(_row(story, attempt, before))
+        before = attempt
+    return Summary(
+        run_id=story.run_id,
+        outcome=story.outcome,
+        reason=story.reason,
+        began_ns=story.began_ns,
+        wall_s=story.wall_s,
+        nodes=[node.name for node in story.nodes],
+        ranks=max((len(attempt.workers) for attempt in story.attempts), default=0),
+        restarts=story.restarts,
+        membership_changes=story.membership_changes,
+        attempts=rows,
+        longest_waits=_waits(story),
+        last_steps=_last_steps(story),
+        last_words=[_word(record, dead.ended_ns or record.time_ns) for record in last] if dead else [],
+        last_words_of=dead.rank if dead is not None and last else None,
+        clocks=[Clock(host, o.seconds, o.error, o.rounds, o.applied) for host, o in sorted(story.offsets.items())],
+        unparsed=sum(node.unparsed for node in story.nodes),
+        records=story.records,
+        ledgers=story.ledgers,
+    )
+
+
+def _row(story: Story, attempt: Attempt, before: Attempt | None) -> AttemptRow:
+    start, end = story.span(attempt)
+    first_step_ns = attempt.first_step_ns
+    since = story.span(before)[1] if before is not None else None
+    rendezvous = [r for r in attempt.rendezvous if r.completed]
+    numbers = [min(w.process.steps) for w in attempt.workers if w.process is not None and w.process.steps]
+    first = attempt.first_failure
+    failed = [worker for worker in attempt.workers if worker.outcome == "failed"]
+    return AttemptRow(
+        attempt=attempt.number,
+        round=attempt.round,
+        start_s=(start - story.began_ns) / 1e9,
+        duration_s=(end - start) / 1e9,
+        rendezvous_s=(max(r.end_ns for r in rendezvous) - min(r.start_ns for r in rendezvous)) / 1e9
+        if rendezvous
+        else None,
+        first_step_s=(first_step_ns - start) / 1e9 if first_step_ns is not None else None,
+        restart_to_step_s=(first_step_ns - since) / 1e9 if first_step_ns is not None and since is not None else None,
+        world_size=attempt.world_size,
+        first_step=min(numbers, default=None),
+        last_step=attempt.last_step,
+        outcome=attempt.outcome,
+        first_failure=_failure(story, first) if first is not None else None,
+        failed=sum(not worker.victim for worker in failed),
+        victims=sum(worker.victim for worker in failed),
+    )
+
+
+def _failure(story: Story, worker: Worker) -> Failure:
+    at = (worker.ended_ns - story.began_ns) / 1e9 if worker.ended_ns is not None else None
+    node = worker.node.name if worker.node is not None else worker.host
+    return Failure(worker.rank, node, worker.pid, worker.signal, worker.exit_code, worker.message, at)
+
+
+def _waits(story: Story) -> list[Wait]:
+    """The longest waits that stand out: over a second, and twice as long as those of half of the nodes."""
+    waits = [
+        Wait(r.node.name, attempt.number, r.round, (r.end_ns - r.start_ns) / 1e9)
+        for attempt in story.attempts
+        for r in attempt.rendezvous
+    ]
+    usual = median(wait.seconds for wait in waits) if waits else 0
+    return sorted((w for w in waits if w.seconds > max(1, 2 * usual)), key=lambda wait: -wait.seconds)[:3]
+
+
+def _last_steps(story: Story) -> list[LastStep]:
+    reached: dict[int, int | None] = {}
+    for worker in story.workers():
+        if worker.rank is not None and worker.process is not None:
+            reached[worker.rank] = worker.process.last_step
+    ranks: dict[int | None, list[int]] = {}
+    for rank, step in reached.items():
+        ranks.setdefault(step, []).append(rank)
+    if set(ranks) <= {None}:
         return []
-    last = [r for r in story if r.context.pid == _facts(first).get("pid") and r.kind != "ledger"][-4:]
-    table = Table(title=Text(f"Last words of rank {_facts(first).get('rank')}"), title_justify="left", box=SIMPLE_HEAD)
-    for column in ("before its death was noticed", "record", "value"):
-        table.add_column(column)
-    for record in last:
-        value = record.fields[0] if record.kind == "metric" else _facts(record)
-        shown = f"{value:.4g}" if isinstance(value, float) else _listed(value)
-        table.add_row(f"{(first.time_ns - record.time_ns) / 1e6:.1f} ms", Text(record.name), Text(shown))
-    return [table]
-
-
-def _training(story: list[Record]) -> Text:
-    losses = _numbers(r.fields[0] for r in _named(story, "loss"))
-    found = next(iter(_numbers(r.fields[0] for r in _named(story, "accuracy"))), None)
-    if not losses:
-        return Text("No loss was recorded.")
-    text = f"Loss {losses[0]:.3f} at the start, {losses[-1]:.3f} at the end"
-    return Text(text + (f"; {found:.0%} of the flowers are classified right." if found is not None else "."))
-
-
-def _ledgers(story: list[Record]) -> list[Text]:
-    """The counts that each sink was closed with; a file without any is cut short, or still being written."""
-    ledgers = [record.fields[0] for record in story if record.kind == "ledger"]
-    if not ledgers:
-        return [Text("No ledger: the bus that wrote this was killed, or still runs.")]
     return [
-        Text(
-            f"Records through {facts['lane']}: {facts['accepted']} accepted, {facts['delivered']} delivered, "
-            f"{sum(facts['dropped'].values())} dropped, {facts['failed']} failed."
-        )
-        for facts in ledgers
+        LastStep(step, sorted(ranks[step])) for step in sorted(ranks, key=lambda step: -1 if step is None else step)
     ]
 
 
-def _named(story: list[Record], name: str) -> list[Record]:
-    return [record for record in story if record.name == name]
+def _word(record: Record, death_ns: int) -> Word:
+    value = record.fields[0] if record.kind == "metric" else record.fields[-1]
+    if isinstance(value, dict):
+        shown = ", ".join(f"{key} {item}" for key, item in value.items())
+    else:
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return Word((death_ns - record.time_ns) / 1e9, str(record.name), shown)
 
 
-def _numbers(values: Iterable[Any]) -> list[int | float]:
-    return [value for value in values if isinstance(value, int | float)]
+# --- in the terminal ---
 
 
-def _listed(value: Any) -> str:
-    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+def summary_terminal(answer: Summary) -> RenderableType:
+    """Draw the summary for a terminal."""
+    return Group(
+        *_headline(answer),
+        _attempts(answer.attempts),
+        *map(Text, _messages(answer.attempts)),
+        *_words(answer),
+        *map(Text, _remarks(answer)),
+    )
 
 
-def _facts(record: Record) -> dict[str, Any]:
-    """Return an event's metadata; nothing for what is no dict, or no event."""
-    metadata = record.fields[2] if record.kind == "event" else None
-    return metadata if isinstance(metadata, dict) else {}
+def _headline(answer: Summary) -> list[Text]:
+    colour = {"failed": "bold red", "succeeded": "bold green"}.get(answer.outcome, "bold yellow")
+    outcome = {"unknown": "no end recorded"}.get(answer.outcome, answer.outcome)
+    line = Text.assemble(f"Run {answer.run_id}: ", (outcome, colour), f" after {seconds(answer.wall_s)}")
+    if answer.reason and answer.outcome == "failed":
+        line.append(f" ({answer.reason})")
+    parts = [
+        counted(len(answer.nodes), "node"),
+        counted(answer.ranks, "rank"),
+        counted(len(answer.attempts), "attempt"),
+    ]
+    if answer.restarts:
+        parts.append(f"{counted(answer.restarts, 'restart')} after a failure")
+    if answer.membership_changes:
+        parts.append(counted(answer.membership_changes, "membership change"))
+    return [line, Text(", ".join(parts) + ".")]
+
+
+def _attempts(rows: list[AttemptRow]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("#", "began", "rendez-\nvous", "first\nstep", "lasted", "steps", "ended"):
+        table.add_column(column, justify="left" if column in ("steps", "ended") else "right", no_wrap=True)
+    table.add_column("first to fail")
+    hidden = len(rows) - _ATTEMPTS
+    for row in rows if hidden <= 0 else [*rows[: _ATTEMPTS // 2], *rows[-_ATTEMPTS // 2 :]]:
+        if hidden > 0 and row.attempt == rows[-_ATTEMPTS // 2].attempt:
+            table.add_row("…", f"{hidden} more")
+        steps = (
+            ""
+            if row.first_step is None
+            else f"{row.first_step} to {'none' if row.last_step is None else row.last_step}"
+        )
+        table.add_row(
+            str(row.attempt),
+            f"+{seconds(row.start_s)}",
+            seconds(row.rendezvous_s),
+            seconds(row.first_step_s),
+            seconds(row.duration_s),
+            steps,
+            Text(row.outcome, style={"failed": "red", "succeeded": "green"}.get(row.outcome, "yellow")),
+            Text(_first(row)),
+        )
+    return table
+
+
+def _first(row: AttemptRow) -> str:
+    first = row.first_failure
+    if first is None:
+        return ""
+    who = f"rank {first.rank} on {first.node}" if first.node else f"rank {first.rank}"
+    cause = first.signal or (f"exit code {first.exit_code}" if first.exit_code is not None else "cause unknown")
+    more = f", {row.failed - 1} more" if row.failed > 1 else ""
+    victims = f", {counted(row.victims, 'victim')}" if row.victims else ""
+    return f"{who}: {cause}{more}{victims}"
+
+
+def _messages(rows: list[AttemptRow]) -> Iterable[str]:
+    """The error of each first failure, once where attempts share it."""
+    said: dict[str, list[int]] = {}
+    for row in rows:
+        if row.first_failure is not None and row.first_failure.message:
+            said.setdefault(row.first_failure.message.strip(), []).append(row.attempt)
+    for message, attempts in said.items():
+        lines = message.splitlines()
+        shown = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+        yield f"Attempt {spans(attempts)} failed with: {shown}"
+
+
+def _words(answer: Summary) -> list[RenderableType]:
+    if not answer.last_words:
+        return []
+    title = Text(f"Last words of rank {answer.last_words_of}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("before its death was noticed", justify="right")
+    table.add_column("record")
+    table.add_column("value")
+    for word in answer.last_words:
+        table.add_row(seconds(word.before_death_s), Text(word.name), Text(word.value))
+    return [table]
+
+
+def _remarks(answer: Summary) -> Iterable[str]:
+    """Everything beside the tables, a line each."""
+    restarts = [row.restart_to_step_s for row in answer.attempts if row.restart_to_step_s is not None]
+    if len(restarts) == 1:
+        yield f"From the end of an attempt to the first step of the next: {seconds(restarts[0])}."
+    elif restarts:
+        usual, longest = seconds(median(restarts)), seconds(max(restarts))
+        yield f"From the end of an attempt to the first step of the next: {usual} in the median, {longest} at most."
+    for wait in answer.longest_waits:
+        yield f"Node {wait.node} was {seconds(wait.seconds)} in the rendezvous of attempt {wait.attempt}."
+    for last in answer.last_steps[:_STEPS]:
+        reached = "finished no step" if last.step is None else f"came to step {last.step}"
+        yield f"{'Rank' if len(last.ranks) == 1 else 'Ranks'} {spans(last.ranks)} {reached}."
+    if len(answer.last_steps) > _STEPS:
+        rest = sum(len(last.ranks) for last in answer.last_steps[_STEPS:])
+        yield f"{rest} more ranks came to other steps, up to {answer.last_steps[-1].step}."
+    for clock in answer.clocks:
+        taken = "taken off its times" if clock.corrected else "within the error, so left as it is"
+        yield (
+            f"The clock of {clock.host} is {clock.ahead_s:+.2f} s ± {clock.error_s:.2f} s ahead, "
+            f"from {counted(clock.rounds, 'rendezvous', 'rendezvous')}: {taken}."
+        )
+    if answer.unparsed:
+        yield f"{counted(answer.unparsed, 'rendezvous message')} of torch could not be understood."
+    if not answer.attempts:
+        yield "No attempt was recorded: this shows what a launcher, the torchrun plug-in or torch itself records of a job."
+    yield from _ledgers(answer.ledgers)
+
+
+def _ledgers(ledgers: list[dict[str, Any]]) -> Iterable[str]:
+    """The counts that each sink was closed with; a file without any is cut short, or still being written."""
+    if not ledgers:
+        yield "No ledger: what wrote this was killed, still runs, or is not this package's bus."
+    for facts in ledgers:
+        dropped = facts.get("dropped")
+        reasons = dropped if isinstance(dropped, dict) else {}
+        counts = [f"{facts.get(key)} {key}" for key in ("accepted", "delivered")]
+        counts += [f"{count} dropped ({reason})" for reason, count in reasons.items() if count]
+        counts += [f"{facts[key]} {key}" for key in ("failed", "filtered", "pending") if facts.get(key)]
+        if not facts.get("failed") and not any(reasons.values()):
+            counts.append("none lost")
+        yield f"Records through {facts.get('lane')}: {', '.join(counts)}."
+
+
+# --- words ---
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration in the unit that suits it; empty for None."""
+    if value is None:
+        return ""
+    size = abs(value)
+    if size < 1:
+        return f"{value * 1e3:.0f} ms" if size >= 0.001 or not size else f"{value * 1e3:.1g} ms"
+    if size < 120:
+        return f"{value:.1f} s"
+    if size < 3600:
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(round(value / 60), 60)
+    return f"{hours} h {minutes:02} min"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return "1 node", "3 nodes"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def spans(numbers: list[int], limit: int = 6) -> str:
+    """Return sorted numbers as ranges: "0-3, 7"; of many ranges the first, and how many numbers more."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs[:limit])
+    rest = sum(last - first + 1 for first, last in runs[limit:])
+    return f"{shown} and {rest:,} more" if rest else shown

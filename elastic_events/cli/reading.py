@@ -1,6 +1,7 @@
 """What the commands that read a run have in common: sources, the choice of a run, JSON, the exit code."""
 
 import functools
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -40,10 +41,11 @@ class Skipped:
 def stories_of(sources: tuple[str, ...]) -> list[Story]:
     """Return the stories of `sources`, at least one; what was skipped is told on stderr."""
     skipped = Skipped()
+    gc.disable()  # all that is read lives until the end: the collector would only walk it again and again
     stories = read_stories(sources, skipped)
     if not stories:
-        why = f" ({skipped.first[0]})" if skipped.first else ""
-        raise InputError(f"no record can be read from {', '.join(sources)}{why}")
+        why = skipped.first[0] if skipped.first else "nothing is in there"
+        raise InputError(f"no record can be read from {', '.join(sources)} ({why})")
     skipped.tell()
     return stories
 

@@ -1,38 +1,44 @@
 """One job, from what its agents said and what its processes marked."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 from elastic_events.reading.clocks import Joined, offsets
 from elastic_events.reading.speaker import Said, Speaker, integer
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
-__all__ = ("tell",)
+__all__ = ("Told", "tell")
 
 #: What an attempt ended as where its agents differ: the first of these that any of them says.
 _OUTCOMES = ("failed", "stopped", "membership", "left", "succeeded", "unknown")
 
 
-def tell(run_id: str, speakers: list[Speaker], ledgers: list[dict[str, Any]]) -> Story:
+#: One process, and what it said and marked.
+Told = tuple[Speaker, Process]
+
+
+def tell(run_id: str, told: list[Told], ledgers: list[dict[str, Any]]) -> Story:
     """Return the story of one run. Never raises for what was recorded: values of a wrong type count as not given."""
-    said = {speaker: speaker.said() for speaker in speakers}
+    said = {one: one[0].said() for one in told}
     found = offsets(_joins(said))
-    for speaker, facts in said.items():
-        clock = found.get(speaker.process.context.host)
+    for one, facts in said.items():
+        clock = found.get(one[0].context.host)
         if clock is not None and clock.applied:
-            said[speaker] = _shifted(speaker.process, facts, round(clock.seconds * 1e9))
+            said[one] = _shifted(one[1], facts, round(clock.seconds * 1e9))
     job = _Job(Story(run_id, 0, 0, ledgers=ledgers, offsets=found))
     job.hear(said)
-    job.assign([speaker.process for speaker in speakers])
+    job.assign([process for _, process in told])
     return job.finish()
 
 
-def _joins(said: Mapping[Speaker, list[Said]]) -> Iterable[Joined]:
-    for speaker, facts in said.items():
+def _joins(said: Mapping[Told, list[Said]]) -> Iterable[Joined]:
+    for (speaker, _), facts in said.items():
         for time_ns, name, metadata in facts:
             number = integer(metadata.get("round")) if name == "rendezvous.completed" else None
             if number is not None:
-                yield Joined(speaker.process.context.host, number, time_ns)
+                yield Joined(speaker.context.host, number, time_ns)
 
 
 def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
@@ -54,7 +60,7 @@ class _Agent:
         self.node = node
         self.first_ns = first_ns
         self.attempts: dict[Any, Attempt] = {}  # its own number -> the job's attempt
-        self.workers: dict[tuple[Any, Any], Worker] = {}  # its own attempt and local rank, or rank
+        self.workers: dict[tuple[Any, Any, Any], Worker] = {}  # attempt and local rank, or rank
         self.rendezvous: list[Rendezvous] = []  # of the attempt to come
         self.changes = 0
 
@@ -70,22 +76,21 @@ class _Job:
         self._attempts: dict[tuple[str, int | None], Attempt] = {}
         self._by_pid: dict[tuple[str, int | None], list[Worker]] = {}
 
-    def hear(self, said: Mapping[Speaker, list[Said]]) -> None:
+    def hear(self, said: Mapping[Told, list[Said]]) -> None:
         """Hear all facts of all agents."""
-        agents = {}
-        for speaker, facts in said.items():
+        heard: list[tuple[int, _Agent | None, Said]] = []
+        agents = []
+        for (speaker, process), facts in said.items():
+            agent = None
             if any(name != "worker.died" for _, name, _ in facts):
-                agents[speaker] = _Agent(speaker.node, speaker.process.first_ns)
-        self.story.nodes = [agent.node for agent in agents.values()]
+                agent = _Agent(speaker.node, process.first_ns)
+                agents.append(agent)
+            heard += ((fact.time_ns, agent, fact) for fact in facts)
+        self.story.nodes = [agent.node for agent in agents]
         _name(self.story.nodes)
-        timed = sorted(
-            (fact.time_ns, at, order) for at, facts in enumerate(said.values()) for order, fact in enumerate(facts)
-        )
-        speakers = list(said)
-        for _, at, order in timed:
-            speaker = speakers[at]
-            self._hear(agents.get(speaker), said[speaker][order])
-        for agent in agents.values():
+        for _, agent, fact in sorted(heard, key=itemgetter(0)):
+            self._hear(agent, fact)
+        for agent in agents:
             self._changes = max(self._changes, agent.changes)
 
     def _hear(self, agent: _Agent | None, fact: Said) -> None:
@@ -93,7 +98,8 @@ class _Job:
         if name == "worker.died":
             self._died(time_ns, facts)
         elif agent is not None:
-            _HEARD[name](self, agent, time_ns, facts)
+            with suppress(TypeError):  # a list for a number: not given
+                _HEARD[name](self, agent, time_ns, facts)
 
     def job_started(self, _agent: _Agent, time_ns: int, _facts: Mapping[str, Any]) -> None:
         self.began.append(time_ns)
@@ -141,15 +147,16 @@ class _Job:
 
     def _worker(self, agent: _Agent, facts: Mapping[str, Any]) -> Worker | None:
         """Return the worker that `facts` speak of, a new one where it was not spoken of before."""
-        own, rank, local = (integer(facts.get(key)) for key in ("attempt", "rank", "local_rank"))
+        own, rank, local = facts.get("attempt"), facts.get("rank"), facts.get("local_rank")
         attempt = agent.attempts.get(own)
         if attempt is None:
             return None
-        key = (own, rank if local is None else ("local", local))
+        key = (own, None, rank) if local is None else (own, local, None)
         worker = agent.workers.get(key)
         if worker is None:
             host = agent.node.host
-            worker = agent.workers[key] = Worker(rank, agent.node, local, integer(facts.get("pid")), host)
+            pid = integer(facts.get("pid"))
+            worker = agent.workers[key] = Worker(integer(rank), agent.node, integer(local), pid, host)
             attempt.workers.append(worker)
             self._by_pid.setdefault((host, worker.pid), []).append(worker)
         return worker
@@ -230,7 +237,6 @@ class _Job:
     def finish(self) -> Story:
         """Return the story, with what follows from all of it."""
         story = self.story
-        story.records = sum(process.records for process in story.processes)
         self.began += (rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous)
         story.began_ns = min(self.began or (p.first_ns for p in story.processes), default=0)
         story.ended_ns = max(self.ends or (p.last_ns for p in story.processes), default=0)

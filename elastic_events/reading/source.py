@@ -1,13 +1,14 @@
 """Where records are read from: SQLite, JSON Lines, a directory of flight recorders, a NATS stream."""
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder
+from elastic_events.reading.database import scan, words
 from elastic_events.reading.story import Process, Story
+from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
 
 __all__ = ("Damage", "last_words", "read_records", "read_stories")
 
@@ -42,10 +43,12 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
             f"{path}: no such file or directory; give a SQLite or JSON Lines file, a recorder directory or nats://"
         )
     from elastic_events.sinks.jsonl import read_jsonl
-    from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
+
+    def tell(where: int, reason: str) -> None:
+        damaged(f"{path.name}:{where}", reason.removeprefix(f"{path.name}: "))
 
     read = read_sqlite if is_sqlite(path) else read_jsonl
-    yield from read(path, damaged=lambda where, reason: damaged(f"{path.name}:{where}", reason))
+    yield from read(path, damaged=tell)
 
 
 def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> list[Story]:
@@ -56,6 +59,10 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
     """
     builder = Builder()
     for source in sources:
+        path = Path(source)
+        if path.is_file() and is_sqlite(path):
+            scan(path, builder, damaged)
+            continue
         for record in read_records(source, damaged):
             builder.add(record)
     return builder.stories()
@@ -65,12 +72,16 @@ def last_words(
     sources: Iterable[str | Path], processes: Collection[Process], count: int = 4
 ) -> dict[Process, list[Record]]:
     """Return the last `count` records of each of `processes`, the oldest first. Reads the sources again."""
-    wanted: dict[str, tuple[Process, deque[Record]]] = {
-        process.context.process: (process, deque(maxlen=count)) for process in processes
-    }
+    wanted = {process.context.process: process for process in processes}
+    found: dict[Process, list[Record]] = {process: [] for process in processes}
     for source in sources if wanted else ():
+        path = Path(source)
+        if path.is_file() and is_sqlite(path):
+            for process, records in words(path, processes, count).items():
+                found[process] = (found[process] + records)[-count:]
+            continue
         for record in read_records(source):
-            found = wanted.get(record.context.process)
-            if found is not None and record.kind != "ledger":
-                found[1].append(record)
-    return {process: list(words) for process, words in wanted.values()}
+            speaker = wanted.get(record.context.process)
+            if speaker is not None and record.kind != "ledger":
+                found[speaker] = [*found[speaker], record][-count:]
+    return found

@@ -1,14 +1,32 @@
-"""What is kept of one process while its records pass."""
+"""What is kept of one process while its records pass: its marks, and what it says as an agent."""
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from elastic_events.bus.context import Context
 from elastic_events.reading.story import Node, Process, Span
-from elastic_events.torchrun.repair import Repair
+from elastic_events.torchrun.messages import parse
+from elastic_events.torchrun.repair import Fact, Repair
 
 __all__ = ("Said", "Speaker", "integer")
 
+#: What this package's launchers and agents say; everything else that an agent records is not read.
+FACTS = frozenset(
+    {
+        *("job.started", "job.succeeded", "job.failed", "agent.left", "attempt.started", "attempt.ended"),
+        *("worker.started", "worker.succeeded", "worker.failed", "worker.died"),
+        *("rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed", "membership.changed"),
+    }
+)
+
+#: Facts that only an agent's own story has: with one of these, torch's raw stream of the same process is not needed.
+_OWN = frozenset({"job.started", "attempt.started", "worker.started"})
+
+_SPANS = {
+    f"{what}.{edge}": (what, edge == "started") for what in ("checkpoint", "restore") for edge in ("started", "ended")
+}
+_TORCH = "torchelastic.worker.status."
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -26,55 +44,124 @@ def integer(value: Any) -> int | None:
 
 
 class Speaker:
-    """One process while its records pass: its marks, and what it says as an agent."""
+    """One process. `event` and `message` take its records in the order in which it recorded them."""
 
-    __slots__ = ("began", "derived", "facts", "node", "owns", "process", "repair", "run_id", "span", "start_ns", "step")
+    __slots__ = (
+        *("_began", "_facts", "_derived", "_first_ns", "_last_ns", "_owns", "_repair", "_span", "_spans", "_start_ns"),
+        *("_step", "_steps", "_starts", "_ends", "context", "node", "run_id"),
+    )
 
     def __init__(self, context: Context, time_ns: int) -> None:
+        self.context = context
         self.run_id = context.run_id
-        self.process = Process(context, time_ns, time_ns)
-        self.step: int | None = None  # the one that runs
-        self.began = 0
-        self.span: Span | None = None  # the one that is open
-        self.facts: list[Said] = []
-        self.derived: list[Said] = []  # from torch's own stream
-        self.owns = False
-        self.repair: Repair | None = None
-        self.start_ns = 0  # of torch's last START
         self.node = Node(context.host, context.host, context.pid)
+        self._first_ns = self._last_ns = time_ns
+        self._step: int | None = None  # the one that runs
+        self._began = 0
+        self._steps, self._starts, self._ends = array("q"), array("q"), array("q")
+        self._span: Span | None = None  # the one that is open
+        self._spans: list[Span] = []
+        self._facts: list[Said] = []
+        self._derived: list[Said] = []  # from torch's own stream
+        self._owns = False
+        self._repair: Repair | None = None
+        self._start_ns = 0  # of torch's last START
 
-    def step_started(self, time_ns: int, facts: Mapping[str, Any]) -> None:
-        if self.step is not None:
+    def event(self, time_ns: int, name: Any, source: Any, metadata: Any) -> None:
+        """Take one event. Steps come first, and cost least: they are most of a long run's events."""
+        if not isinstance(metadata, dict):
+            self.seen(time_ns)
+        elif name == "step.ended":
+            if self._step is not None:
+                self._close(time_ns if "error" not in metadata else 0)
+        elif name == "step.started":
+            if self._step is not None:
+                self._close(0)
+            step = metadata.get("step")
+            self._step = step if type(step) is int else None
+            self._began = time_ns
+            if self._span is not None:
+                self._span.blocking = False
+        else:
+            self.seen(time_ns)
+            self._told(time_ns, name, source, metadata)
+
+    def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any]) -> None:
+        if name in FACTS:
+            self._facts.append(Said(time_ns, name, metadata))
+            self._owns = self._owns or name in _OWN
+        elif name in _SPANS:
+            self._mark(time_ns, *_SPANS[name], metadata)
+        elif not self._owns and isinstance(name, str) and name.startswith(_TORCH):
+            self._hear(time_ns, name, str(source), metadata)
+
+    def message(self, time_ns: int, message: Any) -> None:
+        """Take one rendezvous message of torch."""
+        self.seen(time_ns)
+        if not self._owns and isinstance(message, str):
+            self._derive(time_ns, lambda repair: repair.rendezvous(message))
+
+    def seen(self, time_ns: int) -> None:
+        """Take the time of a record that says nothing here, as a metric."""
+        if time_ns > self._last_ns:
+            self._last_ns = time_ns
+        elif time_ns and time_ns < self._first_ns:
+            self._first_ns = time_ns
+
+    def finish(self) -> Process:
+        """Close what the last record left open; return the process."""
+        if self._step is not None:
             self._close(0)
-        self.step, self.began = integer(facts.get("step")), time_ns
-        if self.step is not None and self.span is not None:
-            self.span.blocking = False
-
-    def step_ended(self, time_ns: int, facts: Mapping[str, Any]) -> None:
-        if self.step is not None:
-            self._close(time_ns if "error" not in facts else 0)
-
-    def span_started(self, what: str, time_ns: int, facts: Mapping[str, Any]) -> None:
-        self.span = Span(what, integer(facts.get("step")), time_ns, blocking=self.step is None)
-        self.process.spans.append(self.span)
-
-    def span_ended(self, what: str, time_ns: int) -> None:
-        if self.span is not None and self.span.what == what:
-            self.span.end_ns = time_ns
-            self.span = None
-
-    def finish(self) -> None:
-        """Close what the last record left open."""
-        if self.step is not None:
-            self._close(0)
+        if self._repair is not None:
+            self._derive(self._last_ns, Repair.started)
+        if self._starts:
+            self.seen(min(self._starts))
+            self.seen(max(self._starts))
+            self.seen(max(self._ends))
+        marks = (self._spans, self._steps, self._starts, self._ends)
+        return Process(self.context, self._first_ns, self._last_ns, *marks)
 
     def said(self) -> list[Said]:
         """Return what this process said as an agent; empty for a worker."""
-        return self.facts if self.owns or not self.derived else [*self.facts, *self.derived]
+        return self._facts if self._owns else [*self._facts, *self._derived]
 
     def _close(self, end: int) -> None:
-        process = self.process
-        process.steps.append(self.step or 0)
-        process.starts.append(self.began)
-        process.ends.append(end)
-        self.step = None
+        step, self._step = self._step, None
+        try:
+            self._steps.append(step)  # type: ignore[arg-type]
+        except OverflowError:  # no step that anybody counts to
+            return
+        self._starts.append(self._began)
+        self._ends.append(end)
+
+    def _mark(self, time_ns: int, what: str, started: bool, facts: Mapping[str, Any]) -> None:
+        if started:
+            self._span = Span(what, integer(facts.get("step")), time_ns, blocking=self._step is None)
+            self._spans.append(self._span)
+        elif self._span is not None and self._span.what == what:
+            self._span.end_ns = time_ns
+            self._span = None
+
+    # --- torch's own stream ---
+
+    def _hear(self, time_ns: int, name: str, source: str, metadata: Mapping[str, Any]) -> None:
+        self._derive(time_ns, lambda repair: repair.event(name, source, metadata))
+        run_id = metadata.get("run_id")
+        if isinstance(run_id, str):
+            self.run_id = run_id
+        if name == f"{_TORCH}START":
+            self._start_ns = time_ns
+
+    def _derive(self, time_ns: int, ask: Callable[[Repair], Sequence[Fact]]) -> None:
+        if self._repair is None:
+            self._repair = Repair(parse)
+        try:
+            facts = ask(self._repair)
+        except (AttributeError, LookupError, TypeError, ValueError):  # whoever wrote this, it was not torch
+            self.node.unparsed += 1
+            return
+        # That workers have been started follows only from whatever comes after their START.
+        begun = max((at for at, fact in enumerate(facts) if fact.name == "worker.started"), default=-1)
+        for at, fact in enumerate(facts):
+            if fact.name in FACTS:
+                self._derived.append(Said(self._start_ns if at <= begun else time_ns, fact.name, fact.metadata))

@@ -31,7 +31,6 @@ class Process:
     context: Context
     first_ns: int
     last_ns: int
-    records: int = 0
     spans: list[Span] = field(default_factory=list)
     #: One entry a step, in the order in which they ended: number, start, end; end 0: the step never ended.
     steps: "array[int]" = field(default_factory=lambda: array("q"))
@@ -164,7 +163,6 @@ class Story:
     offsets: dict[str, Offset] = field(default_factory=dict)  #: host -> its clock, of hosts beside the reference
     restarts: int = 0  #: attempts that followed a failure
     membership_changes: int = 0
-    records: int = 0
 
     @property
     def wall_s(self) -> float:

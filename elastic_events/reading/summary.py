@@ -28,6 +28,7 @@ __all__ = (
 
 _ATTEMPTS = 30  # rows on a screen; the first and the last ones are shown
 _STEPS = 6
+_CLOCKS = 3
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -114,7 +115,6 @@ class Summary(msgspec.Struct, frozen=True):
     last_words_of: int | None  #: its rank
     clocks: list[Clock]
     unparsed: int  #: rendezvous messages of torch that were not understood
-    records: int  #: that were read for this
     ledgers: list[dict[str, Any]]  #: what each sink was closed with
 
 
@@ -150,7 +150,6 @@ def summary(story: Story, words: Mapping[Process, Sequence[Record]] | None = Non
         last_words_of=dead.rank if dead is not None and last else None,
         clocks=[Clock(host, o.seconds, o.error, o.rounds, o.applied) for host, o in sorted(story.offsets.items())],
         unparsed=sum(node.unparsed for node in story.nodes),
-        records=story.records,
         ledgers=story.ledgers,
     )
 
@@ -335,17 +334,29 @@ def _remarks(answer: Summary) -> Iterable[str]:
     if len(answer.last_steps) > _STEPS:
         rest = sum(len(last.ranks) for last in answer.last_steps[_STEPS:])
         yield f"{rest} more ranks came to other steps, up to {answer.last_steps[-1].step}."
-    for clock in answer.clocks:
-        taken = "taken off its times" if clock.corrected else "within the error, so left as it is"
-        yield (
-            f"The clock of {clock.host} is {clock.ahead_s:+.2f} s ± {clock.error_s:.2f} s ahead, "
-            f"from {counted(clock.rounds, 'rendezvous', 'rendezvous')}: {taken}."
-        )
+    yield from _clocks(answer.clocks)
     if answer.unparsed:
         yield f"{counted(answer.unparsed, 'rendezvous message')} of torch could not be understood."
     if not answer.attempts:
         yield "No attempt was recorded: this shows what a launcher, the torchrun plug-in or torch itself records of a job."
     yield from _ledgers(answer.ledgers)
+
+
+def _clocks(clocks: list[Clock]) -> Iterable[str]:
+    wrong = sorted((clock for clock in clocks if clock.corrected), key=lambda clock: -abs(clock.ahead_s))
+    for clock in wrong[:_CLOCKS]:
+        side = "ahead" if clock.ahead_s > 0 else "behind"
+        rounds = counted(clock.rounds, "rendezvous", "rendezvous")
+        yield (
+            f"The clock of {clock.host} is {seconds(abs(clock.ahead_s))} {side}, ± {seconds(clock.error_s)}, by {rounds}; "
+            "its times are corrected."
+        )
+    if len(wrong) > _CLOCKS:
+        yield f"{len(wrong) - _CLOCKS} more clocks were off by less, and are corrected."
+    rest = [clock for clock in clocks if not clock.corrected]
+    if rest:
+        error = seconds(max(clock.error_s for clock in rest))
+        yield f"The clocks of {counted(len(rest), 'other host')} agree within what rendezvous can tell, ± {error}."
 
 
 def _ledgers(ledgers: list[dict[str, Any]]) -> Iterable[str]:

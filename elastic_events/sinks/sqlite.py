@@ -33,7 +33,7 @@ from elastic_events.sinks.sqlite_schema import (
 )
 from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_json
 
-__all__ = ("SqlitePosition", "SqliteSink", "from_url", "is_sqlite", "read_sqlite")
+__all__ = ("SqlitePosition", "SqliteSink", "connect_to_read", "from_url", "is_sqlite", "read_sqlite")
 
 
 class SqliteSink(BlockingSink):
@@ -185,7 +185,7 @@ def read_sqlite(
         InputError: there is no such file, or it is not one of ours, or newer than this version knows.
     """
     path = Path(path)
-    connection = _connect_to_read(path)
+    connection = connect_to_read(path)
     begin = after or SqlitePosition()
     read = partial(_read, path, connection, _ignore if damaged is None else damaged)
 
@@ -225,7 +225,8 @@ def is_sqlite(path: str | os.PathLike[str]) -> bool:
     return True
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Return a connection that changes nothing; `InputError` where the file is not one of ours."""
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     # As a writer that writes nothing: a read-only connection leaves its -wal and -shm behind. Where there is no right

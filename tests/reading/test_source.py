@@ -1,0 +1,147 @@
+"""What can be read, and what is said of the rest: several inputs, files that are cut, damaged, empty or foreign."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from anyio import to_thread
+
+from elastic_events import EventBus
+from elastic_events.bus.errors import InputError
+from elastic_events.bus.record import Record
+from elastic_events.reading.builder import build
+from elastic_events.reading.source import last_words, read_records, read_stories
+from elastic_events.reading.story import Story
+from elastic_events.reading.summary import summary
+from elastic_events.sinks.jsonl import JsonlSink
+from elastic_events.sinks.sqlite import SqliteSink
+from tests.reading.runs import Run, two_attempts
+from tests.streams import STREAMS, load
+
+
+def answer(stories: list[Story]) -> bytes:
+    """All that a story says, comparably."""
+    return msgspec.json.encode([summary(story) for story in stories])
+
+
+def database(path: Path, records: list[Record]) -> Path:
+    """Write records as the sink does."""
+    sink = SqliteSink(path)
+    sink.open_now()
+    sink.write_now(records)
+    sink.close_now()
+    return path
+
+
+def jsonl(path: Path, records: list[Record]) -> Path:
+    """Write records as the sink does."""
+    sink = JsonlSink(path)
+    sink.open_now()
+    sink.write_now(records)
+    sink.close_now()
+    return path
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_database_tells_what_its_records_tell(tmp_path: Path, name: str) -> None:
+    """The short way through a database comes to the same story as its records, one by one."""
+    path = database(tmp_path / "run.db", load(name))
+    assert answer(read_stories([path])) == answer(build(load(name)))
+
+
+def test_metrics_keep_a_process_alive(tmp_path: Path) -> None:
+    """A process that recorded only metrics has its first and its last time, from a database as from its records."""
+    run = two_attempts()
+    only = run.worker(9, 1, pid=999)
+    for at in (13, 15, 18):
+        run.metric(at, only, "loss", 1.0)
+    run.metric(25, run.worker(0, 1), "loss", 1.0)
+    stories = read_stories([database(tmp_path / "run.db", run.records)])
+    expected = build(run.records)
+    for story in (*stories, *expected):
+        times = {p.context.pid: (p.first_ns - story.began_ns, p.last_ns - story.began_ns) for p in story.processes}
+        assert times[999] == (13e9, 18e9)
+        assert times[110] == (14e9, 25e9)
+
+
+@pytest.mark.parametrize("write", [database, jsonl])
+def test_last_words(tmp_path: Path, write: Callable[[Path, list[Record]], Path]) -> None:
+    """The last records of a process, of any kind, in their order."""
+    run = two_attempts()
+    run.metric(8.4, run.worker(1), "loss", 0.5)
+    path = write(tmp_path / "run", run.records)
+    (story,) = read_stories([path])
+    process = story.attempts[0].workers[1].process
+    assert process is not None
+    assert [r.name for r in last_words([path], [process], 3)[process]] == ["step.ended", "step.started", "loss"]
+
+
+def test_a_file_a_node(tmp_path: Path) -> None:
+    """The files of two nodes, of different kinds and in either order, are one run."""
+    run = Run()
+    for number, host in enumerate("ab"):
+        agent = run.agent(host)
+        ranks = range(2 * number, 2 * number + 2)
+        run.start(1, agent, 0, ranks, round=0, world_size=4)
+        run.tell(9, agent, "attempt.ended", attempt=0, outcome="succeeded")
+        run.tell(10, agent, "job.succeeded")
+    first = [record for record in run.records if record.context.host == "a"]
+    second = [record for record in run.records if record.context.host == "b"]
+    paths = [database(tmp_path / "a.db", first), jsonl(tmp_path / "b.jsonl", second)]
+    for sources in (paths, paths[::-1]):
+        (story,) = read_stories(sources)
+        assert [worker.rank for worker in story.attempts[0].workers] == [0, 1, 2, 3]
+        assert len(story.nodes) == 2
+
+
+def test_a_cut_file_tells_what_it_holds(tmp_path: Path) -> None:
+    """JSON Lines cut in the middle of a line, as under a running job, are read to the cut, which is told."""
+    whole = jsonl(tmp_path / "whole.jsonl", two_attempts().records).read_bytes()
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(whole[: len(whole) // 2])
+    (story,) = read_stories([cut])
+    assert story.outcome == "unknown"
+    assert story.attempts[0].first_failure is not None
+    told: list[str] = []
+    cut.write_bytes(whole[:2000] + b"\0garbage\n" + whole[2000:])
+    read_stories([cut], lambda where, reason: told.append(f"{where} {reason}"))
+    assert told
+    assert "cut.jsonl" in told[0]
+
+
+def test_a_damaged_database(tmp_path: Path) -> None:
+    """A database whose header or pages are damaged is refused in one sentence that names it, never with a traceback."""
+    path = database(tmp_path / "run.db", two_attempts().records)
+    whole = path.read_bytes()
+    for damage in (b"\xff" * 16 + whole[16:], whole[:4096] + b"\xff" * (len(whole) - 4096), whole[:1000]):
+        path.write_bytes(damage)
+        try:
+            read_stories([path])
+        except InputError as error:
+            assert "run.db" in str(error)  # noqa: PT017 - what can still be read may be, too
+
+
+def test_a_row_that_somebody_edited(tmp_path: Path) -> None:
+    """A row that holds no record is told, and the others are read."""
+    path = database(tmp_path / "run.db", two_attempts().records)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE events SET metadata = '{' WHERE name = 'job.started'")
+    connection.close()
+    told: list[str] = []
+    (story,) = read_stories([path], lambda where, reason: told.append(f"{where} {reason}"))
+    assert len(told) == 1
+    assert "run.db" in told[0]
+    assert len(story.attempts) == 2
+
+
+async def test_a_file_that_is_still_written(tmp_path: Path) -> None:
+    """A job that runs is read as far as it has come, from the database that its bus has open."""
+    async with EventBus(f"sqlite:///{tmp_path}/run.db") as bus:
+        bus.put_metric("loss", 1.0)
+        await bus.flush(deadline=5)
+        records = await to_thread.run_sync(lambda: list(read_records(tmp_path / "run.db")))
+        (story,) = await to_thread.run_sync(read_stories, [tmp_path / "run.db"])
+    assert [record.name for record in records] == ["loss"]
+    assert (story.outcome, story.attempts) == ("unknown", [])

@@ -74,6 +74,7 @@ class _Job:
         self.ends: list[int] = []
         self._changes = 0
         self._attempts: dict[tuple[str, int | None], Attempt] = {}
+        self._died_alone: dict[tuple[str, int | None], Said] = {}  # workers that no agent spoke of
         self._by_pid: dict[tuple[str, int | None], list[Worker]] = {}
 
     def hear(self, said: Mapping[Told, list[Said]]) -> None:
@@ -177,12 +178,13 @@ class _Job:
             worker.first, worker.victim = facts.get("first") is True, facts.get("victim") is True
 
     def _died(self, time_ns: int, facts: Mapping[str, Any]) -> None:
-        """A collector's word, which adds what no agent said."""
-        known = self._by_pid.get((_text(facts.get("host")) or "", integer(facts.get("pid"))), [])
-        if known and known[-1].outcome == "unknown":
-            worker = known[-1]
-            worker.outcome, worker.ended_ns = "failed", worker.ended_ns or time_ns
-            worker.signal, worker.exit_code = _text(facts.get("signal")), integer(facts.get("exit_code"))
+        """A collector's word, for a worker whose agent said nothing of its end. Most of those the agent itself ended."""
+        key = (_text(facts.get("host")) or "", integer(facts.get("pid")))
+        known = self._by_pid.get(key)
+        if known is None:
+            self._died_alone[key] = Said(time_ns, "worker.died", facts)
+        elif known[-1].outcome == "unknown" and (facts.get("signal") or facts.get("exit_code")):
+            _die(known[-1], time_ns, facts)
 
     # --- what the workers recorded themselves ---
 
@@ -211,6 +213,9 @@ class _Job:
                     process.first_ns,
                 )
                 attempt.workers.append(worker)
+                died = self._died_alone.get((context.host, context.pid))
+                if died is not None:
+                    _die(worker, died.time_ns, died.facts)
                 attempt.world_size = attempt.world_size or context.world_size
             worker.process = process
 
@@ -252,6 +257,11 @@ class _Job:
         story.outcome = next((outcome for outcome in ("failed", "succeeded") if outcome in outcomes), "unknown")
         story.reason = next((node.reason for node in story.nodes if node.outcome == "failed"), "")
         return story
+
+
+def _die(worker: Worker, time_ns: int, facts: Mapping[str, Any]) -> None:
+    worker.outcome, worker.ended_ns = "failed", time_ns
+    worker.signal, worker.exit_code = _text(facts.get("signal")), integer(facts.get("exit_code"))
 
 
 def _settle(attempt: Attempt) -> None:

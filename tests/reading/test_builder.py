@@ -136,16 +136,29 @@ def test_a_clock_that_is_wrong() -> None:
 
 
 def test_a_collector_adds_what_no_agent_said() -> None:
-    """`worker.died`, from the collector, gives an end to a worker whose agent left none, and never overrules one."""
+    """`worker.died`, from the collector, tells the cause of an end of which the agent left no word; it overrules none."""
     run = Run()
     agent, collector = run.agent(), run.agent("c", 99)
-    run.start(0, agent, 0, range(2))
+    run.start(0, agent, 0, range(3))
     run.failed(5, agent, 0, 1, signal="SIGSEGV")
-    for rank in range(2):
-        run.tell(6, collector, "worker.died", rank=rank, pid=100 + rank, host="a", signal="SIGKILL")
+    for rank, signal in enumerate(("SIGKILL", "SIGKILL", None)):
+        run.tell(6, collector, "worker.died", rank=rank, pid=100 + rank, host="a", signal=signal)
     (story,) = build(run.records)
-    assert [w.cause for w in story.attempts[0].workers] == ["SIGKILL", "SIGSEGV"]
+    assert [w.cause for w in story.attempts[0].workers] == ["SIGKILL", "SIGSEGV", ""]
+    assert [w.outcome for w in story.attempts[0].workers] == ["failed", "failed", "unknown"]
     assert [node.name for node in story.nodes] == ["a"]
+
+
+def test_workers_that_only_a_collector_saw() -> None:
+    """Without an agent, a worker that died is a failure, whether or not it is known of what."""
+    run = Run()
+    collector = run.agent("c", 99)
+    run.steps(run.worker(0), range(4), 0, 1)
+    run.steps(run.worker(1), range(4), 0, 1)
+    run.tell(6, collector, "worker.died", rank=1, pid=101, host="a")
+    (story,) = build(run.records)
+    assert [w.outcome for w in story.attempts[0].workers] == ["unknown", "failed"]
+    assert story.attempts[0].first_failure is story.attempts[0].workers[1]
 
 
 def test_values_of_any_type() -> None:

@@ -62,7 +62,6 @@ class _Agent:
         self.attempts: dict[Any, Attempt] = {}  # its own number -> the job's attempt
         self.workers: dict[tuple[Any, Any, Any], Worker] = {}  # attempt and local rank, or rank
         self.rendezvous: list[Rendezvous] = []  # of the attempt to come
-        self.changes = 0
 
 
 class _Job:
@@ -72,7 +71,6 @@ class _Job:
         self.story = story
         self.began: list[int] = []
         self.ends: list[int] = []
-        self._changes = 0
         self._attempts: dict[tuple[str, int | None], Attempt] = {}
         self._died_alone: dict[tuple[str, int | None], Said] = {}  # workers that no agent spoke of
         self._by_pid: dict[tuple[str, int | None], list[Worker]] = {}
@@ -91,8 +89,6 @@ class _Job:
         _name(self.story.nodes)
         for _, agent, fact in sorted(heard, key=itemgetter(0)):
             self._hear(agent, fact)
-        for agent in agents:
-            self._changes = max(self._changes, agent.changes)
 
     def _hear(self, agent: _Agent | None, fact: Said) -> None:
         time_ns, name, facts = fact
@@ -108,7 +104,6 @@ class _Job:
     def job_ended(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], outcome: str) -> None:
         self.ends.append(time_ns)
         agent.node.outcome, agent.node.reason = outcome, _text(facts.get("reason")) or ""
-        agent.changes = max(agent.changes, integer(facts.get("membership_changes")) or 0)
 
     def rendezvous(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], completed: bool) -> None:
         lasted = facts.get("duration_ms")
@@ -118,9 +113,6 @@ class _Job:
 
     def unparsed(self, agent: _Agent, _time_ns: int, facts: Mapping[str, Any]) -> None:
         agent.node.unparsed = max(agent.node.unparsed, integer(facts.get("count")) or 0)
-
-    def membership(self, agent: _Agent, _time_ns: int, facts: Mapping[str, Any]) -> None:
-        agent.changes = max(agent.changes + 1, integer(facts.get("count")) or 0)
 
     def attempt_started(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         number, own = integer(facts.get("round")), integer(facts.get("attempt"))
@@ -252,7 +244,7 @@ class _Job:
         for number, attempt in enumerate(story.attempts):
             attempt.number = number
         story.restarts = sum(attempt.outcome == "failed" for attempt in story.attempts[:-1])
-        story.membership_changes = self._changes
+        story.membership_changes = sum(attempt.outcome == "membership" for attempt in story.attempts[:-1])
         outcomes = {node.outcome for node in story.nodes}
         story.outcome = next((outcome for outcome in ("failed", "succeeded") if outcome in outcomes), "unknown")
         story.reason = next((node.reason for node in story.nodes if node.outcome == "failed"), "")
@@ -297,7 +289,6 @@ _HEARD: dict[str, Callable[[_Job, _Agent, int, Mapping[str, Any]], None]] = {
     "rendezvous.completed": lambda job, *about: job.rendezvous(*about, True),
     "rendezvous.failed": lambda job, *about: job.rendezvous(*about, False),
     "rendezvous.unparsed": _Job.unparsed,
-    "membership.changed": _Job.membership,
     "attempt.started": _Job.attempt_started,
     "attempt.ended": _Job.attempt_ended,
     "worker.started": _Job.worker_started,

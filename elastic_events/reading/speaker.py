@@ -16,7 +16,7 @@ FACTS = frozenset(
     {
         *("job.started", "job.succeeded", "job.failed", "agent.left", "attempt.started", "attempt.ended"),
         *("worker.started", "worker.succeeded", "worker.failed", "worker.died"),
-        *("rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed", "membership.changed"),
+        *("rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed"),
     }
 )
 

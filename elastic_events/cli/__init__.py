@@ -8,6 +8,7 @@ __all__ = ("main",)
 #: Command -> what `--help` says; each lives in the module of its name, imported when it is asked for.
 COMMANDS = {
     "demo": "Run a small elastic job that loses a worker.",
+    "goodput": "Show where the hours went.",
     "recover": "Deliver what killed processes left in their flight recorders.",
     "replay": "Send dead letters to a sink again.",
     "run": "Run a torchrun command with the plug-in on.",

@@ -1,7 +1,6 @@
 """One job, from what its agents said and what its processes marked."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
@@ -87,16 +86,15 @@ class _Job:
             heard += ((fact.time_ns, agent, fact) for fact in facts)
         self.story.nodes = [agent.node for agent in agents]
         _name(self.story.nodes)
-        for _, agent, fact in sorted(heard, key=itemgetter(0)):
-            self._hear(agent, fact)
-
-    def _hear(self, agent: _Agent | None, fact: Said) -> None:
-        time_ns, name, facts = fact
-        if name == "worker.died":
-            self._died(time_ns, facts)
-        elif agent is not None:
-            with suppress(TypeError):  # a list for a number: not given
-                _HEARD[name](self, agent, time_ns, facts)
+        heard.sort(key=itemgetter(0))
+        for time_ns, agent, (_, name, about) in heard:
+            if name == "worker.died":
+                self._died(time_ns, about)
+            elif agent is not None:
+                try:
+                    _HEARD[name](self, agent, time_ns, about)
+                except TypeError:  # a list for a number: not given
+                    continue
 
     def job_started(self, _agent: _Agent, time_ns: int, _facts: Mapping[str, Any]) -> None:
         self.began.append(time_ns)
@@ -159,12 +157,15 @@ class _Job:
         if worker is not None:
             worker.started_ns = time_ns
 
-    def worker_ended(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], outcome: str) -> None:
+    def worker_succeeded(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         worker = self._worker(agent, facts)
-        if worker is None:
-            return
-        worker.ended_ns, worker.outcome = time_ns, outcome
-        if outcome == "failed":
+        if worker is not None:
+            worker.ended_ns, worker.outcome = time_ns, "succeeded"
+
+    def worker_failed(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
+        worker = self._worker(agent, facts)
+        if worker is not None:
+            worker.ended_ns, worker.outcome = time_ns, "failed"
             worker.exit_code, worker.signal = integer(facts.get("exit_code")), _text(facts.get("signal"))
             worker.message = _text(facts.get("message"))
             worker.first, worker.victim = facts.get("first") is True, facts.get("victim") is True
@@ -292,6 +293,6 @@ _HEARD: dict[str, Callable[[_Job, _Agent, int, Mapping[str, Any]], None]] = {
     "attempt.started": _Job.attempt_started,
     "attempt.ended": _Job.attempt_ended,
     "worker.started": _Job.worker_started,
-    "worker.succeeded": lambda job, *about: job.worker_ended(*about, "succeeded"),
-    "worker.failed": lambda job, *about: job.worker_ended(*about, "failed"),
+    "worker.succeeded": _Job.worker_succeeded,
+    "worker.failed": _Job.worker_failed,
 }

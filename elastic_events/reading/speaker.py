@@ -47,8 +47,8 @@ class Speaker:
     """One process. `event` and `message` take its records in the order in which it recorded them."""
 
     __slots__ = (
-        *("_began", "_facts", "_derived", "_first_ns", "_last_ns", "_owns", "_repair", "_span", "_spans", "_start_ns"),
-        *("_step", "_steps", "_starts", "_ends", "context", "node", "run_id"),
+        *("_derived", "_ends", "_facts", "_first_ns", "_last_ns", "_owns", "_repair", "_running", "_span", "_spans"),
+        *("_start_ns", "_starts", "_steps", "context", "node", "run_id"),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:
@@ -56,8 +56,7 @@ class Speaker:
         self.run_id = context.run_id
         self.node = Node(context.host, context.host, context.pid)
         self._first_ns = self._last_ns = time_ns
-        self._step: int | None = None  # the one that runs
-        self._began = 0
+        self._running = False  # the last step
         self._steps, self._starts, self._ends = array("q"), array("q"), array("q")
         self._span: Span | None = None  # the one that is open
         self._spans: list[Span] = []
@@ -69,22 +68,26 @@ class Speaker:
 
     def event(self, time_ns: int, name: Any, source: Any, metadata: Any) -> None:
         """Take one event. Steps come first, and cost least: they are most of a long run's events."""
-        if not isinstance(metadata, dict):
-            self.seen(time_ns)
-        elif name == "step.ended":
-            if self._step is not None:
-                self._close(time_ns if "error" not in metadata else 0)
+        if name == "step.ended":
+            if self._running:
+                self._running = False
+                if not (isinstance(metadata, dict) and "error" in metadata):
+                    self._ends[-1] = time_ns
         elif name == "step.started":
-            if self._step is not None:
-                self._close(0)
-            step = metadata.get("step")
-            self._step = step if type(step) is int else None
-            self._began = time_ns
+            try:
+                self._steps.append(metadata["step"])
+            except (LookupError, OverflowError, TypeError):  # no step that anybody counts to
+                self._running = False
+                return
+            self._starts.append(time_ns)
+            self._ends.append(0)
+            self._running = True
             if self._span is not None:
                 self._span.blocking = False
         else:
             self.seen(time_ns)
-            self._told(time_ns, name, source, metadata)
+            if isinstance(metadata, dict):
+                self._told(time_ns, name, source, metadata)
 
     def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any]) -> None:
         if name in FACTS:
@@ -110,8 +113,6 @@ class Speaker:
 
     def finish(self) -> Process:
         """Close what the last record left open; return the process."""
-        if self._step is not None:
-            self._close(0)
         if self._repair is not None:
             self._derive(self._last_ns, Repair.started)
         if self._starts:
@@ -125,18 +126,9 @@ class Speaker:
         """Return what this process said as an agent; empty for a worker."""
         return self._facts if self._owns else [*self._facts, *self._derived]
 
-    def _close(self, end: int) -> None:
-        step, self._step = self._step, None
-        try:
-            self._steps.append(step)  # type: ignore[arg-type]
-        except OverflowError:  # no step that anybody counts to
-            return
-        self._starts.append(self._began)
-        self._ends.append(end)
-
     def _mark(self, time_ns: int, what: str, started: bool, facts: Mapping[str, Any]) -> None:
         if started:
-            self._span = Span(what, integer(facts.get("step")), time_ns, blocking=self._step is None)
+            self._span = Span(what, integer(facts.get("step")), time_ns, blocking=not self._running)
             self._spans.append(self._span)
         elif self._span is not None and self._span.what == what:
             self._span.end_ns = time_ns

@@ -32,7 +32,7 @@ class Process:
     first_ns: int
     last_ns: int
     spans: list[Span] = field(default_factory=list)
-    #: One entry a step, in the order in which they ended: number, start, end; end 0: the step never ended.
+    #: One entry a step, in the order in which they began: number, start, end; end 0: the step never ended.
     steps: "array[int]" = field(default_factory=lambda: array("q"))
     starts: "array[int]" = field(default_factory=lambda: array("q"))
     ends: "array[int]" = field(default_factory=lambda: array("q"))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from elastic_events.bus.record import Record
 from elastic_events.reading.story import Attempt, Process, Story, Worker
+from elastic_events.reading.words import counted, seconds, spans
 
 __all__ = (
     "AttemptRow",
@@ -372,40 +373,3 @@ def _ledgers(ledgers: list[dict[str, Any]]) -> Iterable[str]:
         if not facts.get("failed") and not any(reasons.values()):
             counts.append("none lost")
         yield f"Records through {facts.get('lane')}: {', '.join(counts)}."
-
-
-# --- words ---
-
-
-def seconds(value: float | None) -> str:
-    """Return a duration in the unit that suits it; empty for None."""
-    if value is None:
-        return ""
-    size = abs(value)
-    if size < 1:
-        return f"{value * 1e3:.0f} ms" if size >= 0.001 or not size else f"{value * 1e3:.1g} ms"
-    if size < 120:
-        return f"{value:.1f} s"
-    if size < 3600:
-        minutes, rest = divmod(round(value), 60)
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(round(value / 60), 60)
-    return f"{hours} h {minutes:02} min"
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return "1 node", "3 nodes"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def spans(numbers: list[int], limit: int = 6) -> str:
-    """Return sorted numbers as ranges: "0-3, 7"; of many ranges the first, and how many numbers more."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs[:limit])
-    rest = sum(last - first + 1 for first, last in runs[limit:])
-    return f"{shown} and {rest:,} more" if rest else shown

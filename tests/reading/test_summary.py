@@ -7,7 +7,8 @@ import msgspec
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.summary import final_worker, seconds, spans, summary, summary_terminal
+from elastic_events.reading.summary import final_worker, summary, summary_terminal
+from elastic_events.reading.words import seconds, spans
 from tests.reading.runs import Run, two_attempts
 
 
@@ -99,5 +100,5 @@ def test_ranges_and_durations() -> None:
     assert spans(list(range(0, 40, 2))) == "0, 2, 4, 6, 8, 10 and 14 more"
     assert [seconds(value) for value in (None, 0, 0.25, 12.34, 125, 7300)] == [
         *("", "0 ms", "250 ms", "12.3 s"),
-        *("2 min 05 s", "2 h 02 min"),
+        *("2m 05s", "2h 02m"),
     ]

@@ -1,0 +1,45 @@
+"""Files that a command makes: whole or not at all, private, and never through a link."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import click
+
+from elastic_events.sinks.files import check_path, open_private, refusal
+
+__all__ = ("output", "write_page")
+
+
+@contextmanager
+def output(path: Path, mode: str = "w") -> Iterator[IO[str]]:
+    """Give a file of mode 0600 that becomes `path` when the block ends well; otherwise `path` stays what it was.
+
+    Raises:
+        ConfigError: there is no such directory, or `path` is a link, no regular file, or not to be written.
+    """
+    check_path(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        descriptor = open_private(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except OSError as error:
+        raise refusal(path, error) from None
+    try:
+        with open(descriptor, mode, encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise refusal(path, error) from None
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a picture or a page, and say so."""
+    with output(path) as file:
+        file.write(text)
+    click.echo(f"wrote {path}", err=True)

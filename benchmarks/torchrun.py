@@ -88,25 +88,28 @@ def run(program: list[str], mode: str, *flags: str, **env: str) -> tuple[float, 
 def compare(
     title: str, contenders: dict[str, tuple[list[str], str, tuple[str, ...], dict[str, str]]], runs: int
 ) -> None:
-    """Run all contenders in turn, `runs` times, and print medians and ratios to the first."""
+    """Run all contenders in turn, `runs` times, every other time backwards, and print medians and ratios to the first."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(runs + 1):
-        for name, (program, mode, flags, env) in contenders.items():
+        for name, (program, mode, flags, env) in list(contenders.items())[:: 1 if turn % 2 else -1]:
             wall, after_death = run(program, mode, *flags, **env)
             if turn:  # the first turn fills the caches
                 times[name].append(after_death if mode == "killed" else wall)
     print(f"\n{title}\n")
-    print("| | median | least | most | ratio of medians |\n|---|---|---|---|---|")
-    base = statistics.median(next(iter(times.values())))
+    print("| | median | least | most | ratio of medians | median difference in a turn |\n|---|---|---|---|---|---|")
+    first = next(iter(times.values()))
+    base = statistics.median(first)
     for name, values in times.items():
         median = statistics.median(values)
-        print(f"| {name} | {median:.3f} s | {min(values):.3f} | {max(values):.3f} | {median / base:.3f} |")
+        apart = statistics.median(value - plain for value, plain in zip(values, first, strict=True))
+        row = (f"{median:.3f} s", f"{min(values):.3f}", f"{max(values):.3f}", f"{median / base:.3f}", f"{apart:+.3f} s")
+        print(f"| {name} | {' | '.join(row)} |")
 
 
 def main() -> None:
     """Ask the questions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--torch-slow", action="store_true", help="also run torch's own handlers with the slow sink")
     options = parser.parse_args()
     print(

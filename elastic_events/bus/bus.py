@@ -305,8 +305,12 @@ class EventBus:
         close_at_exit(self.close)
         self._opened()
 
-    def close(self, deadline: float | None = None) -> FlushResult:
-        """As `aclose`, for a bus in a background thread. Any thread may call it."""
+    def close(self, deadline: float | None = None, *, patient: Callable[[], bool] | None = None) -> FlushResult:
+        """As `aclose`, for a bus in a background thread. Any thread may call it.
+
+        `patient` is asked every 10 ms: when it returns False, the deadline has come. A drain that is blocked by a handler
+        is then left to itself after 50 ms.
+        """
         deadline = self.deadline if deadline is None else deadline
         if self._home is None:
             if self._state == "open":
@@ -315,7 +319,9 @@ class EventBus:
         if self._state == "open":
             self._state = "closing"
             self._home.call(self.drain.request_close, deadline)
-        self._home.join(deadline)
+        if not self._home.join(deadline, patient) and patient is not None:
+            self._home.call(self.drain.request_close, 0.0)
+            self._home.hurry(0.05)
         self._closed()
         return self._result()
 

@@ -38,6 +38,7 @@ class Drain:
         self.at_end: list[Callable[[], object]] = []
         self._report = report
         self._deadline: float | None = None  # seconds the close may take
+        self._closing: anyio.CancelScope | None = None
         self._wake = Wakeup()
         self._group: TaskGroup | None = None
         self._sources: list[tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
@@ -54,9 +55,11 @@ class Drain:
         self._sources.append((source, args))
 
     def request_close(self, deadline: float) -> None:
-        """Begin to close; the second request is ignored."""
-        if self._deadline is None:
+        """Begin to close; of a second request only a deadline of 0 counts: it has come."""
+        if self._deadline is None or deadline <= 0:
             self._deadline = max(deadline, 0.0)
+            if self._closing is not None:
+                self._closing.cancel()
         self._wake.set()
 
     async def flush(self, deadline: float) -> FlushResult:
@@ -145,7 +148,7 @@ class Drain:
         for lane in self.lanes:
             lane.end_at(self.closed_heads)
         self._start_new()  # a lane that was subscribed since the last look must run in order to end
-        with anyio.CancelScope(deadline=deadline):
+        with anyio.CancelScope(deadline=deadline) as self._closing:
             while self.pump.behind(self.closed_heads):
                 await self._step()
             for lane in self.lanes:

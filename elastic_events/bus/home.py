@@ -3,6 +3,7 @@
 import _thread
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -68,9 +69,20 @@ class ThreadHome:
             limit -= 0.1
         return outcome[0] if outcome else None
 
-    def join(self, deadline: float) -> bool:
-        """Wait for the drain to end, `deadline` seconds and a margin; return whether it did."""
-        return self._done.wait(min(deadline + 2 * MARGIN, threading.TIMEOUT_MAX))
+    def join(self, deadline: float, patient: Callable[[], bool] | None = None) -> bool:
+        """Wait for the drain to end, `deadline` seconds and a margin, and while `patient()`; return whether it did."""
+        limit = min(deadline + 2 * MARGIN, threading.TIMEOUT_MAX)
+        if patient is None:
+            return self._done.wait(limit)
+        end = time.monotonic() + limit
+        while patient() and time.monotonic() < end:
+            if self._done.wait(0.01):
+                return True
+        return self._done.is_set()
+
+    def hurry(self, limit: float) -> bool:
+        """Wait for the drain to end, `limit` seconds and no more; return whether it did."""
+        return self._done.wait(limit)
 
     def started(self, _value: object = None) -> None:
         """Be the drain's `task_status`: all handlers are open."""

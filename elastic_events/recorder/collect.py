@@ -22,6 +22,9 @@ from elastic_events.recorder.reader import RecorderReader
 
 __all__ = ("Collector", "collect")
 
+#: Seconds that the first look at a directory may take.
+OPENING = 1.0
+
 #: Records of a sweep that make the next one follow at once.
 FLOOD = 4096
 
@@ -204,7 +207,13 @@ async def collect(
     collector = Collector(Path(directory), bus, exit_code)
     worker = Worker("elastic-events collector")
     try:
-        await worker.run(collector.open)
+        # Shielded: a bus that closes at once is to have what lies there all the same.
+        with anyio.move_on_after(OPENING, shield=True) as opening:
+            await worker.run(collector.open)
+            await worker.run(collector.scan)
+            collector.sweep()
+        if opening.cancelled_caught:
+            raise TimeoutError(f"{directory} did not open within {OPENING} s")
         scan_at = 0.0
         while True:
             if anyio.current_time() >= scan_at:

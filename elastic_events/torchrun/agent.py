@@ -23,6 +23,9 @@ class Listener(Protocol):
     def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
         """Let the repair take a step, and record what follows from it."""
 
+    def starting(self) -> None:
+        """The agent is about to start workers."""
+
 
 def watch(listener: Listener) -> Callable[[], None]:
     """Wrap the methods of torch's agent for `listener`; return what takes the wrappers off again. Imports torch."""
@@ -32,6 +35,7 @@ def watch(listener: Listener) -> Callable[[], None]:
     seen = _Seen(listener)
     methods = [
         (LocalElasticAgent, "_initialize_workers", seen.initialize),
+        (LocalElasticAgent, "_start_workers", seen.start),
         (LocalElasticAgent, "_monitor_workers", seen.monitor),
         (LocalElasticAgent, "_restart_workers", seen.restart),
         (LocalElasticAgent, "run", seen.run),
@@ -71,6 +75,15 @@ class _Seen:
             result = original(agent, *args, **options)
             self.listener.tell(self.repair.started)
             return result
+
+        return wrapper
+
+    def start(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Start of the workers' processes."""
+
+        def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            self.listener.starting()
+            return original(agent, *args, **options)
 
         return wrapper
 

@@ -4,10 +4,9 @@ Installed is not asked for: until an agent is created in a process where it is, 
 named "elastic" into torch's table and itself in front of the creation of rendezvous handlers, which tells it when an agent
 begins, and imports nothing. Asked for it is by `--event-log-handler=elastic`, `PET_EVENT_LOG_HANDLER=elastic`,
 `ELASTIC_EVENTS_SINKS`, `ELASTIC_EVENTS_TORCHRUN` (which `elastic-events run` sets), or by an event recorded for "elastic".
-What it does then is in `elastic_events.torchrun.job`. The rendezvous back ends stay as they are.
+What it does then is in `elastic_events.torchrun.begin` and `.job`. The rendezvous back ends stay as they are.
 """
 
-import gc
 import logging
 import os
 import sys
@@ -66,16 +65,9 @@ def _begin(params: Any, *, unasked: bool) -> None:
 
 
 def _begin_now(params: Any) -> None:
-    # What our imports allocate makes the collector go through all that torch has: a tenth of a second, for nothing.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        from elastic_events.torchrun.job import begin
+    from elastic_events.torchrun.begin import begin
 
-        begin(getattr(params, "run_id", None), getattr(params, "max_nodes", None))
-    finally:
-        if collecting:
-            gc.enable()
+    begin(getattr(params, "run_id", None), getattr(params, "max_nodes", None))
 
 
 class _Asked(logging.Handler):
@@ -86,7 +78,7 @@ class _Asked(logging.Handler):
         from torch.distributed.elastic.events.handlers import _log_handlers
 
         if os.environ.get("TORCHELASTIC_RESTART_COUNT"):
-            from elastic_events.torchrun.job import record_in_worker
+            from elastic_events.torchrun.worker import record_in_worker
 
             record_in_worker(record.msg)
             return

@@ -46,9 +46,13 @@ def plant(what: str) -> None:
 
         plugin._make_ready = broken
     elif what == "begin":
+        from elastic_events.torchrun import begin
+
+        begin.begin = broken
+    elif what == "job":
         from elastic_events.torchrun import job
 
-        job.begin = broken
+        job.Job = broken
     elif what == "repair":
         from elastic_events.torchrun.repair import Repair
 
@@ -59,16 +63,10 @@ def plant(what: str) -> None:
 
         agent._processes = broken
     elif what == "record":
-        from elastic_events.torchrun.install import EventBus, Installation
+        from elastic_events.torchrun.install import Installation
 
-        before = Installation.install
-
-        def install(self: Any) -> None:
-            self.bus = type("Broken", (), {"record": broken, "record_rdzv_event": broken, "put_metric": broken})()
-            before(self)
-
-        assert EventBus
-        Installation.install = install
+        methods = {"record": broken, "record_rdzv_event": broken, "put_metric": broken}
+        Installation.bus = property(lambda _self: type("Broken", (), methods))
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 import socket
 
-from elastic_events.torchrun.job import _run, default_sink
+from elastic_events.torchrun.begin import _run
+from elastic_events.torchrun.job import default_sink
 
 
 def test_the_default_database() -> None:

@@ -54,7 +54,12 @@ def record(rank: int) -> None:
         elastic_events.Event("from.worker", elastic_events.EventSource.WORKER, metadata={"rank": rank})
     )
     elastic_metrics.put_metric("loss", 0.5 + rank, "train")
-    if rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    done = Path(sys.argv[2], "rank-0-recorded")
+    if rank == 0:
+        done.touch()
+    elif os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        while not done.exists():  # the agent ends rank 0 when rank 1 is dead
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)  # what it recorded a moment ago must be found all the same
 
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "Run a torchrun command with the plug-in on.",
     "summary": "Show a run on one screen.",
     "tail": "Print records, and follow them.",
+    "timeline": "Draw what each node and rank did, and when.",
 }
 
 

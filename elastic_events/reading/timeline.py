@@ -1,0 +1,233 @@
+"""What each node and each rank did, and when: the rows that the terminal, the picture and the page draw."""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
+
+__all__ = ("RANKS", "STATES", "Band", "Box", "Mark", "Row", "Timeline", "alike", "timeline")
+
+#: State -> what it is. Of two at the same time the later one of this list is drawn above the other.
+STATES = {
+    "rendezvous": "waiting for the other nodes",
+    "startup": "from the start of the process to its first step",
+    "restore": "loading a checkpoint",
+    "running": "in an attempt, without marked steps",
+    "training": "from its first step on",
+    "lost": "steps that were done again or cut off",
+    "checkpoint": "writing a checkpoint",
+}
+
+#: With more ranks than this there is a row a node, for all of its ranks together.
+RANKS = 64
+
+
+class Box(msgspec.Struct, frozen=True):
+    """A state that lasted. Seconds are from the beginning of the job."""
+
+    start_s: float
+    end_s: float
+    state: str  #: one of `STATES`
+    attempt: int
+    label: str = ""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How a worker ended."""
+
+    at_s: float
+    kind: str  #: first: the failure that ended the attempt; failed; victim: its agent ended it; succeeded
+    attempt: int
+    label: str
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One node, or one rank of the node above it."""
+
+    label: str
+    kind: str  #: node or rank
+    node: int  #: number of its node, in the order of the rows
+    ranks: int  #: how many there are of in it
+    boxes: list[Box]
+    marks: list[Mark]
+
+
+class Band(msgspec.Struct, frozen=True):
+    """An attempt, over all nodes."""
+
+    attempt: int
+    start_s: float
+    end_s: float
+    outcome: str
+    cause: str  #: of its first failure, in words; empty without one
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """What `elastic-events timeline --json` prints."""
+
+    run_id: str
+    outcome: str
+    began_ns: int  #: nanoseconds since the epoch
+    wall_s: float
+    bands: list[Band]
+    rows: list[Row]  #: each node, followed by its ranks, where there are at most `RANKS` of them
+
+
+def timeline(story: Story) -> Timeline:
+    """Return the rows of a run: each node in the order in which it came, followed by its processes where they are few."""
+    run = _Run(story)
+    waits: dict[Node | None, list[Box]] = {node: [] for node in story.nodes}
+    slots: dict[Node | None, dict[int, list[tuple[Attempt, Worker]]]] = {node: {} for node in story.nodes}
+    for attempt in story.attempts:
+        for r in attempt.rendezvous:
+            label = "" if r.round is None else f"round {r.round}"
+            waits.setdefault(r.node, []).append(run.box(r.start_ns, r.end_ns, "rendezvous", attempt, label))
+        for worker in attempt.workers:
+            slot = worker.local_rank if worker.local_rank is not None else worker.rank
+            slots.setdefault(worker.node, {}).setdefault(-1 if slot is None else slot, []).append((attempt, worker))
+    many = sum(map(len, slots.values())) > RANKS
+    rows: list[Row] = []
+    for number, node in enumerate(slots):
+        own = slots[node]
+        name = node.name if node is not None else next((w.host for s in own.values() for _, w in s), "")
+        if many:
+            rows.append(run.together(name, number, waits.get(node, []), own))
+            continue
+        rows.append(Row(name, "node", number, len(own), waits.get(node, []), []))
+        for slot in sorted(own):
+            boxes = [box for attempt, worker in own[slot] for box in run.boxes(attempt, worker)]
+            marks = [mark for attempt, worker in own[slot] for mark in run.marks(attempt, worker)]
+            rows.append(Row(_slot_name(slot, own[slot]), "rank", number, 1, boxes, marks))
+    bands = [run.band(attempt) for attempt in story.attempts]
+    return Timeline(story.run_id, story.outcome, story.began_ns, story.wall_s, bands, rows)
+
+
+def alike(rows: Sequence[Row], resolution_s: float) -> Iterator[tuple[Row, list[Row]]]:
+    """Group rows that look the same at `resolution_s` seconds a step; give one of each group, and all of it."""
+    groups: dict[object, list[Row]] = {}
+    for row in rows:
+        boxes = tuple((round(b.start_s / resolution_s), round(b.end_s / resolution_s), b.state) for b in row.boxes)
+        marks = tuple((round(mark.at_s / resolution_s), mark.kind) for mark in row.marks)
+        groups.setdefault((row.kind, boxes, marks), []).append(row)
+    for group in groups.values():
+        yield group[0], group
+
+
+class _Run:
+    """A story, with what every worker's row asks of it."""
+
+    def __init__(self, story: Story) -> None:
+        self.began_ns = story.began_ns
+        self.spans = {attempt.number: story.span(attempt) for attempt in story.attempts}
+        self.first = {attempt.number: attempt.first_failure for attempt in story.attempts}
+        self.later = _first_of_later(story.attempts)
+        self.marked = any(process.starts for process in story.processes)
+
+    def boxes(self, attempt: Attempt, worker: Worker) -> Iterator[Box]:
+        """Give what one worker did in one attempt."""
+        began, over = self.spans[attempt.number]
+        start = worker.started_ns if worker.started_ns is not None else began
+        end = max(start, worker.ended_ns if worker.ended_ns is not None else over)
+        process = worker.process
+        if process is None or not process.starts:
+            yield self.box(start, end, "startup" if self.marked else "running", attempt, "")
+        else:
+            first = process.starts[0]
+            label = f"steps {process.steps[0]} to {process.steps[-1]}"
+            lost = _lost_from(attempt, process, self.later[attempt.number])
+            yield self.box(start, first, "startup", attempt, "")
+            yield self.box(first, end if lost is None else lost, "training", attempt, label)
+            if lost is not None:
+                yield self.box(lost, end, "lost", attempt, label)
+        for span in process.spans if process is not None else ():
+            step = "" if span.step is None else f"step {span.step}"
+            yield self.box(span.start_ns, span.end_ns or end, span.what, attempt, step)
+
+    def together(self, name: str, number: int, waits: list[Box], slots: dict[int, list[tuple[Attempt, Worker]]]) -> Row:
+        """Return one row for all ranks of a node: in each attempt from the first that began to the last that ended."""
+        attempts: dict[int, tuple[Attempt, list[Worker]]] = {}
+        for pairs in slots.values():
+            for attempt, worker in pairs:
+                attempts.setdefault(attempt.number, (attempt, []))[1].append(worker)
+        boxes = list(waits)
+        marks: list[Mark] = []
+        for attempt, workers in attempts.values():
+            boxes += self._shared(attempt, workers)
+            ends: dict[str, Mark] = {}
+            for mark in (mark for worker in workers for mark in self.marks(attempt, worker)):
+                ends.setdefault(mark.kind, mark)
+            marks += (mark for mark in ends.values() if mark.kind != "succeeded")
+        return Row(name, "node", number, len(slots), boxes, marks)
+
+    def _shared(self, attempt: Attempt, workers: list[Worker]) -> Iterator[Box]:
+        began, over = self.spans[attempt.number]
+        start = min(began if w.started_ns is None else w.started_ns for w in workers)
+        end = max(start, *(over if w.ended_ns is None else w.ended_ns for w in workers))
+        processes = [worker.process for worker in workers if worker.process is not None]
+        first = min((process.starts[0] for process in processes if process.starts), default=None)
+        if first is None:
+            yield self.box(start, end, "startup" if self.marked else "running", attempt, "")
+            return
+        later = self.later[attempt.number]
+        lost = min((t for p in processes if (t := _lost_from(attempt, p, later)) is not None), default=None)
+        yield self.box(start, first, "startup", attempt, "")
+        yield self.box(first, end if lost is None else lost, "training", attempt, "")
+        if lost is not None:
+            yield self.box(lost, end, "lost", attempt, "")
+        for span in max((process.spans for process in processes), key=len):
+            yield self.box(span.start_ns, span.end_ns or end, span.what, attempt, "")
+
+    def marks(self, attempt: Attempt, worker: Worker) -> Iterator[Mark]:
+        """Give how one worker ended."""
+        if worker.outcome == "unknown" or worker.ended_ns is None:
+            return
+        kind = worker.outcome
+        if kind == "failed":
+            kind = "first" if worker is self.first[attempt.number] else "victim" if worker.victim else "failed"
+        message = (worker.message or "").strip().splitlines()[-1:]
+        words = [f"rank {worker.rank}", worker.cause or worker.outcome, *message]
+        yield Mark(self.seconds(worker.ended_ns), kind, attempt.number, ": ".join(words))
+
+    def band(self, attempt: Attempt) -> Band:
+        """Return an attempt as a whole."""
+        start, end = self.spans[attempt.number]
+        first = self.first[attempt.number]
+        cause = "" if first is None else f"rank {first.rank}: {first.cause or 'cause unknown'}"
+        return Band(attempt.number, self.seconds(start), self.seconds(end), attempt.outcome, cause)
+
+    def box(self, start: int, end: int, state: str, attempt: Attempt, label: str) -> Box:
+        """Return a state that lasted."""
+        return Box(self.seconds(start), self.seconds(max(start, end)), state, attempt.number, label)
+
+    def seconds(self, time_ns: int) -> float:
+        """Return seconds from the beginning of the job."""
+        return round((time_ns - self.began_ns) / 1e9, 6)
+
+
+def _lost_from(attempt: Attempt, process: Process, later: int | None) -> int | None:
+    """Return when the first step began that a later attempt did again, or that was cut off; None if all of them count."""
+    cut = attempt.outcome not in ("unknown", "succeeded")
+    for step, start, end in zip(process.steps, process.starts, process.ends, strict=True):
+        if (later is not None and step >= later) or (cut and not end):
+            return start
+    return None
+
+
+def _first_of_later(attempts: list[Attempt]) -> dict[int, int | None]:
+    """Return, for each attempt, the lowest step with which a later one began."""
+    lowest: int | None = None
+    found: dict[int, int | None] = {}
+    for attempt in reversed(attempts):
+        found[attempt.number] = lowest
+        firsts = [w.process.steps[0] for w in attempt.workers if w.process is not None and w.process.steps]
+        if firsts:
+            lowest = min(firsts) if lowest is None else min(lowest, *firsts)
+    return found
+
+
+def _slot_name(slot: int, workers: list[tuple[Attempt, Worker]]) -> str:
+    ranks = list(dict.fromkeys(worker.rank for _, worker in workers if worker.rank is not None))
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    return f"process {slot}" if slot >= 0 else "process"

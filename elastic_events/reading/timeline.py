@@ -61,6 +61,7 @@ class Band(msgspec.Struct, frozen=True):
     end_s: float
     outcome: str
     cause: str  #: of its first failure, in words; empty without one
+    failed_s: float | None  #: when that was noticed
 
 
 class Timeline(msgspec.Struct, frozen=True):
@@ -194,7 +195,8 @@ class _Run:
         start, end = self.spans[attempt.number]
         first = self.first[attempt.number]
         cause = "" if first is None else f"rank {first.rank}: {first.cause or 'cause unknown'}"
-        return Band(attempt.number, self.seconds(start), self.seconds(end), attempt.outcome, cause)
+        failed = self.seconds(first.ended_ns) if first is not None and first.ended_ns is not None else None
+        return Band(attempt.number, self.seconds(start), self.seconds(end), attempt.outcome, cause, failed)
 
     def box(self, start: int, end: int, state: str, attempt: Attempt, label: str) -> Box:
         """Return a state that lasted."""

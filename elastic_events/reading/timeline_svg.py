@@ -83,7 +83,7 @@ class _Picture:
         yield _text(16, 30, self._title(), _INK, 'font-size="17" font-weight="600"')
         causes = [band for band in self.answer.bands if band.cause]
         told = [counted(len(self.answer.bands), "attempt")]
-        told += [f"attempt {band.attempt} failed at {seconds(band.end_s)}, {band.cause}" for band in causes[:2]]
+        told += [f"attempt {band.attempt} failed at {seconds(band.failed_s)}, {band.cause}" for band in causes[:2]]
         told += [f"{len(causes) - 2} more failed"] if len(causes) > 2 else []
         yield _text(16, 50, "; ".join(told), _SOFT)
         used = {box.state for row, _ in self.rows for box in row.boxes}
@@ -118,7 +118,7 @@ class _Picture:
         for number in range(int(wall / step + 1e-9) + 1 if wall else 1):
             x = self.x(number * step)
             yield f'<line x1="{x}" x2="{x}" y1="{_TOP}" y2="{self.bottom}" stroke="{_GRID}"/>'
-            label = seconds(number * step) if number else "0"
+            label = seconds(number * step).replace(".0 s", " s") if number else "0"
             yield _text(x, self.bottom + 18, label, _SOFT, f'text-anchor="{"middle" if number else "start"}"')
         yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{self.bottom}" y2="{self.bottom}" stroke="{_SOFT}"/>'
         yield _text(

@@ -95,7 +95,7 @@ def _axis(wall_s: float, columns: int) -> Iterator[Text]:
     while wall_s and at <= wall_s:
         column = min(columns - 1, round(at / wall_s * columns))
         ruler[column] = "╵"
-        for offset, char in enumerate(seconds(at) if at else "0"):
+        for offset, char in enumerate(seconds(at).replace(".0 s", " s") if at else "0"):
             if column + offset < len(labels):
                 labels[column + offset] = char
         at += step

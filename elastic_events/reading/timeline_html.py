@@ -1,0 +1,58 @@
+"""The timeline as one page that needs nothing else: zoom, hover, keyboard, light and dark."""
+
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from elastic_events.reading.timeline import STATES, Row, Timeline
+from elastic_events.reading.words import counted, seconds
+
+__all__ = ("timeline_html",)
+
+_WORDS = {"startup": "start-up", "lost": "lost steps"}
+
+
+def timeline_html(answer: Timeline) -> str:
+    """Return the page. What was recorded gets into it as JSON in which no tag can begin, and onto it as text only."""
+    states = list(STATES)
+    outcome = "no end recorded" if answer.outcome == "unknown" else answer.outcome
+    rows = [_row(row, states) for row in answer.rows]
+    data = {
+        "title": f"Run {answer.run_id}: {outcome} after {seconds(answer.wall_s)}",
+        "told": ", ".join(_told(answer)),
+        "wall": answer.wall_s,
+        "states": [(state, _WORDS.get(state, state)) for state in states],
+        "used": sorted({states.index(box.state) for row in answer.rows for box in row.boxes}),
+        "kinds": sorted({mark.kind for row in answer.rows for mark in row.marks}),
+        "bands": [(b.attempt, _short(b.start_s), _short(b.end_s), b.outcome, b.cause) for b in answer.bands],
+        "rows": rows,
+    }
+    text = msgspec.json.encode(data).decode().replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    page = files("elastic_events.reading").joinpath("timeline_page.html").read_text("utf-8")
+    return page.replace("__DATA__", text, 1)
+
+
+def _told(answer: Timeline) -> list[str]:
+    ranks = sum(row.ranks for row in answer.rows if row.kind == "node")
+    nodes = sum(row.kind == "node" for row in answer.rows)
+    told = [counted(nodes, "node"), counted(ranks, "rank"), counted(len(answer.bands), "attempt")]
+    return told if len(answer.rows) > nodes else [*told, "a row a node"]
+
+
+def _row(row: Row, states: list[str]) -> tuple[Any, ...]:
+    boxes = sorted(row.boxes, key=lambda box: states.index(box.state))
+    return (
+        row.label,
+        int(row.kind == "node"),
+        row.ranks,
+        [
+            (_short(box.start_s), _short(box.end_s), states.index(box.state), box.attempt, *filter(None, [box.label]))
+            for box in boxes
+        ],
+        [(_short(mark.at_s), mark.kind, mark.attempt, mark.label) for mark in row.marks],
+    )
+
+
+def _short(seconds_: float) -> float:
+    return round(seconds_, 4)

@@ -1,0 +1,155 @@
+"""Rows over time: what the terminal, the picture and the page draw."""
+
+import io
+import json
+import xml.etree.ElementTree as ET
+
+import msgspec
+from rich.console import Console
+
+from elastic_events.reading.builder import build
+from elastic_events.reading.timeline import RANKS, Timeline, timeline
+from elastic_events.reading.timeline_html import timeline_html
+from elastic_events.reading.timeline_svg import timeline_svg
+from elastic_events.reading.timeline_terminal import nice_step, timeline_terminal
+from tests.reading.runs import Run, two_attempts
+from tests.streams import load
+
+
+def answer(run: Run) -> Timeline:
+    """The timeline of a run that is one story."""
+    (story,) = build(run.records)
+    return timeline(story)
+
+
+def shown(found: Timeline, width: int = 80) -> str:
+    """The timeline as a terminal shows it."""
+    console = Console(file=io.StringIO(), width=width)
+    console.print(timeline_terminal(found, width))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_the_rows() -> None:
+    """A row a node with its rendezvous, a row a rank with what it did, and how it ended."""
+    node, first, second = answer(two_attempts()).rows
+    assert [row.label for row in (node, first, second)] == ["a", "rank 0", "rank 1"]
+    assert [(b.start_s, b.end_s, b.state) for b in node.boxes] == [(0, 1, "rendezvous"), (9.5, 11, "rendezvous")]
+    assert [(b.start_s, b.end_s, b.state) for b in second.boxes] == [
+        (1, 4, "startup"),
+        (4, 6.5, "training"),
+        (6.5, 9, "lost"),  # step 2 was done again, step 3 cut off
+        (11, 14, "startup"),
+        (14, 19.5, "training"),
+    ]
+    assert [(m.at_s, m.kind, m.label) for m in second.marks] == [
+        (9, "first", "rank 1: SIGKILL"),
+        (19.5, "succeeded", "rank 1: succeeded"),
+    ]
+    assert [mark.kind for mark in first.marks] == ["victim", "succeeded"]
+
+
+def test_attempts_without_a_step() -> None:
+    """A worker that never came to a step was starting, in a job that marks steps; in one that marks none it ran."""
+    run = two_attempts()
+    run.start(30, run.agent(), 2, range(1), restart=2)
+    assert answer(run).rows[1].boxes[-1].state == "startup"
+    assert {box.state for row in timeline(build(load("run1_ok"))[0]).rows for box in row.boxes} == {
+        "rendezvous",
+        "running",
+    }
+
+
+def test_a_late_joiner() -> None:
+    """The captured stream of two agents shows where the wait was: the late node waits while the first one trains on."""
+    records = [*load("run8_scaleup_agentA"), *load("run8_scaleup_agentB")]
+    (story,) = build(records)
+    early, late = (row for row in timeline(story).rows if row.kind == "node")
+    waited = late.boxes[0]
+    trained = next(row for row in timeline(story).rows if row.kind == "rank").boxes[0]
+    assert trained.start_s < waited.start_s < trained.end_s < waited.end_s
+    assert [box.state for box in early.boxes] == ["rendezvous", "rendezvous"]
+
+
+def test_the_terminal() -> None:
+    """Letters read without colour; a failure is not hidden by what is drawn beside it; nothing is wider than asked."""
+    text = shown(answer(two_attempts()))
+    (line,) = [line for line in text.splitlines() if "rank 1 " in line]
+    assert line.count("X") == 1
+    assert "s" in line.removeprefix("  rank 1")
+    assert "╌" in line
+    assert "X first failure" in text
+    assert "Attempt 0 failed: rank 1: SIGKILL." in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, shown(answer(two_attempts()), 40).splitlines())) <= 40
+
+
+def many(nodes: int, ranks: int) -> Run:
+    """A run of many nodes, of which one has the first failure."""
+    run = Run()
+    for number in range(nodes):
+        agent = run.agent(f"node{number:03}")
+        own = range(number * ranks, (number + 1) * ranks)
+        run.tell(0, agent, "job.started")
+        run.tell(1, agent, "attempt.started", attempt=0, world_size=nodes * ranks, round=0)
+        for local, rank in enumerate(own):
+            run.tell(1, agent, "worker.started", rank=rank, local_rank=local, pid=rank, attempt=0)
+        for local, rank in enumerate(own):
+            first = rank == own[0] and number == 7
+            run.failed(9, agent, 0, rank, local_rank=local, signal="SIGTERM", first=first, victim=not first)
+        run.tell(10, agent, "attempt.ended", attempt=0, outcome="failed")
+    return run
+
+
+def test_many_ranks_are_a_row_a_node() -> None:
+    """Beyond a screenful of ranks there is a row a node; rows that look alike are one in the terminal and the picture."""
+    found = answer(many(100, 8))
+    assert [row.kind for row in found.rows] == ["node"] * 100
+    assert RANKS < 100 * 8
+    text = shown(found)
+    assert "node000 +98" in text
+    assert [line.count("X") for line in text.splitlines() if line.startswith("node007")] == [1]
+    assert timeline_svg(found).count("node0") < 10
+
+
+def test_the_picture() -> None:
+    """The SVG is well-formed, has every row and the failure's cause, and text that was recorded stays text."""
+    root = ET.fromstring(timeline_svg(answer(two_attempts())))
+    words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    for word in ("a", "rank 0", "rank 1", "attempt 0", "attempt 1", "rendezvous", "lost steps", "failure"):
+        assert word in words
+    assert "2 attempts; attempt 0 failed at 9.0 s, rank 1: SIGKILL" in words
+    bad = Run("<script>alert(1)</script>")
+    agent = bad.agent('"><b>')
+    bad.start(0, agent, 0, range(1))
+    bad.failed(1, agent, 0, 0, signal="</text>", message="<i>")
+    document = timeline_svg(answer(bad))
+    assert "<script" not in document
+    assert "<b>" not in document
+    ET.fromstring(document)
+
+
+def test_json() -> None:
+    """The JSON is the rows."""
+    document = json.loads(msgspec.json.encode(answer(two_attempts())))
+    assert document["bands"][0] == {
+        "attempt": 0,
+        "start_s": 1,
+        "end_s": 9,
+        "outcome": "failed",
+        "cause": "rank 1: SIGKILL",
+        "failed_s": 9,
+    }
+    assert len(document["rows"]) == 3
+
+
+def test_no_tag_can_end_the_pages_data() -> None:
+    """Whatever was recorded, the page has the two script elements it came with."""
+    bad = Run("</script><script>alert(1)</script>")
+    bad.start(0, bad.agent("</SCRIPT>"), 0, range(1))
+    assert timeline_html(answer(bad)).lower().count("</script>") == 2
+
+
+def test_round_steps_of_the_axis() -> None:
+    """The axis is cut at round numbers of seconds, minutes, hours, days; never into more than asked."""
+    assert [nice_step(wall, 8) for wall in (0.004, 7.0, 35, 100, 6600, 90_000)] == [0.0005, 1, 5, 20, 1200, 14400]
+    assert all(wall / nice_step(wall, 8) <= 8 for wall in (0.001, 1, 59, 61, 3599, 10**5, 10**8))

@@ -73,7 +73,7 @@ class _Seen:
 
         def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
             result = original(agent, *args, **options)
-            self.listener.tell(self.repair.started)
+            self._started(agent)
             return result
 
         return wrapper
@@ -129,6 +129,23 @@ class _Seen:
             return original(context, *args, **options)
 
         return wrapper
+
+    @shielded
+    def _started(self, agent: Any) -> None:
+        group = agent.get_worker_group()
+        about = {
+            "group_rank": group.group_rank,
+            "agent_restarts": group.spec.max_restarts - getattr(agent, "_remaining_restarts", group.spec.max_restarts),
+        }
+        seen = []
+        for worker in group.workers:
+            detail = {
+                "local_rank": worker.local_rank,
+                "role_world_size": worker.role_world_size,
+                "group_world_size": group.group_world_size,
+            }
+            seen.append(({**about, "global_rank": worker.global_rank, "worker_id": worker.id}, detail))
+        self.listener.tell(self.repair.started, seen)
 
     @shielded
     def _monitored(self, agent: Any, result: Any) -> None:

@@ -56,6 +56,7 @@ class Repair:
         self.unparsed = 0  #: rendezvous messages that were not understood; the messages themselves are kept
         self._workers: dict[int, _Worker] = {}  # by local rank
         self._starting: dict[int, _Worker] = {}
+        self._torch_tells = False  # by START events
         self._start: dict[str, Any] = {}  # of the attempt that is starting
         self._group: dict[str, Any] = {}  # of the attempt that runs
         self._settled: set[int] = set()  # local ranks whose end is known
@@ -75,6 +76,7 @@ class Repair:
             return []
         state, detail = name[len(_STATUS) :], unpack(metadata)
         if state == "START":
+            self._torch_tells = True
             return self._starts(metadata, detail)
         facts = self.started()
         if state == "RENDEZVOUS":
@@ -110,8 +112,15 @@ class Repair:
         """The agent begins its run; `about` says what it was told to do."""
         return [Fact("job.started", dict(about))]
 
-    def started(self) -> list[Fact]:
-        """All workers of an attempt have been started. Without this call the next record says so."""
+    def started(self, seen: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()) -> list[Fact]:
+        """All workers of an attempt have been started. Without this call the next record says so.
+
+        `seen` is what torch's START events would say, metadata and what is packed in it: an older torch has none (2.4).
+        """
+        early = [fact for start in ([] if self._torch_tells else seen) for fact in self._starts(*start)]
+        return early + self._begin_attempt()
+
+    def _begin_attempt(self) -> list[Fact]:
         if not self._starting:
             return []
         before, again = self._group, self._start["restarts"] == self.restarts

@@ -1,6 +1,7 @@
 """torchrun with a fault or a sink planted first: `driver.py PLANT TORCHRUN-ARGUMENTS...`."""
 
 import asyncio
+import os
 import sys
 import time
 from typing import Any
@@ -76,6 +77,13 @@ def main() -> None:
     sys.argv = ["torchrun", *arguments]
     from torch.distributed.run import main as torchrun
 
+    from elastic_events.cli.run import torch_looks_for_plugins
+
+    if not torch_looks_for_plugins():
+        from elastic_events.torchrun import plugin
+
+        os.environ["ELASTIC_EVENTS_TORCHRUN"] = "1"
+        plugin.register()
     torchrun(arguments)
 
 

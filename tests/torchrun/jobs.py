@@ -14,8 +14,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from elastic_events.cli.run import torch_looks_for_plugins
+
 HERE = Path(__file__).parent
 WORKER = str(HERE / "worker.py")
+
+#: How torchrun is started, and asked to record. A torch that looks for no plug-in has no flag either (before 2.8).
+LAUNCHER = ("-m", "torch.distributed.run" if torch_looks_for_plugins() else "elastic_events.torchrun")
+ASKED = ("--event-log-handler=elastic",) if torch_looks_for_plugins() else ()
+
+looks_for_plugins = pytest.mark.skipif(not torch_looks_for_plugins(), reason="this torch looks for no plug-ins")
 
 #: How every story begins.
 START = ["job.started", "attempt.started", "worker.started", "worker.started"]
@@ -96,11 +104,11 @@ def run(
     mode: str,
     *more: str,
     flag: bool = True,
-    launcher: tuple[str, ...] = ("-m", "torch.distributed.run"),
+    launcher: tuple[str, ...] = LAUNCHER,
     **env: str,
 ) -> Job:
     """Run a job of two workers to its end."""
-    asked = ("--event-log-handler=elastic",) if flag else ()
+    asked = ASKED if flag else ()
     done = subprocess.run(
         [sys.executable, *launcher, *arguments(mode, *asked, *more, folder=folder)],
         cwd=folder,
@@ -118,8 +126,8 @@ def running(folder: Path, mode: str, *more: str, nodes: str = "1", processes: in
     """Start a job; kill it where the block leaves it running."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *arguments(mode, "--event-log-handler=elastic", *more, folder=folder, nodes=nodes, processes=processes),
+            *(sys.executable, *LAUNCHER),
+            *arguments(mode, *ASKED, *more, folder=folder, nodes=nodes, processes=processes),
         ],
         cwd=folder,
         env=environment(TMPDIR=str(folder), **env),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from elastic_events.torchrun.plugin import requested
-from tests.torchrun.jobs import HERE, needs_torch
+from tests.torchrun.jobs import HERE, looks_for_plugins, needs_torch
 
 
 def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +49,7 @@ def test_importing_the_plug_in_imports_nothing_else(tmp_path: Path) -> None:
 
 
 @needs_torch
+@looks_for_plugins
 def test_a_process_that_imports_torchs_rendezvous_imports_nothing_more() -> None:
     """Torch loads the plug-in, registers it, and that is all: also in a worker of a job that was asked to record."""
     code = """

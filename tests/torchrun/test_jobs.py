@@ -3,10 +3,14 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from elastic_events.cli.run import torch_looks_for_plugins
 from tests.torchrun.jobs import START, Job, free_port, needs_torch, ready, run, running
 
 pytestmark = needs_torch
@@ -27,11 +31,12 @@ def test_a_job_that_succeeds_on_gloo(tmp_path: Path) -> None:
     assert completed["duration_ms"] > 0
     assert job.one("attempt.ended")["outcome"] == "succeeded"
     events = job.events("torchelastic.*")
+    starts = ("START", "START") if torch_looks_for_plugins() else ()  # an older torch has none
     assert [event.name.rpartition(".")[2] for event in events] == [
-        *("RENDEZVOUS", "ASSIGN_WORKER_RANKS", "START", "START", "SUCCEEDED", "SUCCEEDED", "SUCCEEDED")
+        *("RENDEZVOUS", "ASSIGN_WORKER_RANKS", *starts, "SUCCEEDED", "SUCCEEDED", "SUCCEEDED")
     ]
     assert all(event.time_ns > 1e18 for event in events)
-    assert [event.metadata["unpacked"]["local_rank"] for event in events if event.name.endswith("START")] == [0, 1]
+    assert [event.metadata["unpacked"]["local_rank"] for event in events[-3:-1]] == [0, 1]
     assert isinstance(events[2].metadata["metadata"], str)  # torch's own is kept beside
     assert job.rows("SELECT count(*) FROM rdzv_events WHERE message LIKE '%joined round 0%'") == [(1,)]
     assert job.rows("SELECT value FROM metrics WHERE name LIKE 'workers.%.run_total'") == [(1,)]
@@ -171,3 +176,30 @@ def test_an_agent_that_is_killed(tmp_path: Path) -> None:
     assert job.story().count("job.started") == 2
     assert not list(tmp_path.glob("elastic-events-*/*")), "recorders of the dead are left"
     assert job.rows("SELECT count(DISTINCT process) FROM contexts WHERE rank IS NULL")[0][0] == 2
+
+
+@pytest.mark.skipif(not torch_looks_for_plugins(), reason="an older torch's watchdog leaves the agent alive")
+@pytest.mark.parametrize("way", ["the next start", "recover"])
+def test_the_watchdogs_last_words(way: str, tmp_path: Path) -> None:
+    """What torch's watchdog records before it kills the agent is delivered by the next start, or by the command (TORCH 6)."""
+    with running(tmp_path, "hangs", TORCHELASTIC_ENABLE_FILE_TIMER="1") as agent:
+        workers = ready(agent, 2)
+        assert agent.wait(60) == -signal.SIGKILL
+        for pid in workers:
+            with suppress(ProcessLookupError):  # the watchdog's own victim
+                os.kill(pid, signal.SIGKILL)
+    for path in tmp_path.glob("*.db*"):
+        path.unlink()  # as if nothing had been delivered: the recorder alone must do
+    if way == "recover":
+        (directory,) = tmp_path.glob("elastic-events-*/job/*")
+        code = "from elastic_events.cli import main; main()"
+        words = ["recover", str(directory), "--to", f"sqlite:///{tmp_path}/recovered.db"]
+        subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+    else:
+        assert run(tmp_path, "ok").code == 0
+    job = Job(0, "", tmp_path)
+    killed, expired = job.one("kill worker process"), job.one("timer expired")
+    assert expired["unpacked"]["watchdog_event"] == "timer expired"
+    assert int(killed["unpacked"]["worker_pid"]) in workers
+    recovered = "SELECT recovered FROM events WHERE name = 'kill worker process'"
+    assert job.rows(recovered) == [(1,)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torchrun.jobs import HERE, START, WORKER, Job, arguments, environment, needs_torch
+from tests.torchrun.jobs import HERE, START, WORKER, Job, arguments, environment, looks_for_plugins, needs_torch
 
 pytestmark = needs_torch
 
@@ -59,6 +59,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@looks_for_plugins
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_functions_as_workers(method: str, tmp_path: Path) -> None:
     """A launcher that names the handler "elastic" asks for the plug-in by it; workers that are functions are told as well."""
@@ -202,9 +203,8 @@ def test_the_command(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_torch_that_looks_for_no_plug_in(tmp_path: Path) -> None:
     """Where torch has no such entry points, the command runs torchrun through our module, which needs none."""
-    from elastic_events.cli.run import torch_looks_for_plugins, with_plugin
+    from elastic_events.cli.run import with_plugin
 
-    assert torch_looks_for_plugins()
     words = with_plugin(["torchrun", *arguments("ok", folder=tmp_path)])
     assert with_plugin([sys.executable, "-m", "torch.distributed.run", *words[3:]]) == words
     done = subprocess.run(words, cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)), check=False, timeout=100)

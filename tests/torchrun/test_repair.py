@@ -87,6 +87,21 @@ def start(repair: Repair, ranks: int, restarts: int = 0) -> list[Fact]:
     return facts + repair.started()
 
 
+def test_starts_that_torch_does_not_tell() -> None:
+    """Where torch has no START events the agent's own view gives the attempt; where it has, they are told once."""
+    about = {"group_rank": 0, "agent_restarts": 0}
+    detail = {"local_rank": 0, "role_world_size": 1, "group_world_size": 1}
+    seen = [({**about, "global_rank": 0, "worker_id": 7}, detail)]
+    again = [({**about, "agent_restarts": 1, "global_rank": 0, "worker_id": 8}, detail)]
+    repair = Repair()
+    assert [fact.name for fact in repair.started(seen)] == ["attempt.started", "worker.started"]
+    ended, attempt, worker = repair.started(again)
+    assert (ended.metadata["outcome"], attempt.metadata["attempt"], worker.metadata["pid"]) == ("failed", 1, 8)
+    told = Repair()
+    assert [fact.name for fact in start(told, 1)] == ["attempt.started", "worker.started"]
+    assert told.started(seen) == []
+
+
 def test_the_first_failure_is_the_earliest() -> None:
     """By time, then not the SIGTERM, never a victim; each rank once an attempt."""
     repair = Repair()

@@ -22,7 +22,7 @@ def main() -> None:
         )  # at once: torchrun's workers run with -u, and two of them share the pipe
     if mode == "waits" or (mode == "grows" and os.environ["WORLD_SIZE"] == "1"):
         time.sleep(60)
-    works = {"gloo": reduce, "records": record, "raises": raises}
+    works = {"gloo": reduce, "records": record, "raises": raises, "hangs": hang}
     if mode in works:
         works[mode](rank)
 
@@ -61,6 +61,18 @@ def record(rank: int) -> None:
         while not done.exists():  # the agent ends rank 0 when rank 1 is dead
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)  # what it recorded a moment ago must be found all the same
+
+
+def hang(rank: int) -> None:
+    """Hold a timer of torch's watchdog in rank 1 past its end, which is the end of the worker and of the agent."""
+    from torch.distributed.elastic import timer
+
+    sys.stdout.write(f"ready {os.getpid()}\n")
+    if rank == 1:
+        timer.configure(timer.FileTimerClient(os.environ["TORCHELASTIC_TIMER_FILE"]))
+        with timer.expires(after=0.1):
+            time.sleep(60)
+    time.sleep(60)
 
 
 def raises(rank: int) -> None:

@@ -8,10 +8,12 @@ __all__ = ("main",)
 #: Command -> what `--help` says; each lives in the module of its name, imported when it is asked for.
 COMMANDS = {
     "demo": "Run a small elastic job that loses a worker.",
+    "diff": "Compare two runs, phase by phase.",
     "goodput": "Show where the hours went.",
     "recover": "Deliver what killed processes left in their flight recorders.",
     "replay": "Send dead letters to a sink again.",
     "run": "Run a torchrun command with the plug-in on.",
+    "slow": "Show stragglers, and ranks that went quiet.",
     "summary": "Show a run on one screen.",
     "tail": "Print records, and follow them.",
     "timeline": "Draw what each node and rank did, and when.",

@@ -8,8 +8,10 @@ def seconds(value: float | None) -> str:
     if value is None:
         return ""
     size = abs(value)
+    if size < 0.01 and size:
+        return f"{value * 1e3:.2g} ms"
     if size < 1:
-        return f"{value * 1e3:.0f} ms" if size >= 0.001 or not size else f"{value * 1e3:.1g} ms"
+        return f"{value * 1e3:.0f} ms"
     if size < 120:
         return f"{value:.1f} s"
     if size < 3600:

@@ -1,0 +1,119 @@
+"""Step times by rank, stragglers and silence, against runs worked out by hand."""
+
+import io
+import json
+
+import msgspec
+from rich.console import Console
+
+from elastic_events.reading.builder import build
+from elastic_events.reading.slow import Slow, slow, slow_terminal
+from tests.reading.runs import Run, two_attempts
+
+
+def answer(run: Run) -> Slow:
+    """What is slow in a run that is one story."""
+    (story,) = build(run.records)
+    return slow(story)
+
+
+def shown(found: Slow) -> str:
+    """It as a terminal of 80 columns shows it."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(slow_terminal(found))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def words(found: Slow) -> str:
+    """It with every line break and gap as one space."""
+    return " ".join(shown(found).split())
+
+
+def ranks(times: list[float], *, late: dict[int, float] | None = None, steps: int = 100) -> Run:
+    """A run in which each rank has its own step time; ranks in `late` begin each step later."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(len(times)))
+    for rank, each in enumerate(times):
+        worker = run.worker(rank)
+        for step in range(steps):
+            begin = 1 + 2 * step + (late or {}).get(rank, 0)
+            run.tell(begin, worker, "step.started", step=step)
+            run.tell(begin + each, worker, "step.ended", step=step)
+    return run
+
+
+def test_times_by_rank() -> None:
+    """Median, p99 and longest of a rank are those of its finished steps, over all attempts."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    worker = run.worker(0)
+    at = 1.0
+    for step in range(200):
+        run.tell(at, worker, "step.started", step=step)
+        at += 7 if step == 150 else 3 if step in (20, 30) else 1
+        run.tell(at, worker, "step.ended", step=step)
+    run.tell(at, worker, "step.started", step=200)  # never ends
+    (found,) = answer(run).ranks
+    assert (found.rank, found.steps, found.node) == (0, 200, "a")
+    assert (found.median_s, found.p99_s, found.longest_s, found.longest_step) == (1, 3, 7, 150)
+
+
+def test_a_slow_rank() -> None:
+    """A rank whose steps take longer than all others' is a straggler and comes first; ordinary noise is none."""
+    found = answer(ranks([1.0, 1.01, 0.99, 1.3, 1.02, 1.0, 0.98, 1.0]))
+    assert [(one.rank, one.straggler) for one in found.ranks[:2]] == [(3, "slow"), (4, "")]
+    assert found.ranks[0].ratio == 1.3
+    assert "1 straggler" in shown(found)
+
+
+def test_a_late_rank() -> None:
+    """Where ranks wait for each other within a step, the one that begins late is the one that holds them up."""
+    found = answer(ranks([1.0] * 6, late={4: 0.4}))
+    assert [(one.rank, one.straggler, one.late_s) for one in found.ranks if one.straggler] == [(4, "late", 0.4)]
+
+
+def test_equal_ranks() -> None:
+    """Among ranks that are alike nobody stands out, also where the deviation is nothing at all; two are no crowd."""
+    assert [one.straggler for one in answer(ranks([1.0] * 6)).ranks] == [""] * 6
+    assert [one.straggler for one in answer(ranks([1.0] * 5 + [1.001])).ranks] == [""] * 6
+    assert [one.straggler for one in answer(ranks([1.0, 9.0])).ranks] == [""] * 2
+
+
+def test_a_rank_that_went_quiet() -> None:
+    """A rank that stopped recording long before the others is named, with when, and after which step."""
+    run = ranks([1.0] * 5)
+    quiet = run.worker(2).process
+    run.records = [
+        record
+        for record in run.records
+        if record.context.process != quiet or record.time_ns < run.records[0].time_ns + 50e9
+    ]
+    found = answer(run)
+    (silence,) = found.quiet
+    assert (silence.rank, silence.node, silence.attempt, silence.last_step) == (2, "a", 0, 23)
+    assert silence.since_s == 49
+    assert silence.before_others_s == 151
+    assert "Rank 2 on a went quiet at +49.0 s in attempt 0, after step 23, 2m 31s before the others." in words(found)
+
+
+def test_the_ordinary_end_is_no_silence() -> None:
+    """The rank that was killed, and those that were stopped a moment later, did not go quiet."""
+    assert answer(two_attempts()).quiet == []
+
+
+def test_no_steps() -> None:
+    """Without marked steps the answer says how to mark them."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(2))
+    found = answer(run)
+    assert (found.median_s, found.ranks) == (None, [])
+    assert "with elastic_events.step(n)" in words(found)
+
+
+def test_many_ranks_fit_the_screen() -> None:
+    """Of a hundred ranks the slowest are shown, and how many more there are; the JSON has all of them."""
+    found = answer(ranks([1.0 + rank / 1e4 for rank in range(100)], steps=3))
+    text = shown(found)
+    assert "80 more ranks" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(json.loads(msgspec.json.encode(found))["ranks"]) == 100

@@ -9,6 +9,7 @@ __all__ = ("main",)
 COMMANDS = {
     "demo": "Run a small elastic job that loses a worker.",
     "diff": "Compare two runs, phase by phase.",
+    "export": "Write a trace for Perfetto, or tables.",
     "goodput": "Show where the hours went.",
     "recover": "Deliver what killed processes left in their flight recorders.",
     "replay": "Send dead letters to a sink again.",

@@ -15,7 +15,7 @@ __all__ = ("output", "write_page")
 
 
 @contextmanager
-def output(path: Path, mode: str = "w") -> Iterator[IO[str]]:
+def output(path: Path) -> Iterator[IO[bytes]]:
     """Give a file of mode 0600 that becomes `path` when the block ends well; otherwise `path` stays what it was.
 
     Raises:
@@ -28,7 +28,7 @@ def output(path: Path, mode: str = "w") -> Iterator[IO[str]]:
     except OSError as error:
         raise refusal(path, error) from None
     try:
-        with open(descriptor, mode, encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open(descriptor, "wb") as file:
             yield file
         part.replace(path)
     except OSError as error:
@@ -41,5 +41,5 @@ def output(path: Path, mode: str = "w") -> Iterator[IO[str]]:
 def write_page(path: Path, text: str) -> None:
     """Write a picture or a page, and say so."""
     with output(path) as file:
-        file.write(text)
+        file.write(text.encode("utf-8", "backslashreplace"))
     click.echo(f"wrote {path}", err=True)

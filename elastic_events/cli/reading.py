@@ -30,6 +30,11 @@ class Skipped:
         if self.count <= _SHOWN:
             self.first.append(f"{where}: {reason}")
 
+    def nothing(self, sources: tuple[str, ...]) -> InputError:
+        """Return what to raise when not one record could be read."""
+        why = self.first[0] if self.first else "nothing is in there"
+        return InputError(f"no record can be read from {', '.join(sources)} ({why})")
+
     def tell(self) -> None:
         """Say on stderr what was passed over."""
         for line in self.first:
@@ -44,8 +49,7 @@ def stories_of(sources: tuple[str, ...]) -> list[Story]:
     gc.disable()  # all that is read lives until the end: the collector would only walk it again and again
     stories = read_stories(sources, skipped)
     if not stories:
-        why = skipped.first[0] if skipped.first else "nothing is in there"
-        raise InputError(f"no record can be read from {', '.join(sources)} ({why})")
+        raise skipped.nothing(sources)
     skipped.tell()
     return stories
 

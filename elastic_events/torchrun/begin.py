@@ -41,6 +41,7 @@ class _Preparation:
 
     def __init__(self, installation: Installation, run: str, max_nodes: int | None) -> None:
         self._job: Any = None
+        self._pid = os.getpid()
         # What imports allocate makes the collector go through all that torch has: a tenth of a second, for nothing.
         self._collecting = gc.isenabled()
         self._thread = threading.Thread(
@@ -62,7 +63,9 @@ class _Preparation:
 
     @shielded
     def end(self) -> None:
-        """Deliver what is left: the process ends."""
+        """Deliver what is left: the process ends. In a forked child do nothing."""
+        if os.getpid() != self._pid:
+            return
         self.wait()
         if self._job is not None:
             self._job.end()

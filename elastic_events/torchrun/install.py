@@ -184,6 +184,7 @@ class Installation:
         """Name the caller of a rendezvous event by its frame: `inspect.stack` reads every source file on the way."""
         from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend, dynamic_rendezvous
 
+        @shielded
         def construct(
             run_id: str,
             message: str,
@@ -191,9 +192,11 @@ class Installation:
             name: str = "",
             hostname: str = "",
             pid: int | None = None,
-            **more: Any,
+            master_endpoint: str = "",
+            local_id: int | None = None,
+            rank: int | None = None,
         ) -> None:
-            code = sys._getframe(1).f_code
+            code = sys._getframe(2).f_code  # of whoever called what `shielded` made of this
             failed = node_state == events.NodeState.FAILED
             events.record_rdzv_event(
                 events.RdzvEvent(
@@ -203,14 +206,19 @@ class Installation:
                     hostname=hostname or os.uname().nodename,  # torch asks the name server here, and waits for it
                     pid=pid or os.getpid(),
                     node_state=node_state,
+                    master_endpoint=master_endpoint,
+                    rank=rank,
+                    local_id=local_id,
                     error_trace=traceback.format_exc() if failed else "",
-                    **more,
                 )
             )
 
+        name = "construct_and_record_rdzv_event"
         for module in (events, dynamic_rendezvous, c10d_rendezvous_backend):
-            self._replace(module, "construct_and_record_rdzv_event", construct)
-        self._replace(dynamic_rendezvous, "get_method_name", lambda depth=2: sys._getframe(depth).f_code.co_name)
+            if hasattr(module, name):
+                self._replace(module, name, construct)
+        if hasattr(dynamic_rendezvous, "get_method_name"):
+            self._replace(dynamic_rendezvous, "get_method_name", lambda depth=2: sys._getframe(depth).f_code.co_name)
 
     def _route_metrics(self, metrics: Any) -> None:
         api = metrics.api

@@ -145,6 +145,58 @@ with testing.capture() as captured:
     assert '"name": "shown"' in done.stderr
 
 
+def test_rendezvous_events_are_as_torch_makes_them(tmp_path: Path) -> None:
+    """Our quick way to a rendezvous event gives what torch's own gives, but asks no name server for the host's name."""
+    done = script(
+        tmp_path,
+        """
+import os
+from torch.distributed.elastic import events
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+from elastic_events import testing
+from elastic_events.torchrun import install
+
+theirs, name_of = events.construct_and_record_rdzv_event, dynamic_rendezvous.get_method_name
+state = events.NodeState
+
+class Node:
+    def _record(self, name_of):
+        return name_of()
+    def joins(self, name_of):
+        return self._record(name_of)
+
+def calls(construct):
+    construct("run", "said", state.RUNNING, hostname="h")
+    construct("run", "said", state.INIT, "named", "h", 7, "end:1", 2, 3)
+    construct(run_id="run", message="said", node_state=state.SUCCEEDED, hostname="h", pid=0, local_id=2, rank=0)
+    construct("run", "said", state.FAILED, hostname="h")
+    try:
+        1 / 0
+    except ArithmeticError:
+        construct("run", "said", state.FAILED, hostname="h")
+
+with testing.capture() as captured:
+    with install(captured._bus):
+        ours = events.construct_and_record_rdzv_event
+        assert ours is not theirs
+        calls(theirs)
+        calls(ours)
+        ours("run", "said", state.RUNNING)
+        print(Node().joins(name_of), Node().joins(dynamic_rendezvous.get_method_name))
+        ours("run", "said", state.RUNNING, no_such_argument=1)  # said once, and the job goes on
+    made = [(record.name, *record.fields) for record in captured if record.kind == "rdzv"]
+assert made[:5] == made[5:10], made
+assert [name for name, *_ in made[:2]] == ["program.py:calls", "program.py:named"], made
+assert "ZeroDivisionError" in made[4][-1]
+assert os.uname().nodename in made[10]
+print(len(made))
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["joins joins", "11"]
+    assert done.stderr.count("no_such_argument") == 1
+
+
 def test_torch_monitor(tmp_path: Path) -> None:
     """Events of torch.monitor become records; a bus that fails does not reach who logs; the interpreter ends in order."""
     done = script(

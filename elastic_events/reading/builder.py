@@ -34,12 +34,12 @@ class Builder:
     """Takes records one by one; keeps what a story needs of them."""
 
     def __init__(self) -> None:
-        self._speakers: dict[str, Speaker] = {}
+        self._speakers: dict[tuple[str, str], Speaker] = {}
         self._ledgers: dict[str, list[dict[str, Any]]] = {}
 
     def speaker(self, context: Context, time_ns: int) -> Speaker:
         """Return what is kept of the process of `context`, which recorded something at `time_ns`."""
-        key = context.process or f"{context.host}:{context.pid}"
+        key = (context.run_id, context.process or f"{context.host}:{context.pid}")
         speaker = self._speakers.get(key)
         if speaker is None:
             speaker = self._speakers[key] = Speaker(context, time_ns)

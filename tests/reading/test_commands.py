@@ -1,0 +1,146 @@
+"""The commands as a user gives them: several inputs, the choice of a run, JSON, exit codes, and every wrong input."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.reading.runs import Run, two_attempts
+from tests.reading.test_source import database, jsonl
+from tests.test_cli import command
+
+READINGS = ("summary", "timeline", "goodput", "slow")
+
+
+def failed(run_id: str = "bad") -> Run:
+    """A run that failed."""
+    run = Run(run_id)
+    agent = run.agent()
+    run.tell(100, agent, "job.started")
+    run.start(101, agent, 0, range(1))
+    run.failed(105, agent, 0, 0, exit_code=3)
+    run.tell(105, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.tell(106, agent, "job.failed", reason="workers failed")
+    return run
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_json_is_one_document_and_check_tells_failure(tmp_path: Path, name: str) -> None:
+    """Each command prints one JSON document of its run, and with --check exits 1 when the job failed, else 0."""
+    good, bad = database(tmp_path / "good.db", two_attempts().records), database(tmp_path / "bad.db", failed().records)
+    done = command(name, str(good), "--json", "--check", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run_id"] == "run"
+    done = command(name, str(bad), "--check", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert command(name, str(bad), cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_the_choice_of_a_run(tmp_path: Path, name: str) -> None:
+    """Of several runs the last is read, and the others are named; --run chooses; one that is not there is refused."""
+    database(tmp_path / "both.db", [*two_attempts().records, *failed().records])
+    done = command(name, "both.db", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["run_id"] == "bad"
+    assert "2 runs here: showing the last, bad; --run chooses among run" in done.stderr
+    assert json.loads(command(name, "both.db", "--json", "--run", "run", cwd=tmp_path).stdout)["run_id"] == "run"
+    done = command(name, "both.db", "--run", "none", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no run 'none' here; there are run, bad" in done.stderr
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_wrong_inputs(tmp_path: Path, name: str) -> None:
+    """A file that is missing, empty, foreign or damaged gets a sentence that names it, exit code 2, and no traceback."""
+    (tmp_path / "empty.db").write_text("")
+    (tmp_path / "foreign.txt").write_text("hello\n" * 10)
+    (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 100)
+    whole = database(tmp_path / "run.db", two_attempts().records).read_bytes()
+    (tmp_path / "damaged.db").write_bytes(whole[:3000])
+    for wrong in ("missing.db", "empty.db", "foreign.txt", "binary.bin", "damaged.db", "nats://127.0.0.1:1/none"):
+        done = command(name, wrong, cwd=tmp_path)
+        assert done.returncode == 2, (wrong, done.stdout)
+        assert done.stderr.count("\n") <= 2, done.stderr
+        assert wrong.partition("/none")[0].removeprefix("nats://") in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_cut_file_is_read_to_its_cut(tmp_path: Path) -> None:
+    """What a cut or damaged file still holds is shown, and what was passed over is told on stderr."""
+    whole = jsonl(tmp_path / "run.jsonl", two_attempts().records).read_bytes()
+    (tmp_path / "run.jsonl").write_bytes(whole[:-3000] + b"\n{broken\n")
+    done = command("summary", "run.jsonl", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "SIGKILL" in done.stdout
+    assert "skipped run.jsonl:" in done.stderr
+
+
+def test_pictures_and_pages_are_files(tmp_path: Path) -> None:
+    """--svg and --html write private files, say so, and refuse a directory that is not there."""
+    database(tmp_path / "run.db", two_attempts().records)
+    done = command("timeline", "run.db", "--svg", "t.svg", "--html", "t.html", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "wrote t.svg" in done.stderr
+    assert (tmp_path / "t.svg").read_text().startswith("<svg")
+    assert (tmp_path / "t.html").stat().st_mode & 0o777 == 0o600
+    done = command("timeline", "run.db", "--svg", "no/such/t.svg", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no/such does not exist" in done.stderr
+
+
+def test_diff(tmp_path: Path) -> None:
+    """Two files, or the files of two nodes joined by a comma, are compared."""
+    database(tmp_path / "a.db", failed().records)
+    database(tmp_path / "b.db", two_attempts().records)
+    document = json.loads(command("diff", "a.db", "b.db", "--json", cwd=tmp_path).stdout)
+    assert (document["a"], document["b"], document["grew_most"]) == ("bad", "run", "productive")
+    assert command("diff", "a.db,missing.db", "b.db", cwd=tmp_path).returncode == 2
+
+
+def test_explain(tmp_path: Path) -> None:
+    """`goodput --explain` needs no input."""
+    done = command("goodput", "--explain", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "ETTR = productive / wall time" in done.stdout
+
+
+def test_watch_ends_with_the_job(tmp_path: Path) -> None:
+    """`summary --watch` shows a job that runs, and ends by itself once the job has; Ctrl-C ends it before, quietly."""
+    whole = two_attempts().records
+    path = jsonl(tmp_path / "run.jsonl", whole)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "100"}
+    call = [sys.executable, "-c", "from elastic_events.cli import main; main()", "summary", "--watch", "run.jsonl"]
+
+    def watch() -> tuple["subprocess.Popen[bytes]", int]:
+        terminal, end = os.openpty()
+        process = subprocess.Popen(call, cwd=tmp_path, env=environment, stdin=end, stdout=end, stderr=subprocess.PIPE)
+        os.close(end)
+        assert b"no end recorded" in until(terminal, b"Ranks 0-1")
+        return process, terminal
+
+    def until(terminal: int, word: bytes) -> bytes:
+        seen = b""
+        with contextlib.suppress(OSError):  # what Linux says when the other end is closed
+            while word not in seen:
+                seen += os.read(terminal, 65536)
+        assert word in seen
+        return seen
+
+    process, terminal = watch()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert b"Traceback" not in errors
+    os.close(terminal)
+    process, terminal = watch()
+    path.write_bytes(b"".join(lines))
+    until(terminal, b"after 20.0 s")
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, b"")
+    os.close(terminal)

@@ -10,13 +10,10 @@ from typing import Any
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from elastic_events.reading.job import Told, tell
-from elastic_events.reading.speaker import Speaker
+from elastic_events.reading.speaker import NAMELESS, Speaker
 from elastic_events.reading.story import Story
 
 __all__ = ("Builder", "build")
-
-#: The id of a run that nobody gave one: torchrun's default, and ours.
-NAMELESS = "none"
 
 
 def build(records: Iterable[Record]) -> list[Story]:

@@ -235,8 +235,9 @@ class _Job:
     def finish(self) -> Story:
         """Return the story, with what follows from all of it."""
         story = self.story
-        self.began += (rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous)
-        story.began_ns = min(self.began or (p.first_ns for p in story.processes), default=0)
+        gathered = [rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous]
+        began = self.began or [process.first_ns for process in story.processes]
+        story.began_ns = min([*began, *gathered], default=0)
         story.ended_ns = max(self.ends or (p.last_ns for p in story.processes), default=0)
         story.ended_ns = max(story.began_ns, story.ended_ns)
         for attempt in story.attempts:

@@ -9,7 +9,10 @@ from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("Said", "Speaker", "integer")
+__all__ = ("NAMELESS", "Said", "Speaker", "integer")
+
+#: The id of a run that nobody gave one: torchrun's default, and ours.
+NAMELESS = "none"
 
 #: What this package's launchers and agents say; everything else that an agent records is not read.
 FACTS = frozenset(
@@ -139,7 +142,7 @@ class Speaker:
     def _hear(self, time_ns: int, name: str, source: str, metadata: Mapping[str, Any]) -> None:
         self._derive(time_ns, lambda repair: repair.event(name, source, metadata))
         run_id = metadata.get("run_id")
-        if isinstance(run_id, str):
+        if isinstance(run_id, str) and run_id != NAMELESS:
             self.run_id = run_id
         if name == f"{_TORCH}START":
             self._start_ns = time_ns

@@ -1,8 +1,11 @@
 """`elastic-events goodput`: where the hours went."""
 
+from pathlib import Path
+
 import click
 from rich.console import Console
 
+from elastic_events.cli.output import write_page
 from elastic_events.cli.reading import emit_json, reading
 from elastic_events.reading.goodput import explain, goodput, goodput_terminal
 from elastic_events.reading.story import Story
@@ -21,11 +24,18 @@ def _explain(context: click.Context, _option: click.Parameter, wanted: bool) -> 
 @click.option(
     "--explain", is_flag=True, is_eager=True, expose_value=False, callback=_explain, help="Say what is counted how."
 )
-def command(story: Story, sources: tuple[str, ...], as_json: bool) -> None:  # noqa: ARG001 - what `reading` hands out
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a page, which works offline."
+)
+def command(story: Story, sources: tuple[str, ...], as_json: bool, html: Path | None) -> None:  # noqa: ARG001
     """Show how much of the wall time moved the training on (ETTR), and where the rest went."""
     answer = goodput(story)
+    if html is not None:
+        from elastic_events.reading.goodput_html import goodput_html
+
+        write_page(html, goodput_html(answer))
     if as_json:
         emit_json(answer)
-        return
-    console = Console()
-    console.print(goodput_terminal(answer, console.width))
+    elif html is None:
+        console = Console()
+        console.print(goodput_terminal(answer, console.width))

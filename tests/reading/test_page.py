@@ -5,10 +5,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from elastic_events.reading.builder import build
+from elastic_events.reading.goodput import goodput
+from elastic_events.reading.goodput_html import goodput_html
 from elastic_events.reading.timeline import timeline
 from elastic_events.reading.timeline_html import timeline_html
 from tests.reading.runs import Run, two_attempts
@@ -59,6 +62,27 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     for page in pages:
         page.close()
     assert said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_goodput_page(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    """The page of the goodput shows its bar and its numbers, needs no script, and never scrolls sideways."""
+    run = two_attempts()
+    run.records = [
+        msgspec.structs.replace(r, context=msgspec.structs.replace(r.context, run_id="<b>x")) for r in run.records
+    ]
+    (story,) = build(run.records)
+    (tmp_path / "page.html").write_text(goodput_html(goodput(story)), "utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.get_by_role("heading", level=1).inner_text() == "Run <b>x: 37.5% of 20.0 s moved the training on"
+    cells = page.get_by_role("table", name="Buckets").get_by_role("cell").all_inner_texts()
+    assert cells[:3] == ["productive", "7.5 s", "37.5%"]
+    assert page.get_by_role("table", name="Attempts").get_by_role("row").count() == 3
+    assert "detection 2.5%" in (page.get_by_role("img").first.get_attribute("aria-label") or "")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
 
 
 def pixels(page: Page) -> list[int]:

@@ -19,7 +19,7 @@ from elastic_events.reading.story import Process
 from elastic_events.sinks.sqlite import connect_to_read
 from elastic_events.sinks.sqlite_schema import ALL_CONTEXTS, SELECT, from_row
 
-__all__ = ("scan", "words")
+__all__ = ("scan", "spoken", "words")
 
 _KINDS: tuple[Kind, ...] = ("event", "rdzv", "metric")
 
@@ -72,13 +72,20 @@ def words(path: Path, processes: Iterable[Process], count: int) -> dict[Process,
     return found
 
 
+def spoken(record: Record) -> bool:
+    """Whether the process said it itself: not its sinks, and not the collector that found it dead."""
+    return record.kind != "ledger" and record.name != "worker.died"
+
+
 def _last(connection: sqlite3.Connection, origin: int, context: Context, count: int) -> Iterator[Record]:
     for kind in _KINDS:
         query = f"{SELECT[kind]} WHERE origin = ? ORDER BY seq DESC LIMIT ?"
-        rows = connection.execute(query, (origin, count)).fetchall()
+        rows = connection.execute(query, (origin, count + 1)).fetchall()
         for _, _, *row in reversed(rows):
             with suppress(InputError, TypeError, ValueError, msgspec.MsgspecError):
-                yield from_row(kind, row, context)
+                record = from_row(kind, row, context)
+                if spoken(record):
+                    yield record
 
 
 def _scan(

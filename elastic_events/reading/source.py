@@ -6,7 +6,7 @@ from pathlib import Path
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder
-from elastic_events.reading.database import scan, words
+from elastic_events.reading.database import scan, spoken, words
 from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
 
@@ -82,6 +82,6 @@ def last_words(
             continue
         for record in read_records(source):
             speaker = wanted.get(record.context.process)
-            if speaker is not None and record.kind != "ledger":
+            if speaker is not None and spoken(record):
                 found[speaker] = [*found[speaker], record][-count:]
     return found

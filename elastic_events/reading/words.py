@@ -8,7 +8,9 @@ def seconds(value: float | None) -> str:
     if value is None:
         return ""
     size = abs(value)
-    if size < 0.01 and size:
+    if not size:
+        return "0 s"
+    if size < 0.01:
         return f"{value * 1e3:.2g} ms"
     if size < 1:
         return f"{value * 1e3:.0f} ms"

@@ -71,6 +71,7 @@ def test_last_words(tmp_path: Path, write: Callable[[Path, list[Record]], Path])
     """The last records of a process, of any kind, in their order."""
     run = two_attempts()
     run.metric(8.4, run.worker(1), "loss", 0.5)
+    run.tell(9.1, run.worker(1), "worker.died", pid=101)  # the collector's word, not its own
     path = write(tmp_path / "run", run.records)
     (story,) = read_stories([path])
     process = story.attempts[0].workers[1].process

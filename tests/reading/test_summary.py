@@ -99,6 +99,6 @@ def test_ranges_and_durations() -> None:
     assert spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
     assert spans(list(range(0, 40, 2))) == "0, 2, 4, 6, 8, 10 and 14 more"
     assert [seconds(value) for value in (None, 0, 0.0019, 0.25, 12.34, 125, 7300)] == [
-        *("", "0 ms", "1.9 ms", "250 ms", "12.3 s"),
+        *("", "0 s", "1.9 ms", "250 ms", "12.3 s"),
         *("2m 05s", "2h 02m"),
     ]

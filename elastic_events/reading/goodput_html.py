@@ -25,7 +25,8 @@ svg { display: block; width: 100%; border-radius: 6px; margin: 14px 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-td:first-child { white-space: nowrap; } th { color: var(--soft); font-weight: 600; } .number { text-align: right; white-space: nowrap; }
+td:first-child { white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; } .number { text-align: right; white-space: nowrap; }
 i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; vertical-align: -1px; }
 .what { color: var(--soft); }
 @media (max-width: 600px) { .what { display: none; } main { padding: 10px; } }

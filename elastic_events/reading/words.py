@@ -5,11 +5,9 @@ __all__ = ("counted", "seconds", "spans")
 
 def seconds(value: float | None) -> str:
     """Return a duration in the unit that suits it; empty for None."""
-    if value is None:
-        return ""
+    if not value:
+        return "" if value is None else "0 s"
     size = abs(value)
-    if not size:
-        return "0 s"
     if size < 0.01:
         return f"{value * 1e3:.2g} ms"
     if size < 1:

@@ -23,7 +23,7 @@ class Listener(Protocol):
     def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
         """Let the repair take a step, and record what follows from it."""
 
-    def starting(self) -> None:
+    def starting(self, entrypoint: object) -> None:
         """The agent is about to start workers."""
 
 
@@ -82,7 +82,7 @@ class _Seen:
         """Start of the workers' processes."""
 
         def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
-            self.listener.starting()
+            self._starting(agent)
             return original(agent, *args, **options)
 
         return wrapper
@@ -129,6 +129,10 @@ class _Seen:
             return original(context, *args, **options)
 
         return wrapper
+
+    @shielded
+    def _starting(self, agent: Any) -> None:
+        self.listener.starting(agent.get_worker_group().spec.entrypoint)
 
     @shielded
     def _started(self, agent: Any) -> None:

@@ -53,7 +53,9 @@ class Installation:
     def __init__(self, bus: "EventBus | None" = None) -> None:
         self.repair = Repair(parse)
         self.exit_codes: dict[int, int] = {}  #: of workers that have ended, by pid, as `subprocess` has them
-        self.before_workers: Callable[[], object] | None = None  #: called before the agent starts workers
+        self.before_fork: Callable[[], object] | None = (
+            None  #: called before the agent starts workers that are functions
+        )
         self._bus = bus
         self._under_way: Callable[[], object] | None = None
         self._waiting: list[tuple[int, Callable[..., object], tuple[Any, ...]]] | None = [] if bus is None else None
@@ -87,8 +89,9 @@ class Installation:
 
         `under_way` is called after each group of facts that begins or ends something.
         """
+        told: list[bool] = []
         with self._lock:
-            self._bus = bus
+            self._bus, self._under_way = bus, lambda: told.append(True)
             waiting, self._waiting = self._waiting or [], None
             pipes = bus.emitter.events, bus.emitter.metrics
             try:
@@ -98,6 +101,8 @@ class Installation:
             finally:
                 bus.emitter.events, bus.emitter.metrics = pipes
             self._under_way = under_way
+        if told:
+            under_way()
 
     # --- what torch hands over ---
 
@@ -117,10 +122,10 @@ class Installation:
         self._take(self._tell, step, *args)
 
     @shielded
-    def starting(self) -> None:
-        """The agent is about to start workers."""
-        if self.before_workers is not None:
-            self.before_workers()
+    def starting(self, entrypoint: object) -> None:
+        """The agent is about to start workers: a command, or a function, whose fork must meet no half-imported module."""
+        if self.before_fork is not None and callable(entrypoint):
+            self.before_fork()
 
     def _take(self, function: Callable[..., object], *args: Any) -> None:
         with self._lock:

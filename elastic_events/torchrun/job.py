@@ -12,9 +12,7 @@
 import itertools
 import math
 import os
-import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +33,7 @@ from elastic_events.bus.process import forget
 from elastic_events.bus.record import Record
 from elastic_events.recorder import collect
 from elastic_events.sinks.urls import open_url, parse_sinks
+from elastic_events.torchrun.begin import plain
 from elastic_events.torchrun.install import Installation
 from elastic_events.torchrun.shield import report, tell
 from elastic_events.torchrun.ticks import Ticks
@@ -57,10 +56,10 @@ LATEST = 0.5
 class Job:
     """The bus of this agent, from its beginning to its end."""
 
-    def __init__(self, installation: Installation, run: str, max_nodes: int | None) -> None:
+    def __init__(self, installation: Installation, directory: Path | None, run: str, max_nodes: int | None) -> None:
         environ = os.environ
         urls = environ.get("ELASTIC_EVENTS_SINKS", "").strip() or default_sink(run, max_nodes)
-        self.directory = _recorder_directory(run)
+        self.directory = directory
         self.deadline = _deadline(environ.get("ELASTIC_EVENTS_DEADLINE"))
         self.bus = EventBus(recorder=self.directory, deadline=self.deadline)
         self._lanes: list[tuple[Lane, _Late]] = []
@@ -175,11 +174,7 @@ class _Late:
 def default_sink(run: str, max_nodes: int | None) -> str:
     """Return the URL of the database that a run is recorded in when no sink is named."""
     host = "" if max_nodes is None or max_nodes <= 1 else f"-{socket.gethostname()}"
-    return f"sqlite:///{quote(f'elastic-events-{_plain(run)}{host}.db')}"
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:100]
+    return f"sqlite:///{quote(f'elastic-events-{plain(run)}{host}.db')}"
 
 
 def _deadline(text: str | None) -> float:
@@ -188,26 +183,6 @@ def _deadline(text: str | None) -> float:
     except ValueError as error:
         report("ELASTIC_EVENTS_DEADLINE", error)
         return DEADLINE
-
-
-def _recorder_directory(run: str) -> Path | None:
-    """Make this agent's directory of flight recorders, name it to the workers, and return it."""
-    given = os.environ.get("ELASTIC_EVENTS_DIR")
-    try:
-        if given:
-            directory = Path(given)
-        else:
-            home = Path(tempfile.gettempdir()) / f"elastic-events-{os.getuid()}"
-            home.mkdir(mode=0o700, exist_ok=True)
-            if home.stat().st_uid != os.getuid():
-                raise PermissionError(f"{home} belongs to somebody else")
-            directory = home / _plain(run) / str(os.getpid())
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        report("no flight recorder", error)
-        return None
-    os.environ["ELASTIC_EVENTS_DIR"] = str(directory)
-    return directory
 
 
 def _collect(bus: EventBus, directory: Path, exit_code: Callable[[int], int | None]) -> None:

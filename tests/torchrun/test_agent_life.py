@@ -14,6 +14,7 @@ from elastic_events import EventBus
 from elastic_events.bus.record import Record
 from elastic_events.recorder import RecorderReader
 from elastic_events.sinks.urls import SCHEMES
+from elastic_events.torchrun.begin import recorder_directory
 from elastic_events.torchrun.install import Installation
 from elastic_events.torchrun.job import Job
 
@@ -62,7 +63,7 @@ def job(sinks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Job:
     for scheme, sink in sinks.items():
         SCHEMES[scheme] = lambda _url, sink=sink: sink
     monkeypatch.setenv("ELASTIC_EVENTS_SINKS", ",".join(f"{scheme}:" for scheme in sinks))
-    made = Job(Installation(), "exit", 1)
+    made = Job(Installation(), recorder_directory("exit"), "exit", 1)
     made.launch()
     return made
 

@@ -28,6 +28,10 @@ class Source(Protocol):
         """Return what the slot of `seq` holds."""
         ...
 
+    def why_gone(self, seq: int) -> str:
+        """Return how the record `seq` was lost: "overwritten" or "interrupted"."""
+        ...
+
 
 class Receiver(Protocol):
     """What the pump hands out to: a lane."""
@@ -113,7 +117,7 @@ class Cursor:
             if now - since < GRACE:
                 self.late[seq] = since
                 return
-            found.lost.append(("interrupted", seq, 1))
+            found.lost.append((self.ring.why_gone(seq), seq, 1))
         self.late.pop(seq, None)
 
 

@@ -51,5 +51,9 @@ class Ring:
         """Return what the slot of `seq` holds now: its frame, an older one, a newer one, or None."""
         return self._slots[seq & (self.capacity - 1)]
 
+    def why_gone(self, _seq: int) -> str:
+        """Return how a record was lost whose slot does not hold it: its emitter did not come to the end."""
+        return "interrupted"
+
     def __repr__(self) -> str:
         return f"<Ring {self.capacity} slots, head {self.head}>"

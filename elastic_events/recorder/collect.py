@@ -16,9 +16,11 @@ import anyio
 from elastic_events.bus.bus import EventBus
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.lane import Lane
+from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
+from elastic_events.recorder.format import OtherVersionError
 from elastic_events.recorder.mapped import secure
-from elastic_events.recorder.reader import RecorderReader
+from elastic_events.recorder.reader import RecorderReader, runs
 
 __all__ = ("Collector", "collect")
 
@@ -64,6 +66,7 @@ class Collector:
         self.damaged = 0
         self._exit_code = exit_code
         self._files: dict[str, _File] = {}
+        self._foreign: set[str] = set()  # files of other versions whose processes live
         self._lock = -1
 
     def open(self) -> None:
@@ -101,6 +104,9 @@ class Collector:
     def scan(self) -> None:
         """Look for new files, and for processes that have died; remove what is done with. For a thread: it does I/O."""
         self._forget_delivered()
+        for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
+            if not runs(_process(part.name[1 : part.name.rindex(".ring")])):
+                part.unlink(missing_ok=True)
         mine = getattr(self.bus.rings[0], "path", None)
         for path in sorted(self.directory.glob("*.ring")):
             if path.name in self._files or path == mine:
@@ -108,7 +114,9 @@ class Collector:
             try:
                 self._files[path.name] = _File(RecorderReader(path, write=True))
             except InputError as error:
-                if getattr(error.__cause__, "errno", None) not in _LATER:
+                if isinstance(error.__cause__, OtherVersionError) and runs(_process(path.stem)):
+                    self._tell_foreign(path, error)
+                elif getattr(error.__cause__, "errno", None) not in _LATER:
                     self._quarantine(path, error)
         for file in self._files.values():
             file.dead = file.dead or not file.reader.alive
@@ -134,13 +142,12 @@ class Collector:
         if file.ended:
             return 0
         records = list(file.reader.all_dead()) if file.dead else file.reader.look()
+        if file.dead and not file.reader.closed:
+            records.append(self._death(file))
         if records:
             file.marks.append((self.bus.feed(records), file.reader.positions))
         self._tell_losses(file)
-        if file.dead:
-            file.ended = True
-            if not file.reader.closed:
-                self._report_death(file)
+        file.ended = file.dead
         return len(records)
 
     def _commit(self, file: _File) -> None:
@@ -158,24 +165,31 @@ class Collector:
                 context = file.reader.header.context
                 self._record("recorder.lost", rank=context.rank, pid=context.pid, reason=reason, count=new)
 
-    def _report_death(self, file: _File) -> None:
+    def _death(self, file: _File) -> Record:
+        """Return `worker.died`, as the record after the process's last: a launcher that repeats it repeats its id."""
         context = file.reader.header.context
         code = self._exit_code(context.pid)
         ended: dict[str, Any] = {} if code is None else {"exit_code": code} if code >= 0 else {"signal": _name(-code)}
-        age = (time.monotonic_ns() - file.reader.last_ns) / 1e9
-        self._record(
-            "worker.died",
-            rank=context.rank,
-            local_rank=context.local_rank,
-            attempt=context.restart,
-            pid=context.pid,
-            host=context.host,
-            last_record_age_s=round(age, 6),
+        now = time.monotonic_ns()
+        about = {
+            "rank": context.rank,
+            "local_rank": context.local_rank,
+            "attempt": context.restart,
+            "pid": context.pid,
+            "host": context.host,
+            "last_record_age_s": round((now - file.reader.last_ns) / 1e9, 6),
             **ended,
-        )
+        }
+        seq = file.reader.rings[0].position
+        return Record("event", seq, time.time_ns(), now, "worker.died", "null", ("AGENT", 0, about), context, 0, True)
 
     def _record(self, name: str, **metadata: Any) -> None:
         self.bus.record(SimpleNamespace(name=name, source="AGENT", timestamp=0, metadata=metadata))
+
+    def _tell_foreign(self, path: Path, error: InputError) -> None:
+        if path.name not in self._foreign:
+            self._foreign.add(path.name)
+            self._record("recorder.foreign", file=path.name, reason=str(error))
 
     def _quarantine(self, path: Path, error: InputError) -> None:
         """Put a file aside that is no ring, and keep the newest of these."""
@@ -198,8 +212,10 @@ async def collect(
     """Collect the flight recorders in `directory` into `bus` until the bus closes: `bus.add_source(collect, DIR, bus)`.
 
     Tails the files of live processes every `interval` seconds. When a process has died, the rest of its records is
-    delivered with `recovered` set, an event `worker.died` is recorded unless it ended in order, and its file is removed
-    once every lane has its records. What cannot be read is put aside and told by an event `recorder.damaged`.
+    delivered with `recovered` set, then, unless it ended in order, an event `worker.died` of its context. Its file is
+    removed once every lane has all this; a launcher that was killed before repeats, and under the same ids. What cannot
+    be read is put aside and told by an event `recorder.damaged`; the file of a live process of another version of this
+    package is left alone and told once by `recorder.foreign`.
 
     Raises:
         ConfigError: the directory cannot be used, or another launcher collects it.
@@ -226,6 +242,11 @@ async def collect(
         if collector.is_open:
             collector.last_look()  # in this thread: at interpreter exit no other can be counted on (M4)
             bus.at_end(collector.close)
+
+
+def _process(stem: str) -> str:
+    """Return the identity of the process that made a file: its name is that of the run, then this."""
+    return "-".join(stem.split("-")[-3:])
 
 
 def _name(number: int) -> str:

@@ -22,7 +22,17 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 
-__all__ = ("BLOCK", "EVENT_SLOT", "LONG", "METRIC_SLOT", "Geometry", "Header", "pack_header", "read_header")
+__all__ = (
+    "BLOCK",
+    "EVENT_SLOT",
+    "LONG",
+    "METRIC_SLOT",
+    "Geometry",
+    "Header",
+    "OtherVersionError",
+    "pack_header",
+    "read_header",
+)
 
 MAGIC = b"ELEVREC1"
 VERSION = 1
@@ -34,6 +44,10 @@ EVENT_SLOT = 512
 METRIC_SLOT = 128
 BLOCK = 16_384
 LONG = 1 << 31
+
+
+class OtherVersionError(InputError):
+    """A recorder file of another version of this package: none of ours to judge."""
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -72,7 +86,8 @@ def read_header(data: "mmap.mmap | bytes") -> Header:
     """Return the header of a file.
 
     Raises:
-        InputError: it is no recorder file, one of another version, or a damaged one.
+        OtherVersionError: it is one of another version.
+        InputError: it is no recorder file, or a damaged one.
     """
     if len(data) < START or data[: len(MAGIC)] != MAGIC:
         raise InputError("not a flight recorder file")
@@ -83,7 +98,7 @@ def read_header(data: "mmap.mmap | bytes") -> Header:
     try:
         version = msgspec.msgpack.decode(body).get("version")
         if version != VERSION:
-            raise InputError(f"a recorder file of version {version}; this package reads version {VERSION}")
+            raise OtherVersionError(f"a recorder file of version {version}; this package reads version {VERSION}")
         header = msgspec.msgpack.decode(body, type=Header)
     except (msgspec.MsgspecError, AttributeError) as error:
         raise InputError(f"the header of this recorder file is damaged: {error}") from error

@@ -18,7 +18,7 @@ from elastic_events.bus.process import close_at_exit
 from elastic_events.bus.ring import Pipe
 from elastic_events.recorder.format import BLOCK, CLOSED, LONG, VERSION, Geometry, Header, pack_header
 
-__all__ = ("MappedRing", "boot_id", "open_rings", "read_slot")
+__all__ = ("MappedRing", "boot_id", "open_rings", "read_slot", "why_gone")
 
 #: Blocks for records longer than a slot, a file: the last so many of these survive.
 BLOCKS = 64
@@ -74,6 +74,10 @@ class MappedSlots:
         """Return the frame in slot `index`, or None where there is none that is whole."""
         return read_slot(self._file, self._base + index * self._stride, self._stride, self._spill, self._blocks)
 
+    def word(self, index: int) -> int:
+        """Return the word of slot `index`."""
+        return self._words[self._base + index * self._stride >> 3]
+
 
 def read_slot(file: mmap.mmap, at: int, stride: int, spill: int, blocks: int) -> bytes | None:
     """Return the frame of the slot at `at`, or None: empty, torn, damaged, or being written."""
@@ -89,6 +93,15 @@ def read_slot(file: mmap.mmap, at: int, stride: int, spill: int, blocks: int) ->
     else:
         return None
     return frame if crc32(frame) == word >> 32 else None
+
+
+def why_gone(frame: bytes | None, word: int, *, old: bool) -> str:
+    """Return how a record was lost whose slot holds `frame` and `word` instead; `old` for the older half of the ring.
+
+    Its own emitter tears a slot at the end of the ring, the emitter of the next lap one at the begin. A long record is
+    gone as soon as its block is used again.
+    """
+    return "overwritten" if frame is None and word and (old or word & LONG) else "interrupted"
 
 
 class MappedRing:
@@ -113,6 +126,11 @@ class MappedRing:
     def frame(self, seq: int) -> bytes | None:
         """Return what the slot of `seq` holds."""
         return self._slots[seq & (self.capacity - 1)]
+
+    def why_gone(self, seq: int) -> str:
+        """Return how the record `seq`, which its slot does not hold, was lost."""
+        index = seq & (self.capacity - 1)
+        return why_gone(self._slots[index], self._slots.word(index), old=seq < self.head - self.capacity // 2)
 
     def close(self) -> None:
         """Note in the file that this process ended in order: what it left is no sign of a death."""

@@ -13,9 +13,9 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import GRACE, Cursor, Look, to_record
 from elastic_events.bus.record import Record
 from elastic_events.recorder.format import CLOSED, COLLECTED, Geometry, Header, read_header
-from elastic_events.recorder.mapped import boot_id, read_slot
+from elastic_events.recorder.mapped import boot_id, read_slot, why_gone
 
-__all__ = ("RecorderReader", "read_directory")
+__all__ = ("RecorderReader", "read_directory", "runs")
 
 #: How far past an unfilled slot a reader looks for filled ones.
 _PROBE = 8
@@ -62,6 +62,11 @@ class ForeignRing:
         """Return what the slot of `seq` holds, if it is whole."""
         at = self._base + (seq & (self.capacity - 1)) * self._stride
         return read_slot(self._file, at, self._stride, self._geometry.spill, self._geometry.blocks)
+
+    def why_gone(self, seq: int) -> str:
+        """Return how the record `seq`, which its slot does not hold, was lost."""
+        word = self._words[self._base + (seq & (self.capacity - 1)) * self._stride >> 3]
+        return why_gone(self.frame(seq), word, old=seq < self.position - self.capacity // 2)
 
     def find_head(self) -> None:
         """Look at every slot that changed since the last time: the writer is dead, or the next slots say nothing."""
@@ -130,12 +135,7 @@ class RecorderReader:
     @property
     def alive(self) -> bool:
         """Whether the process still runs: pid, start time and boot must be those of the header (F13)."""
-        context = self.header.context
-        if self.header.boot_id != boot_id():
-            return False
-        parts = context.process.split("-")
-        started = start_time(context.pid)
-        return started != 0 and len(parts) > 1 and parts[1] == f"{started:x}"
+        return self.header.boot_id == boot_id() and runs(self.header.context.process)
 
     def look(self, most: int = 512, *, dead: bool = False) -> list[Record]:
         """Return up to `most` new records of each ring, by time; with `dead`, wait for no interrupted emitter."""
@@ -194,6 +194,16 @@ class RecorderReader:
 
     def _word(self, at: int) -> int:
         return int.from_bytes(self._file[at : at + 8], "little")
+
+
+def runs(process: str) -> bool:
+    """Whether the process of this identity runs on this host: a pid alone may be another's by now (F13)."""
+    pid, _, rest = process.partition("-")
+    try:
+        started = start_time(int(pid, 16))
+    except ValueError:
+        return False
+    return started != 0 and rest.partition("-")[0] == f"{started:x}"
 
 
 def read_directory(

@@ -18,7 +18,7 @@ import pytest
 from elastic_events import ConfigError, EventBus, InputError, collect
 from elastic_events.recorder import Collector, RecorderReader
 from elastic_events.testing import GatedSink, ListSink
-from tests.recorder.test_recorder import record_some
+from tests.recorder.test_recorder import change_version, record_some
 
 WORKER = """
 import os, sys, time
@@ -204,6 +204,73 @@ while True:
     n += 1
     shared[0] = n  # acknowledged: put_metric has returned for all below n
 """
+
+
+async def test_launcher_killed_before_it_removed_a_file_repeats_no_death(folder: Path, tmp_path: Path) -> None:
+    """`worker.died` and the records that a second launcher repeats have the ids that they had, so that a sink drops them."""
+    worker = await anyio.to_thread.run_sync(start, folder, 10)
+    await anyio.to_thread.run_sync(end, worker)
+    file = next(folder.glob("*.ring"))
+    left = file.read_bytes()
+    first, second = ListSink(), ListSink()
+    for sink in (first, second):
+        file.write_bytes(left)  # as the kill left it: delivered, not removed
+        async with EventBus(sink, interval=0.005) as bus:
+            bus.add_source(lambda bus=bus: collect(folder, bus, interval=0.005))
+            await until(lambda: not list(folder.glob("*.ring")))
+    deaths = [{r.id for r in sink.payload if r.name == "worker.died"} for sink in (first, second)]
+    assert deaths[0] == deaths[1]
+    assert len(deaths[0]) == 1
+    assert {r.id for r in first.payload} == {r.id for r in second.payload}
+    assert len({r.id for r in first.payload}) == 12
+
+
+async def test_file_is_kept_until_its_death_is_delivered(folder: Path) -> None:
+    """A worker's file stays until `worker.died` has reached every lane, not its records alone (F76)."""
+    worker = await anyio.to_thread.run_sync(start, folder, 1)
+    await anyio.to_thread.run_sync(end, worker)
+    stuck, told = GatedSink(), ListSink()
+    async with EventBus(deadline=0.05) as bus:
+        bus.subscribe(stuck, where=lambda record: record.name == "worker.died")
+        bus.subscribe(told)
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: any(r.name == "worker.died" for r in told.payload))
+    assert len(list(folder.glob("*.ring"))) == 1
+
+
+async def test_unfinished_files_of_the_dead_are_removed(folder: Path) -> None:
+    """What a process left that was killed while it made its file is removed; a live process's is left alone (F66)."""
+    mine = record_some(folder).name
+    pid, start_time, nonce = mine.removesuffix(".ring").split("-")[-3:]
+    alive = folder / f".{mine}.abcd.part"
+    dead = folder / f".my-run-{pid}-{int(start_time, 16) + 1:x}-{nonce}.ring.abcd.part"
+    for part in (alive, dead):
+        part.touch()
+    async with EventBus(ListSink()) as bus:
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: not dead.exists())
+    assert alive.exists()
+
+
+async def test_live_file_of_another_version_is_left_alone(folder: Path) -> None:
+    """A live process that another version of this package records for keeps its file, and that is told once (F68)."""
+    mine = record_some(folder)
+    data = change_version(mine)
+    mine.write_bytes(data)
+    dead = folder / "run-1-1-abcdef.ring"
+    dead.write_bytes(data)
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        collector = Collector(folder, bus)
+        await anyio.to_thread.run_sync(collector.open)
+        for _ in range(3):
+            await anyio.to_thread.run_sync(collector.scan)
+        bus.at_end(collector.close)
+    told = [(r.name, r.event.metadata["file"]) for r in sink.payload]
+    assert sorted(told) == [("recorder.damaged", dead.name), ("recorder.foreign", mine.name)]
+    assert "version 99" in sink.payload[0].event.metadata["reason"]
+    assert mine.read_bytes() == data
+    assert not dead.exists()
 
 
 class Tortured(NamedTuple):

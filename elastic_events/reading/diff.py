@@ -19,10 +19,10 @@ __all__ = ("Diff", "Line", "diff", "diff_terminal")
 class Line(msgspec.Struct, frozen=True):
     """One quantity of both runs; None where a run does not tell it."""
 
-    name: str
+    name: str  #: of the quantity
     unit: str  #: s, 1 (a share), or empty for a count
-    a: float | None
-    b: float | None
+    a: float | None  #: of the first run
+    b: float | None  #: of the second run
     change: float | None  #: b - a
     ratio: float | None  #: b / a, where a is not 0
 
@@ -31,8 +31,8 @@ class Diff(msgspec.Struct, frozen=True):
     """What `elastic-events diff --json` prints."""
 
     a: str  #: run id
-    b: str
-    lines: list[Line]
+    b: str  #: run id
+    lines: list[Line]  #: figures first, then the phases
     grew_most: str  #: name of the phase of the wall time that grew by most seconds; empty if none grew
 
 

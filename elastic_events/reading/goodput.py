@@ -56,30 +56,30 @@ _HEADS = {
 class Bucket(msgspec.Struct, frozen=True):
     """A part of the wall time."""
 
-    name: str
-    seconds: float
+    name: str  #: as `--explain` has it
+    seconds: float  #: of the wall time
     share: float  #: of the wall time, 0 to 1
 
 
 class AttemptGoodput(msgspec.Struct, frozen=True):
     """An attempt with its rendezvous, and with what its failure took to notice; the last one goes to the end of the job."""
 
-    attempt: int
-    outcome: str
+    attempt: int  #: its number
+    outcome: str  #: succeeded, failed, membership, stopped, left, unknown
     start_s: float  #: from the beginning of the job
-    wall_s: float
+    wall_s: float  #: the sum of its buckets
     buckets: dict[str, float]  #: seconds
 
 
 class Goodput(msgspec.Struct, frozen=True):
     """What `elastic-events goodput --json` prints. The buckets sum up to the wall time."""
 
-    run_id: str
-    outcome: str
-    wall_s: float
+    run_id: str  #: of the job
+    outcome: str  #: succeeded, failed, unknown
+    wall_s: float  #: from the beginning of the job to its end, or to the last record
     ettr: float  #: productive / wall, 0 to 1
-    buckets: list[Bucket]
-    attempts: list[AttemptGoodput]
+    buckets: list[Bucket]  #: all seven
+    attempts: list[AttemptGoodput]  #: in their order
     steps: int  #: that count: finished, and not done again later
     steps_redone: int  #: finished, and done again by a later attempt
     steps_cut: int  #: that the end of their attempt cut off

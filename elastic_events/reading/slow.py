@@ -27,12 +27,12 @@ _SHOWN = 20
 class RankSteps(msgspec.Struct, frozen=True):
     """The finished steps of one rank."""
 
-    rank: int
+    rank: int  #: of the whole job
     node: str  #: of its last attempt
-    steps: int
-    median_s: float
-    p99_s: float
-    longest_s: float
+    steps: int  #: finished
+    median_s: float  #: of a step
+    p99_s: float  #: what 99 of 100 steps did not exceed
+    longest_s: float  #: the longest step
     longest_step: int  #: the number of the step that took `longest_s`
     ratio: float  #: its median over the median of all ranks' medians
     late_s: float  #: median of how long after the first rank it began a step
@@ -42,18 +42,18 @@ class RankSteps(msgspec.Struct, frozen=True):
 class Quiet(msgspec.Struct, frozen=True):
     """A rank that stopped recording before the others of its attempt did."""
 
-    rank: int
-    node: str
-    attempt: int
+    rank: int  #: of the whole job
+    node: str  #: its name
+    attempt: int  #: in which
     since_s: float  #: its last record, in seconds from the beginning of the job
     before_others_s: float  #: how long before the last sign of half of the others
-    last_step: int | None
+    last_step: int | None  #: that it finished
 
 
 class Slow(msgspec.Struct, frozen=True):
     """What `elastic-events slow --json` prints."""
 
-    run_id: str
+    run_id: str  #: of the job
     median_s: float | None  #: median over the ranks of their median step time
     usual_late_s: float | None  #: median over the ranks of their lateness
     ranks: list[RankSteps]  #: the slowest first

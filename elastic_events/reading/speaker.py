@@ -9,7 +9,7 @@ from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("NAMELESS", "Said", "Speaker", "integer")
+__all__ = ("FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer")
 
 #: The id of a run that nobody gave one: torchrun's default, and ours.
 NAMELESS = "none"
@@ -26,7 +26,8 @@ FACTS = frozenset(
 #: Facts that only an agent's own story has: with one of these, torch's raw stream of the same process is not needed.
 _OWN = frozenset({"job.started", "attempt.started", "worker.started"})
 
-_SPANS = {
+#: Event of a mark that may last longer than a record -> what it marks, and whether it begins it.
+SPANS = {
     f"{what}.{edge}": (what, edge == "started") for what in ("checkpoint", "restore") for edge in ("started", "ended")
 }
 _TORCH = "torchelastic.worker.status."
@@ -96,8 +97,8 @@ class Speaker:
         if name in FACTS:
             self._facts.append(Said(time_ns, name, metadata))
             self._owns = self._owns or name in _OWN
-        elif name in _SPANS:
-            self._mark(time_ns, *_SPANS[name], metadata)
+        elif name in SPANS:
+            self._mark(time_ns, *SPANS[name], metadata)
         elif not self._owns and isinstance(name, str) and name.startswith(_TORCH):
             self._hear(time_ns, name, str(source), metadata)
 

@@ -35,11 +35,11 @@ _CLOCKS = 3
 class Failure(msgspec.Struct, frozen=True):
     """A worker that failed by itself."""
 
-    rank: int | None
+    rank: int | None  #: of the whole job
     node: str  #: of its agent, empty if unknown
-    pid: int | None
-    signal: str | None
-    exit_code: int | None
+    pid: int | None  #: on its node
+    signal: str | None  #: its name, where one ended it
+    exit_code: int | None  #: where it ended by itself
     message: str | None  #: of the worker's error file
     at_s: float | None  #: seconds from the beginning of the job; when the agent noticed
 
@@ -54,11 +54,11 @@ class AttemptRow(msgspec.Struct, frozen=True):
     rendezvous_s: float | None  #: from the first node's beginning to the last node's end
     first_step_s: float | None  #: from the start of its workers to the first rank's first step
     restart_to_step_s: float | None  #: from the end of the attempt before to the first step of this one
-    world_size: int | None
-    first_step: int | None
+    world_size: int | None  #: ranks, as its agents said
+    first_step: int | None  #: the lowest that any rank began
     last_step: int | None  #: the last that any rank finished
     outcome: str  #: succeeded, failed, membership, stopped, left, unknown
-    first_failure: Failure | None
+    first_failure: Failure | None  #: the first worker to fail by itself, over all nodes
     failed: int  #: workers that failed by themselves
     victims: int  #: workers ended by an agent, since another had failed
 
@@ -66,55 +66,55 @@ class AttemptRow(msgspec.Struct, frozen=True):
 class Wait(msgspec.Struct, frozen=True):
     """How long one node was in one rendezvous."""
 
-    node: str
-    attempt: int
-    round: int | None
-    seconds: float
+    node: str  #: its name
+    attempt: int  #: that the rendezvous made
+    round: int | None  #: of the rendezvous
+    seconds: float  #: from its beginning to its end
 
 
 class LastStep(msgspec.Struct, frozen=True):
     """The ranks whose last finished step, in the last attempt that they were part of, is `step`; None: none."""
 
-    step: int | None
-    ranks: list[int]
+    step: int | None  #: its number
+    ranks: list[int]  #: in order
 
 
 class Clock(msgspec.Struct, frozen=True):
     """A host's clock against the reference host's."""
 
-    host: str
-    ahead_s: float
-    error_s: float
+    host: str  #: its name
+    ahead_s: float  #: negative: behind
+    error_s: float  #: of `ahead_s`, at least a second
     rounds: int  #: rendezvous that it was estimated from
-    corrected: bool
+    corrected: bool  #: taken off all times of the host
 
 
 class Word(msgspec.Struct, frozen=True):
     """One record of a worker's last ones."""
 
-    before_death_s: float
-    name: str
-    value: str
+    before_death_s: float  #: before its agent noticed
+    name: str  #: of the event or metric
+    value: str  #: metadata or value, as text
 
 
 class Summary(msgspec.Struct, frozen=True):
     """What `elastic-events summary --json` prints."""
 
-    run_id: str
+    run_id: str  #: of the job
     outcome: str  #: succeeded, failed, unknown
-    reason: str
+    reason: str  #: why it failed, as its agent said
     began_ns: int  #: nanoseconds since the epoch
-    wall_s: float
-    nodes: list[str]
+    wall_s: float  #: from the beginning of the job to its end, or to the last record
+    nodes: list[str]  #: their names
     ranks: int  #: the most that an attempt had
     restarts: int  #: attempts that followed a failure
-    membership_changes: int
-    attempts: list[AttemptRow]
+    membership_changes: int  #: attempts that ended since nodes came or went
+    attempts: list[AttemptRow]  #: in their order
     longest_waits: list[Wait]  #: in rendezvous, at most three
-    last_steps: list[LastStep]
+    last_steps: list[LastStep]  #: the lowest step first
     last_words: list[Word]  #: of the first worker that failed first and recorded something itself
     last_words_of: int | None  #: its rank
-    clocks: list[Clock]
+    clocks: list[Clock]  #: of the hosts beside the reference
     unparsed: int  #: rendezvous messages of torch that were not understood
     ledgers: list[dict[str, Any]]  #: what each sink was closed with
 

@@ -29,37 +29,37 @@ class Box(msgspec.Struct, frozen=True):
     start_s: float
     end_s: float
     state: str  #: one of `STATES`
-    attempt: int
-    label: str = ""
+    attempt: int  #: that it was part of
+    label: str = ""  #: which steps, or which round
 
 
 class Mark(msgspec.Struct, frozen=True):
     """How a worker ended."""
 
-    at_s: float
+    at_s: float  #: when the agent noticed
     kind: str  #: first: the failure that ended the attempt; failed; victim: its agent ended it; succeeded
-    attempt: int
-    label: str
+    attempt: int  #: that it ended
+    label: str  #: rank, cause and message
 
 
 class Row(msgspec.Struct, frozen=True):
     """One node, or one rank of the node above it."""
 
-    label: str
+    label: str  #: name of the node, or the rank
     kind: str  #: node or rank
     node: int  #: number of its node, in the order of the rows
     ranks: int  #: how many there are of in it
-    boxes: list[Box]
-    marks: list[Mark]
+    boxes: list[Box]  #: what it did
+    marks: list[Mark]  #: how it ended, an attempt each
 
 
 class Band(msgspec.Struct, frozen=True):
     """An attempt, over all nodes."""
 
-    attempt: int
-    start_s: float
-    end_s: float
-    outcome: str
+    attempt: int  #: its number
+    start_s: float  #: of its workers
+    end_s: float  #: of its last worker
+    outcome: str  #: succeeded, failed, membership, stopped, left, unknown
     cause: str  #: of its first failure, in words; empty without one
     failed_s: float | None  #: when that was noticed
 
@@ -67,11 +67,11 @@ class Band(msgspec.Struct, frozen=True):
 class Timeline(msgspec.Struct, frozen=True):
     """What `elastic-events timeline --json` prints."""
 
-    run_id: str
-    outcome: str
+    run_id: str  #: of the job
+    outcome: str  #: succeeded, failed, unknown
     began_ns: int  #: nanoseconds since the epoch
-    wall_s: float
-    bands: list[Band]
+    wall_s: float  #: from the beginning of the job to its end, or to the last record
+    bands: list[Band]  #: the attempts
     rows: list[Row]  #: each node, followed by its ranks, where there are at most `RANKS` of them
 
 

@@ -3,13 +3,22 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 
+from elastic_events.reading.diff import Diff
+from elastic_events.reading.goodput import Goodput
+from elastic_events.reading.slow import Slow
+from elastic_events.reading.speaker import FACTS, SPANS
+from elastic_events.reading.summary import Summary
+from elastic_events.reading.timeline import Timeline
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
 from tests.test_cli import command
@@ -144,3 +153,23 @@ def test_watch_ends_with_the_job(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, b"")
     os.close(terminal)
+
+
+def test_every_field_of_the_json_is_documented() -> None:
+    """docs/reading.md has each field of each answer, with its type and a few words."""
+    document = (Path(__file__).parents[2] / "docs/reading.md").read_text("utf-8")
+    rows = set(re.findall(r"^\| `(\w+)` \| `[^`]+` \| \S.* \|$", document, re.MULTILINE))
+    for answer in (Summary, Timeline, Goodput, Slow, Diff):
+        seen = [answer]
+        while seen:
+            struct = seen.pop()
+            assert {field.name for field in msgspec.structs.fields(struct)} <= rows, struct
+            for field in msgspec.structs.fields(struct):
+                seen += (t for t in get_args(field.type) if isinstance(t, type) and issubclass(t, msgspec.Struct))
+
+
+def test_every_event_that_is_read_is_documented() -> None:
+    """docs/reading.md names each event that makes a story."""
+    document = (Path(__file__).parents[2] / "docs/reading.md").read_text("utf-8")
+    for name in FACTS - {"agent.left", "rendezvous.unparsed"} | set(SPANS) | {"step.started", "step.ended"}:
+        assert f"`{name}`" in document

@@ -7,10 +7,10 @@
     2064   1 when the process closed its rings in order (u64)               written by the process at its end
     4096   slots of the events ring, slots of the metrics ring, blocks for long records
 
-A slot is one u64 word, then the frame. The word is `crc32(frame) << 32 | length`, and is written last: a slot whose frame
+A slot is one u64 word, then the frame. The word is `length << 32 | crc32(frame)`, and is written last: a slot whose frame
 does not match its word was torn by the death of its writer, or is being written. The frame begins with its own sequence
 number, which the CRC covers therefore, so that an old lap cannot be taken for a new one. A frame longer than its slot is
-stored in a block of its own; the slot then holds the block's number, and its word has the `LONG` bit. Native byte order: a
+stored in a block of its own; the slot then holds the block's number, and its length has the `LONG` bit. Native byte order: a
 file is read on the host that wrote it.
 """
 

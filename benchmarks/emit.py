@@ -1,6 +1,7 @@
 """What does one emit cost the caller? A metric and an event of five keys, against the floor and against others.
 
-`python -m benchmarks.emit`. Each "hung" row emits with eight handlers that never return.
+`python -m benchmarks.emit`. Each "hung" row emits with eight handlers that never return. `--threads` tells what a record
+costs while eight threads emit, against the floor called by eight.
 """
 
 import json
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -99,6 +101,31 @@ def torch_calls(_stack: ExitStack) -> dict[str, Call]:
     }
 
 
+def threaded(threads: int = 8, each: int = 2_000) -> dict[str, Cost]:
+    """Measure emits of many threads at once in this process: only `median`, per record, and `ratio` mean something."""
+
+    def among(call: Call) -> Call:
+        def work() -> None:
+            for _ in range(each):
+                call()
+
+        def emit() -> None:
+            running = [threading.Thread(target=work) for _ in range(threads)]
+            for thread in running:
+                thread.start()
+            for thread in running:
+                thread.join()
+
+        return emit
+
+    subjects: dict[str, Call] = {"floor": floor()}
+    with ExitStack() as stack:
+        subjects.update(our_calls("ours")(stack))
+        subjects.update(our_calls("ours, flight recorder", recorder=True)(stack))
+        costs = in_turn({name: among(call) for name, call in subjects.items()}, rounds=5, calls=1)
+    return {name: cost._replace(median=cost.median / threads / each) for name, cost in costs.items()}
+
+
 @contextmanager
 def ours(hung: int = 0, recorder: bool = False) -> Iterator[EventBus]:
     """A bus that drains in a background thread."""
@@ -159,5 +186,9 @@ missing: set[str] = set()  #: subjects that are not installed, by the last run
 if __name__ == "__main__":
     if "--subject" in sys.argv:
         print(json.dumps(one(sys.argv[2], int(sys.argv[3]))))
+    elif "--threads" in sys.argv:
+        costs = threaded()
+        columns = {"× floor": lambda cost: f"{cost.ratio:.2f}", "ns a record": lambda cost: f"{cost.median:.0f}"}
+        print(table("Cost of one emit, eight threads", costs, columns))
     else:
         print(report(run(1, 2_000) if "--quick" in sys.argv else run()))

@@ -21,7 +21,7 @@ from typing import Any
 
 import anyio
 
-from benchmarks.measure import Call, Cost, floor, in_turn, table
+from benchmarks.measure import Call, Cost, Row, floor, in_turn, print_table, table
 from benchmarks.peers import METADATA, PEERS
 from elastic_events import Event, EventBus, EventSource
 from elastic_events.api import NodeState
@@ -30,11 +30,15 @@ from elastic_events.recording import construct_and_record_rdzv_event
 EVENT = Event("torchelastic.worker.status.START", EventSource.AGENT, 0, METADATA)
 
 
-def run(rounds: int = 7, calls: int = 20_000) -> dict[str, Cost]:
-    """Measure each subject in processes of its own, with the floor beside it, in turn; give the medians of the rounds."""
+def run(quick: bool = False) -> list[Row]:
+    """Measure each subject in processes of its own, with the floor beside it, in turn.
+
+    Rows have `subject`, and the medians of the rounds: `median_ns`, `p99_ns`, `p999_ns`, `ratio` to the floor; or `absent`.
+    """
+    rounds, calls = (1, 300) if quick else (3, 5_000)
     found: dict[str, list[Cost]] = {}
-    missing.clear()
-    for _ in range(rounds):
+    absent = []
+    for number in range(rounds):
         for name in SUBJECTS:
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.emit", "--subject", name, str(calls)],
@@ -42,13 +46,18 @@ def run(rounds: int = 7, calls: int = 20_000) -> dict[str, Cost]:
                 text=True,
                 check=True,
             )
-            measured = json.loads(done.stdout)
-            if not measured:
-                missing.add(name)
+            measured = json.loads(done.stdout.splitlines()[-1])
+            if not measured and not number:
+                absent.append(name)
             for label, cost in measured.items():
                 found.setdefault(label, []).append(Cost(*cost))
     costs = {label: Cost(*map(statistics.median, zip(*rows, strict=True))) for label, rows in found.items()}
-    return dict(sorted(costs.items(), key=lambda row: (row[0] != "floor", row[0].partition(":")[0], row[1].ratio)))
+    ordered = sorted(costs.items(), key=lambda row: (row[0] != "floor", row[0].partition(":")[0], row[1].ratio))
+    rows = [
+        {"subject": label, "median_ns": cost.median, "p99_ns": cost.p99, "p999_ns": cost.p999, "ratio": cost.ratio}
+        for label, cost in ordered
+    ]
+    return rows + [{"subject": name, "absent": "not installed"} for name in absent]
 
 
 def one(name: str, calls: int) -> dict[str, Cost]:
@@ -66,9 +75,10 @@ def our_calls(label: str, **options: Any) -> Callable[[ExitStack], dict[str, Cal
 
     def make(stack: ExitStack) -> dict[str, Call]:
         bus = stack.enter_context(ours(**options))
+        put, record = bus.put_metric, bus.record
         return {
-            f"metric: {label}": lambda put=bus.put_metric: put("loss", 0.5),
-            f"event: {label}": lambda record=bus.record: record(EVENT),
+            f"metric: {label}": lambda: put("loss", 0.5),
+            f"event: {label}": lambda: record(EVENT),
             f"rendezvous: {label}": lambda: construct_and_record_rdzv_event("r", "m", NodeState.RUNNING),
         }
 
@@ -160,16 +170,15 @@ def queued_logging() -> Iterator[logging.Logger]:
         listener.stop()
 
 
-def report(costs: dict[str, Cost]) -> str:
+def report(rows: list[Row]) -> str:
     """Return the table."""
     columns = {
-        "× floor": lambda cost: f"{cost.ratio:.2f}",
-        "median ns": lambda cost: f"{cost.median:.0f}",
-        "p99 ns": lambda cost: f"{cost.p99:.0f}",
-        "p99.9 ns": lambda cost: f"{cost.p999:.0f}",
+        "× floor": lambda row: f"{row['ratio']:.2f}",
+        "median ns": lambda row: f"{row['median_ns']:.0f}",
+        "p99 ns": lambda row: f"{row['p99_ns']:.0f}",
+        "p99.9 ns": lambda row: f"{row['p999_ns']:.0f}",
     }
-    note = f"\n\nNot installed: {', '.join(sorted(missing))}." if missing else ""
-    return table("Cost of one emit", costs, columns) + note
+    return table("Cost of one emit", rows, columns)
 
 
 SUBJECTS: dict[str, Callable[[ExitStack], dict[str, Call]]] = {
@@ -177,10 +186,9 @@ SUBJECTS: dict[str, Callable[[ExitStack], dict[str, Call]]] = {
     "hung": our_calls("ours, eight handlers hung", hung=8),
     "recorder": our_calls("ours, flight recorder", recorder=True),
     "logging": logging_calls,
-    "torch": torch_calls,
+    "torch elastic": torch_calls,
     **PEERS,
 }
-missing: set[str] = set()  #: subjects that are not installed, by the last run
 
 
 if __name__ == "__main__":
@@ -189,6 +197,6 @@ if __name__ == "__main__":
     elif "--threads" in sys.argv:
         costs = threaded()
         columns = {"× floor": lambda cost: f"{cost.ratio:.2f}", "ns a record": lambda cost: f"{cost.median:.0f}"}
-        print(table("Cost of one emit, eight threads", costs, columns))
+        print_table(table("Cost of one emit, eight threads", costs, columns))
     else:
-        print(report(run(1, 2_000) if "--quick" in sys.argv else run()))
+        print_table(report(run("--quick" in sys.argv)))

@@ -1,15 +1,17 @@
 """How everything here is measured: in turn, several rounds, medians, and ratios to a floor of the same process."""
 
 import collections
+import importlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ("Cost", "floor", "in_turn", "table")
+__all__ = ("Call", "Cost", "Row", "floor", "in_turn", "load", "print_table", "table")
 
 Call = Callable[[], object]
+Row = dict[str, Any]  #: one line of an answer; `subject` names it
 
 
 class Cost(NamedTuple):
@@ -70,8 +72,22 @@ def _cost(means: list[float], singles: list[int], base: float) -> Cost:
     return Cost(median, singles[int(len(singles) * 0.99)], singles[int(len(singles) * 0.999)], median / base)
 
 
-def table(title: str, rows: Mapping[str, Any], columns: Mapping[str, Callable[[Any], str]]) -> str:
-    """Return `rows` as a Markdown table."""
+def table(title: str, rows: Mapping[str, Any] | Sequence[Row], columns: Mapping[str, Callable[[Any], str]]) -> str:
+    """Return `rows` as a Markdown table, by name or by their `subject`; those with `absent` are named below."""
+    named = rows if isinstance(rows, Mapping) else {row["subject"]: row for row in rows if "absent" not in row}
     lines = [f"### {title}", "", "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(show(row) for show in columns.values()) + " |" for name, row in rows.items()]
-    return "\n".join([*lines, "", f"Python {sys.version.split()[0]}"])
+    lines += [f"| {name} | " + " | ".join(show(row) for show in columns.values()) + " |" for name, row in named.items()]
+    absent = [] if isinstance(rows, Mapping) else sorted({row["subject"] for row in rows if "absent" in row})
+    if absent:
+        lines += ["", f"Not installed here: {', '.join(absent)}."]
+    return "\n".join(lines)
+
+
+def print_table(text: str) -> None:
+    """Print a table with the interpreter it was measured with."""
+    print(text, f"Python {sys.version.split()[0]}", sep="\n\n")
+
+
+def load(name: str) -> Any:
+    """Import a module that has no types, or may be missing."""
+    return importlib.import_module(name)

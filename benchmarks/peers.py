@@ -4,7 +4,6 @@ A peer that is not installed is left out of the measurement and named in the tab
 are bounded at 2048 and drop the oldest, as the floor does.
 """
 
-import importlib
 import logging
 import logging.handlers
 import os
@@ -15,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Call
+from benchmarks.measure import Call, load
 
 __all__ = ("PEERS",)
 
@@ -26,11 +25,6 @@ METADATA: dict[str, Any] = {
     "raw_error": None,
     "role": "default",
 }
-
-
-def load(name: str) -> Any:
-    """Import a module that has no types, or may be missing."""
-    return importlib.import_module(name)
 
 
 def both(label: str, metric: Call, event: Call) -> dict[str, Call]:
@@ -150,14 +144,92 @@ def _bounded(label: str, target: Any) -> dict[str, Call]:
     return both(f"{label} (keeps references)", lambda: put(("loss", 0.5)), lambda: put(METADATA))
 
 
+def opentelemetry_logs(stack: ExitStack) -> dict[str, Call]:
+    """Emit through the batch processor, whose exporter takes all and keeps nothing."""
+    export = load("opentelemetry.sdk._logs.export")
+    exporter = export.InMemoryLogRecordExporter()
+    exporter.export = lambda _batch: export.LogRecordExportResult.SUCCESS
+    provider = load("opentelemetry.sdk._logs").LoggerProvider()
+    provider.add_log_record_processor(export.BatchLogRecordProcessor(exporter))
+    stack.callback(provider.shutdown)
+    emit = provider.get_logger("bench").emit
+    return both(
+        "OpenTelemetry, logs in batches",
+        lambda: emit(body="loss", attributes={"value": 0.5}),
+        lambda: emit(event_name="event", attributes=METADATA),
+    )
+
+
+def sentry(stack: ExitStack) -> dict[str, Call]:
+    """Capture an event offline; a transport of our own discards it in the SDK's background worker."""
+    sdk, worker = load("sentry_sdk"), load("sentry_sdk.worker").BackgroundWorker()
+
+    class Discarding(load("sentry_sdk.transport").Transport):  # type: ignore[misc]
+        def capture_envelope(self, _envelope: Any) -> None:
+            worker.submit(lambda: None)
+
+    client = sdk.Client(dsn="https://key@localhost/1", transport=Discarding, default_integrations=False)
+    stack.callback(worker.kill)
+    return {"event: sentry-sdk, no-op transport": lambda: client.capture_event({"message": "event", "extra": METADATA})}
+
+
+def torch_monitor(stack: ExitStack) -> dict[str, Call]:
+    """Add to a statistic, which is aggregated, and log an event to a handler in the caller."""
+    import datetime
+
+    monitor = load("torch.monitor")
+    stat = monitor.Stat("loss", [monitor.Aggregation.MEAN], datetime.timedelta(seconds=60))
+    stack.callback(monitor.unregister_event_handler, monitor.register_event_handler(lambda _event: None))
+    data = {name: value for name, value in METADATA.items() if value is not None}  # it takes no None
+    now = datetime.datetime.now
+    return both(
+        "torch.monitor (calls the handler)",
+        lambda: stat.add(0.5),
+        lambda: monitor.log_event(monitor.Event("event", now(), data)),
+    )
+
+
+def bubus(stack: ExitStack) -> dict[str, Call]:
+    """Dispatch to an async handler that does nothing, and let the loop run it: the bus refuses more than 100 pending."""
+    import asyncio
+
+    library = load("bubus")
+    loop = asyncio.new_event_loop()
+    stack.callback(loop.close)
+
+    async def make() -> Any:
+        async def nothing(_event: Any) -> None:
+            pass
+
+        bus = library.EventBus(max_history_size=50)
+        bus.on("loss", nothing)
+        bus.on("event", nothing)
+        return bus
+
+    bus = loop.run_until_complete(make())
+
+    async def dispatch(name: str, **fields: Any) -> None:
+        await bus.dispatch(library.BaseEvent(event_type=name, **fields))
+
+    return both(
+        "bubus (runs the handler)",
+        lambda: loop.run_until_complete(dispatch("loss", value=0.5)),
+        lambda: loop.run_until_complete(dispatch("event", metadata=METADATA)),
+    )
+
+
 PEERS: dict[str, Callable[[ExitStack], dict[str, Call]]] = {
     "loguru": loguru,
     "structlog": structlog,
     "picologging": picologging,
-    "OpenTelemetry": opentelemetry_metrics,
+    "OpenTelemetry logs": opentelemetry_logs,
+    "OpenTelemetry metrics": opentelemetry_metrics,
     "prometheus_client": prometheus,
     "datadog": datadog,
     "tensorboardX": tensorboard,
+    "torch.monitor": torch_monitor,
+    "sentry": sentry,
+    "bubus": bubus,
     "blinker": blinker,
     "pyee": pyee,
     "culsans": culsans,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import table
+from benchmarks.measure import Row, print_table, table
 
 POINTS = 10_000
 DEATHS = ("returns", "sys.exit", "exception", "SIGTERM", "os._exit", "SIGKILL")
@@ -30,9 +30,18 @@ SUBJECTS = (
 )
 
 
-def run(points: int = POINTS) -> dict[str, dict[str, int | None]]:
-    """Return how many points of each subject were left after each death; None where it is not installed."""
-    return {name: {death: _left(name, death, points) for death in DEATHS} for name in SUBJECTS}
+def run(quick: bool = False) -> list[Row]:
+    """Return how many points were left after each death: rows have `subject`, `points` and a key a death, or `absent`."""
+    points = 500 if quick else POINTS
+    rows: list[Row] = []
+    for name in SUBJECTS:
+        left = {death: _left(name, death, points) for death in DEATHS}
+        rows.append(
+            {"subject": name, "points": points, **left}
+            if left["returns"] is not None
+            else {"subject": name, "absent": ""}
+        )
+    return rows
 
 
 def _left(name: str, death: str, points: int) -> int | None:
@@ -46,7 +55,7 @@ def _left(name: str, death: str, points: int) -> int | None:
 
             return sum(record.kind == "metric" for record in read_records(folder))
         file = Path(folder) / "out"
-        return sum(b"loss" in line for line in file.open("rb")) if file.exists() else 0
+        return sum(b"loss" in line for line in file.read_bytes().splitlines()) if file.exists() else 0
 
 
 def one(name: str, death: str, points: int, folder: Path) -> None:
@@ -103,17 +112,17 @@ def _emitter(name: str, folder: Path, points: int) -> Callable[[str, float], obj
     return lambda key, value: logger.info("%s=%s", key, value)
 
 
-def report(rows: dict[str, dict[str, int | None]]) -> str:
+def report(rows: list[Row]) -> str:
     """Return the table."""
 
-    def column(death: str) -> Callable[[dict[str, int | None]], str]:
-        return lambda row: "not installed" if row[death] is None else f"{row[death]:,}"
+    def column(death: str) -> Callable[[Row], str]:
+        return lambda row: f"{row[death]:,}"
 
-    return table("Points left after the process died", rows, {death: column(death) for death in DEATHS})
+    return table(f"Points left of {rows[0]['points']:,}", rows, {death: column(death) for death in DEATHS})
 
 
 if __name__ == "__main__":
     if "--subject" in sys.argv:
         one(sys.argv[2], sys.argv[3], int(sys.argv[4]), Path(sys.argv[5]))
     else:
-        print(report(run(1000) if "--quick" in sys.argv else run()))
+        print_table(report(run("--quick" in sys.argv)))

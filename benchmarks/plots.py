@@ -6,7 +6,7 @@ from html import escape
 
 from benchmarks.measure import Row
 
-__all__ = ("PLOTS", "bars")
+__all__ = ("PLOTS", "bars", "figure")
 
 WIDTH, LABELS, ROW = 900, 330, 22
 OURS, OTHERS, INK, LINE = "#0a6ebd", "#b4b9bf", "#22272b", "#e3e6e8"
@@ -39,7 +39,7 @@ def bars(title: str, rows: list[tuple[str, float, str]], *, log: bool = False, u
         x = LABELS + length(tick)
         parts.append(f'<path d="M{x:.1f} 42V{height - 26}" stroke="{LINE}"/>')
         parts.append(
-            f'<text x="{x:.1f}" y="{height - 10}" text-anchor="middle" fill="#69727a">{tick:,.4g}{escape(unit)}</text>'
+            f'<text x="{x:.1f}" y="{height - 10}" text-anchor="middle" fill="#69727a">{figure(tick)}{escape(unit)}</text>'
         )
     for number, (label, value, beside) in enumerate(rows):
         y = 46 + ROW * number
@@ -53,11 +53,16 @@ def bars(title: str, rows: list[tuple[str, float, str]], *, log: bool = False, u
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def figure(value: float) -> str:
+    """Return three digits, or a whole number where it is larger."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _cost(kind: str, rows: list[Row]) -> str:
     shown = [row for row in rows if "absent" not in row and row["subject"].startswith(f"{kind}: ")]
     return bars(
         f"Cost of one {kind} to the caller, as a multiple of the floor",
-        [(row["subject"].partition(": ")[2], row["ratio"], f"{row['ratio']:,.3g} ×") for row in shown],
+        [(row["subject"].partition(": ")[2], row["ratio"], f"{figure(row['ratio'])} ×") for row in shown],
         log=True,
         unit=" ×",
     )

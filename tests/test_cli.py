@@ -36,7 +36,7 @@ def test_demo(tmp_path: Path) -> None:
     assert re.search(r"(\d+) accepted, \1 delivered, none lost", done.stdout)
     records = list(read_sqlite(tmp_path / "run.db"))
     (died,) = [r for r in records if r.name == "worker.failed" and r.event.metadata["first"]]
-    last = [r for r in records if r.context.pid == died.event.metadata["pid"]]
+    last = [r for r in records if r.context.pid == died.event.metadata["pid"] and r.name != "worker.died"]
     assert last[-1].event.name in ("step.started", "step.ended")
     assert last[-1].event.metadata["step"] in (69, 70, 71)
     victims = [r for r in records if r.name == "worker.failed" and r.event.metadata["victim"]]

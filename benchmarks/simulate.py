@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_events.sinks.sqlite import SqliteSink
-from elastic_events.sinks.sqlite_schema import INSERT
+from elastic_events.sinks.sqlite_schema import insertion
 
 __all__ = ("Job", "Truth", "main", "run", "simulate")
 
@@ -117,7 +117,7 @@ class _Writer:
         """Add metrics until there are as many records as asked for, the same number for each worker."""
         self._flush()
         each, more = divmod(max(0, job.records - self.events), len(self._lives))
-        self._connection.executemany(INSERT["metric"], self._metrics(each, more))
+        self._connection.executemany(insertion("metric"), self._metrics(each, more))
 
     def _metrics(self, each: int, more: int) -> Iterator[tuple[Any, ...]]:
         for at, (context, first, end) in enumerate(self._lives):
@@ -134,7 +134,7 @@ class _Writer:
         self._connection.close()
 
     def _flush(self) -> None:
-        self._connection.executemany(INSERT["event"], self._rows)
+        self._connection.executemany(insertion("event"), self._rows)
         self._rows = []
 
 

@@ -1,6 +1,8 @@
 """What a lane still has to deliver: bounded in records and bytes, events apart from metrics."""
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate, groupby, islice, takewhile
 from typing import Literal
 
 from elastic_events.bus.record import Record
@@ -8,6 +10,35 @@ from elastic_events.bus.record import Record
 __all__ = ("Backlog", "Overflow")
 
 Overflow = Literal["drop_oldest", "drop_newest"]
+
+
+class _Queue:
+    """Records in order, and beside each its entry number; two deques, which grow and shrink by many at a time."""
+
+    __slots__ = ("bytes", "entries", "records")
+
+    def __init__(self) -> None:
+        self.records: deque[Record] = deque()
+        self.entries: deque[int] = deque()
+        self.bytes = 0
+
+    def append(self, records: Sequence[Record], entry: int, size: int) -> None:
+        """Put `records` of `size` bytes at the end; the first has the number `entry`."""
+        self.records.extend(records)
+        self.entries.extend(range(entry, entry + len(records)))
+        self.bytes += size
+
+    def take(self, most: int, bytes_: int) -> list[Record]:
+        """Remove and return the first records: up to `most`, and no more than `bytes_` of them."""
+        number = min(most, len(self.records))
+        if self.bytes > bytes_:
+            sizes = accumulate(record.size for record in islice(self.records, number))
+            number = sum(1 for size in takewhile(lambda size: size <= bytes_, sizes))
+        records = [self.records.popleft() for _ in range(number)]
+        for _ in records:
+            self.entries.popleft()
+        self.bytes -= _size(records)
+        return records
 
 
 class Backlog:
@@ -24,71 +55,79 @@ class Backlog:
         self.bytes = bytes_
         self.overflow = overflow
         self.entered = 0
-        self._events: deque[tuple[int, Record]] = deque()
-        self._metrics: deque[tuple[int, Record]] = deque()
-        self._event_bytes = 0
-        self._metric_bytes = 0
+        self._events = _Queue()
+        self._metrics = _Queue()
 
     def __len__(self) -> int:
-        return len(self._events) + len(self._metrics)
+        return len(self._events.records) + len(self._metrics.records)
 
     @property
     def size(self) -> int:
         """Encoded bytes held."""
-        return self._event_bytes + self._metric_bytes
+        return self._events.bytes + self._metrics.bytes
 
     @property
     def oldest(self) -> int:
         """Entry number of the first record still here, or of the next to come."""
-        heads = [queue[0][0] for queue in (self._events, self._metrics) if queue]
+        heads = [queue.entries[0] for queue in (self._events, self._metrics) if queue.entries]
         return min(heads, default=self.entered)
 
-    def push(self, record: Record) -> int:
-        """Take `record`; return how many records fell out for it (the record itself, if the newest are dropped)."""
-        metric = record.kind == "metric"
-        queue = self._metrics if metric else self._events
-        size = (self._metric_bytes if metric else self._event_bytes) + record.size
+    def push(self, records: Sequence[Record]) -> int:
+        """Take `records`; return how many fell out for them (of themselves, if the newest are dropped)."""
         fell = 0
-        if self.overflow == "drop_newest" and (len(queue) >= self.records or size > self.bytes):
-            return 1
-        while queue and (len(queue) >= self.records or size > self.bytes):
-            size -= queue.popleft()[1].size
-            fell += 1
-        queue.append((self.entered, record))
-        self.entered += 1
-        if metric:
-            self._metric_bytes = size
-        else:
-            self._event_bytes = size
+        for metric, group in groupby(records, _is_metric):
+            run = list(group)
+            queue, size = self._metrics if metric else self._events, _size(run)
+            if len(queue.records) + len(run) <= self.records and queue.bytes + size <= self.bytes:
+                queue.append(run, self.entered, size)
+                self.entered += len(run)
+            else:
+                fell += sum(self._squeeze_in(queue, record) for record in run)
         return fell
 
     def take(self, most: int, bytes_: int) -> list[Record]:
         """Remove and return the oldest records: up to `most`, and up to `bytes_` but one at least."""
         batch: list[Record] = []
         room = bytes_
-        while len(batch) < most and (queue := self._next()):
-            record = queue[0][1]
-            if batch and record.size > room:
-                break
-            room -= record.size
-            queue.popleft()
-            batch.append(record)
-            if queue is self._metrics:
-                self._metric_bytes -= record.size
+        while len(batch) < most:
+            queue, other = self._events, self._metrics
+            if queue.entries and other.entries:  # in turn, one by one
+                if other.entries[0] < queue.entries[0]:
+                    queue = other
+                taken = queue.take(1, room)
             else:
-                self._event_bytes -= record.size
+                queue = queue if queue.entries else other
+                taken = queue.take(most - len(batch), room)
+            if not taken:
+                if batch or not queue.entries:
+                    break
+                taken = queue.take(1, queue.bytes)  # longer than a batch: alone
+            room -= _size(taken)
+            batch += taken
         return batch
 
     def clear(self) -> int:
         """Drop everything; return how many records that were."""
         count = len(self)
-        self._events.clear()
-        self._metrics.clear()
-        self._event_bytes = self._metric_bytes = 0
+        self._events, self._metrics = _Queue(), _Queue()
         return count
 
-    def _next(self) -> deque[tuple[int, Record]] | None:
-        events, metrics = self._events, self._metrics
-        if events and metrics:
-            return events if events[0][0] < metrics[0][0] else metrics
-        return events or metrics or None
+    def _squeeze_in(self, queue: _Queue, record: Record) -> int:
+        fell = 0
+        while len(queue.records) >= self.records or queue.bytes + record.size > self.bytes:
+            if self.overflow == "drop_newest":
+                return 1
+            if not queue.records:  # longer than the bound: it has the queue to itself
+                break
+            fell += len(queue.take(1, queue.bytes))
+        queue.append([record], self.entered, record.size)
+        self.entered += 1
+        return fell
+
+
+def _is_metric(record: Record) -> bool:
+    return record.kind == "metric"
+
+
+def _size(records: Sequence[Record]) -> int:
+    return sum([record.size for record in records])

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from elastic_events.bus.breath import BREATH, TURN
 from elastic_events.bus.home import protect
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.pump import Pump
@@ -14,9 +15,6 @@ from elastic_events.bus.stats import FlushResult
 from elastic_events.bus.wakeup import Wakeup
 
 __all__ = ("Drain",)
-
-#: Records a ring and slice: a slice takes well under a millisecond, then other threads get the GIL.
-SLICE = 128
 
 
 class Drain:
@@ -115,7 +113,7 @@ class Drain:
             raise
 
     async def _work(self, sources: TaskGroup) -> None:
-        pause, moved_since = self.interval, 0
+        pause, moved_since, burst = self.interval, 0, time.monotonic()
         while self._deadline is None:
             moved = self._look()
             moved_since += moved
@@ -123,9 +121,14 @@ class Drain:
             while self._sources:
                 source, args = self._sources.pop()
                 sources.start_soon(protect(self._guard), source, args)
-            # A full slice means more is waiting; otherwise the timer. Emitters never wake the drain (M2).
-            if moved >= SLICE:
-                await anyio.sleep(0)
+            # A full turn means more is waiting; otherwise the timer. Emitters never wake the drain (M2).
+            more = moved >= TURN
+            if moved:
+                await anyio.sleep(0 if self._hurried() else BREATH)
+            if not more or time.monotonic() - burst > self.interval:
+                self._stir()
+                burst = time.monotonic()
+            if more:
                 continue
             # A ring that was found half full may overflow by the next look: look sooner, until the flood is over.
             flood = moved_since > self.pump.cursors[0].ring.capacity // 2
@@ -134,6 +137,16 @@ class Drain:
             moved_since = 0
             with anyio.move_on_after(pause):
                 await self._wake.wait()
+            burst = time.monotonic()
+
+    def _stir(self) -> None:
+        """Let the lanes deliver what they were offered: once a burst is read, rather than in small batches while it is."""
+        for lane in self.lanes:
+            lane.stir()
+
+    def _hurried(self) -> bool:
+        """Whether a ring is so full that the drain cannot leave the GIL to others between two turns."""
+        return any(2 * cursor.behind() > cursor.ring.capacity for cursor in self.pump.cursors)
 
     async def _guard(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:
@@ -162,6 +175,8 @@ class Drain:
         self._look()
         self._start_new()
         unread = any(cursor.position < cursor.ring.head for cursor in self.pump.cursors)
+        if not unread:
+            self._stir()
         await anyio.sleep(0 if unread else 0.005)
 
     def _start_new(self) -> None:
@@ -187,7 +202,7 @@ class Drain:
 
     def _look(self) -> int:
         try:
-            return self.pump.look(lambda: self.lanes, time.monotonic(), SLICE)
+            return self.pump.look(lambda: self.lanes, time.monotonic(), TURN)
         except Exception as error:  # noqa: BLE001 - the drain outlives its own faults, and counts them (F31)
             self._fault("the drain failed on a record", error)
             return 0

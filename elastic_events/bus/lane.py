@@ -83,9 +83,10 @@ class Lane:
     # --- the pump's side: synchronous, never waits ---
 
     def offer(self, ring: int, records: list[Record]) -> None:
-        """Take the records of `ring` that are this lane's and that it wants."""
+        """Take the records of `ring` that are this lane's and that it wants; less than a batch waits for `stir`."""
         first, end = self._origins[ring], self._ends[ring]
-        if records[0].seq < first or records[-1].seq >= end:
+        seqs = [record.seq for record in records]  # in order of time; an interrupted emitter's may not be that of seq
+        if min(seqs) < first or max(seqs) >= end:
             records = [record for record in records if first <= record.seq < end]
         self._seen[ring] += len(records)
         self._push(records)
@@ -101,6 +102,12 @@ class Lane:
         """Take records of other processes, which come from no ring of this bus."""
         self._fed += len(records)
         self._push(records)
+        self.stir()
+
+    def stir(self) -> None:
+        """Deliver what was offered though it be less than a batch: there is no more just now."""
+        if self.backlog:
+            self._wake.set()
 
     def retire(self) -> None:
         """Accept nothing from now on; end when what was accepted is delivered."""
@@ -309,14 +316,11 @@ class Lane:
     # --- inside ---
 
     def _push(self, records: Sequence[Record]) -> None:
-        accepts = self._accepts
-        for record in records:
-            if accepts is not None and not self._wants(accepts, record):
-                continue
-            fell = self.backlog.push(record)
-            if fell:
-                self._dropped["backlog"] += fell
-        if self.backlog:
+        if (accepts := self._accepts) is not None:
+            records = [record for record in records if self._wants(accepts, record)]
+        if fell := self.backlog.push(records):
+            self._dropped["backlog"] += fell
+        if len(self.backlog) >= self.batch_size:
             self._wake.set()
 
     def _wants(self, accepts: Callable[[Record], Any], record: Record) -> bool:

@@ -24,8 +24,11 @@ class MetricData(NamedTuple):
     value: Any
 
 
-class Record(msgspec.Struct, frozen=True, eq=False):
+class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One event, rendezvous event, metric point or ledger, shared by all lanes: treat it as read-only.
+
+    What a record holds was decoded from bytes and cannot hold the record: the garbage collector need not look, which
+    would stop every thread of the process, training included, for a millisecond at a time.
 
     `fields` is the kind's own payload, in this order:
 

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, quote
 
 import msgspec
 
+from elastic_events.bus.breath import in_turns
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
@@ -20,7 +21,6 @@ from elastic_events.sinks.blocking import BlockingSink
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.sqlite_schema import (
     ALL_CONTEXTS,
-    INSERT,
     SELECT,
     TABLES,
     check_owner,
@@ -28,6 +28,7 @@ from elastic_events.sinks.sqlite_schema import (
     create,
     find_context,
     from_row,
+    insert,
     prepare,
     to_row,
 )
@@ -123,13 +124,13 @@ class SqliteSink(BlockingSink):
         try:
             connection.execute("BEGIN IMMEDIATE")
             last, origin, context = None, 0, 0
-            for record in records:
+            for record in in_turns(records):
                 if record.context is not last:
                     last = record.context
                     origin, context = self._context_of(connection, last)
                 rows.setdefault(record.kind, []).append(to_row(record, origin, context))
             for kind, values in rows.items():
-                connection.executemany(INSERT[kind], values)
+                insert(connection, kind, values)
             connection.execute("COMMIT")
         except BaseException:
             self._contexts = known

@@ -4,6 +4,8 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +20,6 @@ from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
 
 __all__ = (
     "ALL_CONTEXTS",
-    "INSERT",
     "SELECT",
     "TABLES",
     "check_owner",
@@ -26,6 +27,8 @@ __all__ = (
     "create",
     "find_context",
     "from_row",
+    "insert",
+    "insertion",
     "prepare",
     "to_row",
 )
@@ -220,16 +223,34 @@ _ADD_CONTEXT = f"INSERT INTO contexts (origin, context, {', '.join(_CONTEXT)}) V
 ALL_CONTEXTS = f"SELECT context, {', '.join(_CONTEXT)} FROM contexts"  # noqa: S608
 
 
-def _insert(kind: Kind) -> str:
+def insert(connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert `rows`, many with each statement.
+
+    A statement lets go of the GIL and asks for it again, for which it waits 5 ms in a process that is busy with Python: one
+    for each row would write 100 rows a second there.
+    """
+    width = len(rows[0])
+    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // width
+    begin = 0
+    while begin < len(rows):
+        # Powers of two, so that few statements serve all lengths.
+        count = 1 << min(len(rows) - begin, most, 512).bit_length() - 1
+        connection.execute(insertion(kind, count), list(chain.from_iterable(rows[begin : begin + count])))
+        begin += count
+
+
+@cache
+def insertion(kind: Kind, count: int = 1) -> str:
+    """Return the statement that inserts `count` rows; it leaves those that are there as they are."""
     columns = ("origin", "seq", "context", *_HEAD[1:], *FIELDS[kind], "recovered", "exact")
     # A record is what it was at the first writing; a ledger of the same moment may know more at the second.
     verb = "REPLACE" if kind == "ledger" else "IGNORE"
-    return f"INSERT OR {verb} INTO {TABLES[kind]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT OR {verb} INTO {TABLES[kind]} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"  # noqa: S608
 
 
 def _select(kind: Kind) -> str:
     return f"SELECT entry, context, {', '.join((*_HEAD, *FIELDS[kind], 'recovered', 'exact'))} FROM {TABLES[kind]}"  # noqa: S608
 
 
-INSERT = {kind: _insert(kind) for kind in TABLES}
 SELECT = {kind: _select(kind) for kind in TABLES}

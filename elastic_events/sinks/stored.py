@@ -124,14 +124,35 @@ def to_json(record: Record) -> bytes:
     if len(fields) < len(names):
         fields = (*fields, *[None] * len(names))
     for name, value in zip(names, fields, strict=False):
-        head[name] = value if type(value) in _SAFE else strict(value)
-    head["context"] = record.context
+        head[name] = value if _is_strict(value) else strict(value)
     if record.recovered:
         head["recovered"] = True
     try:
+        head["context"] = _context(record.context)
         return _encode(head)
     except UnicodeEncodeError:  # a lone surrogate in a name or in the context; nothing that was decoded from a ring
         return _encode(strict({**head, "context": msgspec.structs.asdict(record.context)}))
+
+
+def _is_strict(value: Any) -> bool:
+    """Whether strict JSON has `value` as it is; UTF-8 is the encoder's to check."""
+    kind = type(value)
+    if kind is float:
+        return bool(value - value == 0)
+    return kind in _SAFE or (kind is int and -(2**63) <= value < 2**64)
+
+
+#: The context whose JSON was asked for last, and that JSON: most records of a batch are of one process.
+_last_context: tuple[Context | None, msgspec.Raw] = (None, msgspec.Raw(b""))
+
+
+def _context(context: Context) -> msgspec.Raw:
+    global _last_context  # noqa: PLW0603 - one assignment: another thread sees the old pair or the new
+    known, text = _last_context
+    if known is not context:
+        text = msgspec.Raw(_encode(context))
+        _last_context = (context, text)
+    return text
 
 
 def from_json(line: bytes | str) -> Record:
@@ -163,12 +184,9 @@ def strict(value: Any) -> Any:
     A dict that is so already comes back itself, with whatever lone surrogates its strings hold.
     """
     if type(value) is dict:
-        # What almost every event holds. UTF-8 is the encoder's to check.
+        # What almost every event holds.
         for key, item in value.items():
-            kind = type(item)
-            if type(key) is not str or not (
-                kind in _SAFE or (kind is int and -(2**63) <= item < 2**64) or (kind is float and item - item == 0)
-            ):
+            if type(key) is not str or not _is_strict(item):
                 break
         else:
             return value

@@ -305,7 +305,8 @@ async def test_batch_handler_gets_lists() -> None:
         bus.subscribe(handler, batch_size=100)
         for value in range(150):
             put_metric("m", value)
-    assert [len(batch) for batch in batches] in ([100, 50], [128, 22], [100, 28, 22])
+    assert max(len(batch) for batch in batches) <= 100
+    assert len(batches) <= 4
     assert [r.fields[0] for batch in batches for r in batch] == list(range(150))
 
 

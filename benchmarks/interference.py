@@ -1,12 +1,18 @@
-"""Does telemetry show in the training step? A pure-Python step of 1 ms that emits 10 metrics, in a fresh process a subject.
+"""Does telemetry show in the training step? A step of 1 ms that emits 10 metrics, in a fresh process a subject.
 
-`python -m benchmarks.interference`. A late step is one that took over 1 ms longer than the loop's own median.
+    python -m benchmarks.interference [--quick]
+
+Three steps: pure Python, which holds the GIL all the time; NumPy, which lets go of it; torch, where it is installed. A late
+step is one that took over 1 ms longer than the median of its own loop. "Delivered" is how much of what was emitted had
+reached the file by the end of the loop: who delivers later interferes less, and loses more. Subjects run in turn, round by
+round.
 """
 
 import json
 import logging
 import logging.handlers
 import queue
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -16,98 +22,234 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.measure import table
+from benchmarks.measure import Row, load, print_table, table
 
-SUBJECTS = ("nothing", "ours, flight recorder", "ours, background thread", "logging, QueueListener")
+__all__ = ("main", "report", "run")
 
-
-class Steps(NamedTuple):
-    """Step times of one subject."""
-
-    p50_us: float
-    p99_us: float
-    late: float  #: share of steps over a millisecond late, percent
+NOTHING = "no telemetry"
+STEPS = ("Python", "NumPy", "torch")
+METRICS = 10
 
 
-def run(rounds: int = 3, steps: int = 1500) -> dict[str, Steps]:
-    """Measure each subject in processes of its own, in turn."""
-    found: dict[str, list[Steps]] = {name: [] for name in SUBJECTS}
-    for _ in range(rounds):
-        for name in SUBJECTS:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.interference", "--subject", name, str(steps)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            found[name].append(Steps(*json.loads(done.stdout)))
-    return {name: Steps(*map(statistics.median, zip(*rows, strict=True))) for name, rows in found.items()}
+class Subject(NamedTuple):
+    """One way to emit, in a loop that is about to begin."""
+
+    emit: Callable[[str, float], object]
+    stop: Callable[[], object]
+    delivered: Callable[[], int] | None = None  #: how many have arrived by now; None where nobody can tell
 
 
-def one(name: str, steps: int) -> Steps:
+def run(quick: bool = False, say: Callable[[str], object] = lambda _line: None) -> list[Row]:
+    """Measure each subject with each step, in processes of its own, in turn; medians of the rounds."""
+    rounds, steps = (1, 300) if quick else (5, 2000)
+    rows: list[Row] = []
+    for step in STEPS[:1] if quick else STEPS:
+        found: dict[str, list[Row]] = {name: [] for name in SUBJECTS}
+        for turn in range(rounds):
+            say(f"{step} step, round {turn + 1} of {rounds}")
+            for name in SUBJECTS:
+                found[name].append(_process(name, step, steps))
+        rows += (_median(name, step, found[name]) for name in SUBJECTS)
+    return rows
+
+
+def _process(name: str, step: str, steps: int) -> Row:
+    call = [sys.executable, "-m", "benchmarks.interference", "--subject", name, step, str(steps)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"absent": done.stderr.strip().splitlines()[-1:]}
+    row: Row = json.loads(done.stdout)
+    return row
+
+
+def _median(name: str, step: str, rows: list[Row]) -> Row:
+    if "absent" in rows[0]:
+        return {"subject": name, "step": step, **rows[0]}
+    return {"subject": name, "step": step, **{key: statistics.median(row[key] for row in rows) for key in rows[0]}}
+
+
+def one(name: str, step: str, steps: int) -> Row:
     """Run the loop with one way to emit."""
     with tempfile.TemporaryDirectory() as folder:
-        emit, stop = _emitter(name, Path(folder))
-        _work(200)
+        work = WORK[step]()
+        emit, stop, delivered = SUBJECTS[name](Path(folder))
+        work()
         spent = []
         for _ in range(steps):
             began = time.perf_counter_ns()
-            for metric in range(10):
+            for metric in range(METRICS):
                 emit("loss", metric)
-            _work(30_000)
+            work()
             spent.append(time.perf_counter_ns() - began)
+        arrived = {"delivered_percent": 100 * delivered() / (steps * METRICS)} if delivered else {}
         stop()
     spent.sort()
     median = spent[len(spent) // 2]
     late = sum(took > median + 1_000_000 for took in spent)
-    return Steps(median / 1e3, spent[int(len(spent) * 0.99)] / 1e3, 100 * late / len(spent))
+    at = {key: spent[int(len(spent) * share)] / 1e3 for key, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+    return {**{f"{key}_us": value for key, value in at.items()}, "late_percent": 100 * late / len(spent), **arrived}
 
 
-def _work(rounds: int) -> int:
-    """Hold the GIL for about a millisecond, as a Python training loop does."""
-    total = 0
-    for number in range(rounds):
-        total += number * number % 7
-    return total
+# --- the steps ---
 
 
-def _emitter(name: str, folder: Path) -> tuple[Callable[[str, float], object], Callable[[], object]]:
-    if name == "nothing":
-        return (lambda _name, _value: None), (lambda: None)
-    if name == "logging, QueueListener":
-        records: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        listener = logging.handlers.QueueListener(records, logging.FileHandler(folder / "log"))
-        logger = logging.Logger("bench", logging.INFO)
-        logger.addHandler(logging.handlers.QueueHandler(records))
-        listener.start()
-        return (lambda key, value: logger.info("%s=%s", key, value)), listener.stop
-    if name == "ours, flight recorder":
-        from elastic_events.bus.context import read_context
-        from elastic_events.bus.emit import Emitter
-        from elastic_events.bus.redact import Redactor
-        from elastic_events.recorder import open_rings
+def _calibrated(work: Callable[[int], object]) -> Callable[[], object]:
+    """Return `work` with the amount that takes a millisecond here."""
+    amount = 64
+    while _seconds(work, amount) < 0.001:
+        amount = amount * 5 // 4
+    return lambda: work(amount)
 
-        events, metrics = open_rings(folder / "rings", read_context())
-        return Emitter(events.pipe, metrics.pipe, Redactor()).put_metric, lambda: None
+
+def _seconds(work: Callable[[int], object], amount: int) -> float:
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        work(amount)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _python() -> Callable[[], object]:
+    def work(rounds: int) -> int:
+        total = 0
+        for number in range(rounds):
+            total += number * number % 7
+        return total
+
+    return _calibrated(work)
+
+
+def _numpy() -> Callable[[], object]:
+    numpy = load("numpy")
+    values = numpy.linspace(0, 1, 1 << 22)
+    return _calibrated(lambda amount: numpy.sqrt(values[: amount * 64]).sum())
+
+
+def _torch() -> Callable[[], object]:
+    torch = load("torch")
+    torch.set_num_threads(1)
+    values = torch.linspace(0, 1, 1 << 22)
+    return _calibrated(lambda amount: torch.sqrt(values[: amount * 64]).sum())
+
+
+WORK = {"Python": _python, "NumPy": _numpy, "torch": _torch}
+
+
+# --- the subjects ---
+
+
+def _nothing(_folder: Path) -> Subject:
+    return Subject(lambda _name, _value: None, lambda: None)
+
+
+def _recorder(folder: Path) -> Subject:
+    from elastic_events.bus.context import read_context
+    from elastic_events.bus.emit import Emitter
+    from elastic_events.bus.redact import Redactor
+    from elastic_events.recorder import open_rings
+
+    events, metrics = open_rings(folder / "rings", read_context())
+    put_metric = Emitter(events.pipe, metrics.pipe, Redactor()).put_metric
+    return Subject(put_metric, lambda: None, lambda: metrics.head)  # a record is in the file when the call returns
+
+
+def _jsonl(folder: Path) -> Subject:
+    return _bus(f"jsonl:///{folder}/out", _lines(folder / "out"))
+
+
+def _sqlite(folder: Path) -> Subject:
+    def count() -> int:
+        with sqlite3.connect(folder / "out") as connection:
+            (found,) = connection.execute("SELECT count(*) FROM metrics").fetchone()
+        return int(found)
+
+    return _bus(f"sqlite:///{folder}/out", count)
+
+
+def _bus(url: str, delivered: Callable[[], int]) -> Subject:
     from elastic_events import EventBus
 
-    bus = EventBus(f"jsonl:///{folder / 'out.jsonl'}")
+    bus = EventBus(url)
     bus.open()
-    return bus.put_metric, bus.close
+    return Subject(bus.put_metric, bus.close, delivered)
 
 
-def report(rows: dict[str, Steps]) -> str:
-    """Return the table."""
+def _lines(path: Path, mark: bytes = b"\n") -> Callable[[], int]:
+    return lambda: path.read_bytes().count(mark)
+
+
+def _logging(folder: Path, module: Any = logging) -> Subject:
+    records: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    handlers = load(f"{module.__name__}.handlers")
+    listener = handlers.QueueListener(records, module.FileHandler(str(folder / "log")))
+    logger = module.Logger("bench", module.INFO)
+    logger.addHandler(handlers.QueueHandler(records))
+    listener.start()
+    return Subject(lambda key, value: logger.info("%s=%s", key, value), listener.stop, _lines(folder / "log"))
+
+
+def _loguru(folder: Path) -> Subject:
+    logger = load("loguru").logger
+    logger.remove()
+    logger.add(folder / "log", enqueue=True)
+    info = logger.info
+    return Subject(lambda key, value: info("{}={}", key, value), logger.complete, _lines(folder / "log"))
+
+
+def _opentelemetry(folder: Path) -> Subject:
+    logs, export = load("opentelemetry.sdk._logs"), load("opentelemetry.sdk._logs.export")
+    out = (folder / "log").open("w")
+    provider = logs.LoggerProvider()
+    exporter = getattr(export, "ConsoleLogRecordExporter", None) or export.ConsoleLogExporter
+    provider.add_log_record_processor(export.BatchLogRecordProcessor(exporter(out=out)))
+    logger = logging.Logger("bench", logging.INFO)
+    logger.addHandler(logs.LoggingHandler(logger_provider=provider))
+    info = logger.info
+    return Subject(lambda key, value: info("%s=%s", key, value), provider.shutdown, _lines(folder / "log", b'"body"'))
+
+
+def _tensorboard(folder: Path) -> Subject:
+    writer = load("tensorboardX").SummaryWriter(str(folder))
+    return Subject(writer.add_scalar, writer.close)
+
+
+SUBJECTS: dict[str, Callable[[Path], Subject]] = {
+    NOTHING: _nothing,
+    "ours, flight recorder": _recorder,
+    "ours, background thread, JSON Lines": _jsonl,
+    "ours, background thread, SQLite": _sqlite,
+    "logging, QueueListener": _logging,
+    "picologging, QueueListener": lambda folder: _logging(folder, load("picologging")),
+    "loguru, enqueue": _loguru,
+    "OpenTelemetry logs, batch": _opentelemetry,
+    "TensorBoard (tensorboardX)": _tensorboard,
+}
+
+
+def report(rows: list[Row]) -> str:
+    """Return a table a step."""
     columns = {
-        "p50 µs": lambda row: f"{row.p50_us:.0f}",
-        "p99 µs": lambda row: f"{row.p99_us:.0f}",
-        "late steps": lambda row: f"{row.late:.2f} %",
+        "p50 µs": lambda row: f"{row['p50_us']:.0f}",
+        "p99 µs": lambda row: f"{row['p99_us']:.0f}",
+        "p99.9 µs": lambda row: f"{row['p999_us']:.0f}",
+        "late steps": lambda row: f"{row['late_percent']:.2f} %",
+        "delivered": lambda row: f"{row['delivered_percent']:.0f} %" if "delivered_percent" in row else "",
     }
-    return table("A 1 ms step that emits 10 metrics", rows, columns)
+    steps = [step for step in STEPS if any(row["step"] == step and "absent" not in row for row in rows)]
+    return "\n\n".join(
+        table(f"A {step} step of 1 ms that emits 10 metrics", [row for row in rows if row["step"] == step], columns)
+        for step in steps
+    )
+
+
+def main() -> None:
+    """Measure, and print."""
+    if "--subject" in sys.argv:
+        print(json.dumps(one(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    else:
+        print_table(report(run("--quick" in sys.argv, lambda line: print(line, file=sys.stderr))))
 
 
 if __name__ == "__main__":
-    if "--subject" in sys.argv:
-        print(json.dumps(one(sys.argv[2], int(sys.argv[3]))))
-    else:
-        print(report(run(1, 300) if "--quick" in sys.argv else run()))
+    main()

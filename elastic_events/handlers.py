@@ -8,7 +8,7 @@ from typing import Any
 from elastic_events.bus.errors import PermanentError
 from elastic_events.bus.handler import Sink, adapters, stages
 from elastic_events.bus.record import Record
-from elastic_events.bus.worker import Worker
+from elastic_events.sinks.blocking import BlockingSink
 
 __all__ = ("find", "get_logging_handler")
 
@@ -69,39 +69,33 @@ def _get_or_create_logger(destination: str = "null") -> logging.Logger:
     return _events_loggers[destination]
 
 
-class _InThread:
-    """A synchronous handler as a sink: its calls run in a thread that its lane owns."""
+class _HandlerSink(BlockingSink):
+    """A synchronous handler as a sink: its calls run in a thread that its lane owns, and opening it is its maker's."""
 
     def __init__(self, handler: Any) -> None:
+        super().__init__()
         self.handler = handler
         self.name = type(handler).__name__
-        self._worker: Worker | None = None
+        self.thread_name = f"elastic-events {self.name}"
 
-    async def open(self) -> None:
-        """Start the thread."""
-        self._worker = Worker(f"elastic-events {self.name}")
+    def open_now(self) -> None:
+        """Nothing to open."""
 
-    async def write(self, records: Sequence[Record]) -> None:
-        """Hand the records over, one by one."""
-        assert self._worker is not None
-        await self._worker.run(self._write, records)
+    def close_now(self) -> None:
+        """Nothing to close."""
 
-    async def aclose(self) -> None:
-        """Let the thread end."""
-        if self._worker is not None:
-            self._worker.close()
-
-    def _write(self, records: Sequence[Record]) -> None:
-        raise NotImplementedError
+    def abandon(self) -> None:
+        """Nothing that is the parent's alone."""
 
 
-class LoggingSink(_InThread):
+class LoggingSink(_HandlerSink):
     """A `logging.Handler` as a sink: gets events as torch's loggers pass them, one LogRecord with the event's JSON each.
 
     Its own level, filters and lock apply. Delivered means that its `emit` returned without an error.
     """
 
-    def _write(self, records: Sequence[Record]) -> None:
+    def write_now(self, records: Sequence[Record]) -> None:
+        """Log the events, one by one."""
         # A bus's own ledger is no event of torch's.
         _each(records, ("event", "rdzv"), self._log)
 
@@ -141,10 +135,11 @@ class LoggingSink(_InThread):
             raise failure[0]
 
 
-class MetricSink(_InThread):
+class MetricSink(_HandlerSink):
     """A torch-style `MetricHandler` as a sink: its `emit` gets each metric point as `MetricData`; events pass it by."""
 
-    def _write(self, records: Sequence[Record]) -> None:
+    def write_now(self, records: Sequence[Record]) -> None:
+        """Emit the points, one by one."""
         _each(records, ("metric",), lambda record: self.handler.emit(record.metric))
 
 

@@ -23,7 +23,7 @@ from elastic_events.bus.drain import Drain
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import BusClosed, ConfigError
 from elastic_events.bus.filter import Patterns, wanted
-from elastic_events.bus.handler import Handler, Sink, adapt, handler_name, stages
+from elastic_events.bus.handler import BATCH, Handler, Sink, adapt, handler_name, stages
 from elastic_events.bus.home import ThreadHome, protect
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.process import Armed, after_fork_in_child, close_at_exit, forget
@@ -179,7 +179,7 @@ class EventBus:
         if rollup is not None:
             sink = stages["rollup"](sink, rollup)
         if batch_size is None:
-            batch_size = 512 if patient or rollup is not None else getattr(sink, "batch_size", 1)
+            batch_size = BATCH if patient or rollup is not None else getattr(sink, "batch_size", 1)
         grave = None if dead_letters is None else adapt(dead_letters, batches=True)
         accepts = wanted(events, metrics, source, where)
 

@@ -128,7 +128,7 @@ class Drain:
             if not more or time.monotonic() - burst > self.interval:
                 self._stir()
                 burst = time.monotonic()
-            if more:
+            if more or self._deadline is not None:  # a close that was asked for during the breath woke nobody
                 continue
             # A ring that was found half full may overflow by the next look: look sooner, until the flood is over.
             flood = moved_since > self.pump.cursors[0].ring.capacity // 2

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from elastic_events.bus.record import Record
 
 __all__ = (
+    "PERMANENT",
     "BusClosed",
     "ConfigError",
     "ElasticEventsError",
@@ -68,3 +69,7 @@ class TransientError(ElasticEventsError):
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+#: Failures that trying again cannot help: the handler said so, or the record does not fit its code.
+PERMANENT = (PermanentError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)

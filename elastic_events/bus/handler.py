@@ -6,7 +6,10 @@ from typing import Any, Protocol, runtime_checkable
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 
-__all__ = ("Handler", "Sink", "adapt", "adapters", "stages")
+__all__ = ("BATCH", "Handler", "Sink", "adapt", "adapters", "stages")
+
+#: Records of a call to a sink, at most, unless its subscription says otherwise.
+BATCH = 512
 
 
 @runtime_checkable

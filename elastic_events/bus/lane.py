@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from elastic_events.bus.backlog import Backlog
-from elastic_events.bus.errors import PermanentError
+from elastic_events.bus.errors import PERMANENT
 from elastic_events.bus.handler import CallableSink, Sink
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
@@ -22,9 +22,6 @@ __all__ = ("Lane",)
 
 #: Seconds that closing a sink may take beside the deadline.
 LAST_WORDS = 1.0
-
-#: Failures that trying again cannot help: the sink said so, or the record does not fit its code.
-_PERMANENT = (PermanentError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
 class Lane:
@@ -234,7 +231,7 @@ class Lane:
         first_failures = self._failures
         while (error := await self._attempt(self.sink.write, batch)) is not None:
             self.last_error = f"{type(error).__name__}: {error}"
-            if isinstance(error, _PERMANENT):
+            if isinstance(error, PERMANENT):
                 return await self._refused(batch, getattr(error, "rejected", ()))
             self._failures += 1
             tries = self._failures - first_failures

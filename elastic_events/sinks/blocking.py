@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from elastic_events.bus.breath import Turns
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 
@@ -21,6 +22,7 @@ class BlockingSink:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
+        self._turns = Turns()
         self._pid = 0
         self._unsure: Sequence[Record] | None = None  # the batch whose call was not waited for to its end
         self._written: Sequence[Record] | None = None  # the batch written last

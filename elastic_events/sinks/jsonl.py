@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import SplitResult
 
-from elastic_events.bus.breath import in_turns
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import BlockingSink
@@ -93,7 +92,7 @@ class JsonlSink(BlockingSink):
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Append `records`, or raise and leave the file as it was."""
-        data = b"\n".join(map(to_json, in_turns(records))) + b"\n"
+        data = b"\n".join(map(to_json, self._turns.of(records))) + b"\n"
         try:
             self._lock()
             if self._is_full(len(data)):

@@ -12,15 +12,12 @@ from typing import Any
 import anyio
 import msgspec
 
-from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
-from elastic_events.bus.handler import CallableSink, Sink
+from elastic_events.bus.errors import PERMANENT, ConfigError, MissingExtra, PermanentError
+from elastic_events.bus.handler import BATCH, CallableSink, Sink
 from elastic_events.bus.record import Record
 from elastic_events.sinks.options import parse_duration
 
 __all__ = ("Rollup",)
-
-#: Records of one write to the sink behind.
-BATCH = 512
 
 #: Values of a window that are kept as they are; beyond, they go into a digest.
 EXACT = 256
@@ -30,9 +27,6 @@ READY = 65_536
 
 #: Seconds that the timer gives the sink, as a lane does by default.
 PATIENCE = 30.0
-
-#: As for a lane: trying again cannot help.
-PERMANENT = (PermanentError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 #: Ids of the points of a failed batch that are remembered until the batch comes again.
 _REMEMBERED = 65_536

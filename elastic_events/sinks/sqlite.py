@@ -13,7 +13,6 @@ from urllib.parse import SplitResult, quote
 
 import msgspec
 
-from elastic_events.bus.breath import in_turns
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
@@ -124,7 +123,7 @@ class SqliteSink(BlockingSink):
         try:
             connection.execute("BEGIN IMMEDIATE")
             last, origin, context = None, 0, 0
-            for record in in_turns(records):
+            for record in self._turns.of(records):
                 if record.context is not last:
                     last = record.context
                     origin, context = self._context_of(connection, last)

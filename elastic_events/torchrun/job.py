@@ -46,6 +46,9 @@ DEADLINE = 5.0
 #: Seconds that the write under way at the exit may take, and that it may after one that took longer.
 PATIENCE, LITTLE = 0.25, 0.05
 
+#: Records of a write: few, so that a sink which is no quick one can show that it goes on.
+SHARE = 128
+
 #: Seconds that its opening may take, and the steps between: a busy machine, or a file's first sync.
 STALL = 1.0
 
@@ -66,7 +69,8 @@ class Job:
         for url in parse_sinks(urls):
             ticks = None if environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks()
             sink = _Late(open_url(url))
-            self._lanes.append((self.bus.subscribe(sink, name=url.partition(":")[0], where=ticks), sink))
+            lane = self.bus.subscribe(sink, name=url.partition(":")[0], where=ticks, batch_size=SHARE)
+            self._lanes.append((lane, sink))
         if self.directory is not None:
             _collect(self.bus, self.directory, installation.exit_codes.get)
         with suppress(ImportError):  # a head start: it would take the drain's first tenth of a second

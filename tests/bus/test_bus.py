@@ -1,6 +1,7 @@
 """The bus in an event loop: delivery, isolation, bounds, flush and close, on asyncio, uvloop and trio."""
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -824,3 +825,17 @@ async def test_close_needs_no_room_in_a_queue() -> None:
                 put_metric("m", number)
     assert lane.stats().balanced
     assert lane.stats().pending == 0
+
+
+def test_close_is_heard_between_two_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A close that is asked for while the drain sleeps between turns does not wait for the next look."""
+    monkeypatch.setattr("elastic_events.bus.drain.BREATH", 0.5)
+    sink = ListSink()
+    bus = EventBus(sink, interval=60, deadline=5)
+    bus.put_metric("m", 1)
+    bus.open()
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert bus.close()
+    assert time.monotonic() - began < 4  # not the deadline
+    assert len(sink.payload) == 1

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import drain, emit, footprint, interference, stalled, survive
+from benchmarks import drain, emit, fleet, footprint, interference, stalled, survive
 from benchmarks.measure import Row
 from benchmarks.plots import PLOTS
 
@@ -26,6 +26,7 @@ QUESTIONS: dict[str, Any] = {
     "interference": interference,
     "survive": survive,
     "drain": drain,
+    "fleet": fleet,
     "footprint": footprint,
 }
 

@@ -1,7 +1,7 @@
 """Does one launcher keep up with its workers' flight recorders, and what does an idle one cost?
 
-`python -m benchmarks.fleet [WORKERS] [SECONDS]`: that many processes emit 1,000 metric points a second each into recorders;
-one bus collects them all into a handler that counts.
+`python -m benchmarks.fleet [WORKERS] [SECONDS]`: that many processes emit metric points into recorders, 1,000 a second each or,
+of more than 64, 64,000 together; one bus collects them all into a handler that counts. All share this machine's cores.
 """
 
 import os
@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import anyio
 
-from benchmarks.measure import table
+from benchmarks.measure import Row, print_table, table
 from elastic_events import EventBus, Record, collect
 
 WORKER = """
@@ -30,22 +31,24 @@ while time.monotonic() < until:
 """
 
 
-class Fleet(NamedTuple):
-    """What one launcher collected."""
+def run(
+    quick: bool = False, counts: Sequence[int] = (1, 16, 64, 256), seconds: float = 10, idle: int = 64
+) -> list[Row]:
+    """Collect each number of workers for `seconds`, and `idle` workers that emit nothing."""
+    if quick:
+        counts, seconds, idle = (1, 4), 0.5, 4
+    rows = [_fleet(count, seconds, min(1000, 64_000 // count)) for count in counts]
+    return [*rows, _fleet(idle, seconds, 0)]
 
-    collected: int  #: records
-    lost: int  #: records overwritten in a worker's ring before they were collected
-    per_second: float
-    cpu: float  #: of the launcher, percent of a core
 
-
-def run(workers: int = 64, seconds: float = 10, rate: int = 1000) -> Fleet:
-    """Collect `workers` processes for `seconds`."""
+def _fleet(workers: int, seconds: float, rate: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
-        return anyio.run(_run, Path(folder) / "recorders", workers, seconds, rate)
+        row = anyio.run(_run, Path(folder) / "recorders", workers, seconds, rate)
+    does = f"{rate:,}/s each" if rate else "idle"
+    return {"subject": f"{workers} worker{'s' * (workers > 1)}, {does}", **row}
 
 
-async def _run(folder: Path, workers: int, seconds: float, rate: int) -> Fleet:
+async def _run(folder: Path, workers: int, seconds: float, rate: int) -> Row:
     count = lost = 0
 
     async def counting(records: list[Record]) -> None:
@@ -66,23 +69,25 @@ async def _run(folder: Path, workers: int, seconds: float, rate: int) -> Fleet:
         while any(folder.glob("*.ring")):
             await anyio.sleep(0.1)
         wall, cpu = time.monotonic() - began, time.process_time() - spent
-    return Fleet(count, lost, count / wall, 100 * cpu / wall)
+    return {"collected": count, "lost": lost, "per_second": count / wall, "cpu_percent": 100 * cpu / wall}
 
 
-def report(rows: dict[str, Fleet]) -> str:
+def report(rows: list[Row]) -> str:
     """Return the table."""
     columns = {
-        "collected": lambda row: f"{row.collected:,}",
-        "lost": lambda row: f"{row.lost:,}",
-        "a second": lambda row: f"{row.per_second:,.0f}",
-        "launcher's CPU": lambda row: f"{row.cpu:.1f} %",
+        "collected": lambda row: f"{row['collected']:,}",
+        "lost": lambda row: f"{row['lost']:,}",
+        "a second": lambda row: f"{row['per_second']:,.0f}",
+        "launcher's CPU": lambda row: f"{row['cpu_percent']:.1f} %",
     }
     return table("One launcher, many recorders", rows, columns)
 
 
 if __name__ == "__main__":
-    counts = [int(sys.argv[1])] if len(sys.argv) > 1 else [1, 16, 64]
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 10
-    rows = {f"{count} workers, 1,000/s each": run(count, seconds) for count in counts}
-    rows[f"{counts[-1]} workers, idle"] = run(counts[-1], seconds, rate=0)
-    print(report(rows))
+    numbers = [argument for argument in sys.argv[1:] if argument != "--quick"]
+    options: dict[str, Any] = {"quick": "--quick" in sys.argv}
+    if numbers:
+        options |= {"counts": [int(numbers[0])], "idle": int(numbers[0])}
+    if len(numbers) > 1:
+        options["seconds"] = float(numbers[1])
+    print_table(report(run(**options)))

@@ -50,10 +50,13 @@ def _fleet(workers: int, seconds: float, rate: int) -> Row:
 
 async def _run(folder: Path, workers: int, seconds: float, rate: int) -> Row:
     count = lost = 0
+    last: dict[int, int] = {}  # pid -> the number of its last point: they count from 0
 
     async def counting(records: list[Record]) -> None:
         nonlocal count, lost
-        count += sum(record.kind == "metric" for record in records)
+        points = [record for record in records if record.kind == "metric"]
+        count += len(points)
+        last.update((record.context.pid, record.fields[0]) for record in points)
         lost += sum(record.fields[2]["count"] for record in records if record.name == "recorder.lost")
 
     folder.mkdir(0o700)
@@ -69,12 +72,20 @@ async def _run(folder: Path, workers: int, seconds: float, rate: int) -> Row:
         while any(folder.glob("*.ring")):
             await anyio.sleep(0.1)
         wall, cpu = time.monotonic() - began, time.process_time() - spent
-    return {"collected": count, "lost": lost, "per_second": count / wall, "cpu_percent": 100 * cpu / wall}
+    emitted = sum(last.values()) + len(last)
+    return {
+        "emitted": emitted,
+        "collected": count,
+        "lost": lost,
+        "per_second": count / wall,
+        "cpu_percent": 100 * cpu / wall,
+    }
 
 
 def report(rows: list[Row]) -> str:
     """Return the table."""
     columns = {
+        "emitted": lambda row: f"{row['emitted']:,}",
         "collected": lambda row: f"{row['collected']:,}",
         "lost": lambda row: f"{row['lost']:,}",
         "a second": lambda row: f"{row['per_second']:,.0f}",

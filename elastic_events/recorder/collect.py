@@ -24,7 +24,7 @@ from elastic_events.recorder.reader import RecorderReader, runs
 
 __all__ = ("Collector", "collect")
 
-#: Seconds that the first look at a directory may take.
+#: Seconds that the first look at a directory may hold up a bus that closes.
 OPENING = 1.0
 
 #: Records of a sweep that make the next one follow at once.
@@ -70,11 +70,13 @@ class Collector:
         self._lock = -1
 
     def open(self) -> None:
-        """Take the directory.
+        """Take the directory. The second call does nothing.
 
         Raises:
             ConfigError: it cannot be used, or another launcher collects it.
         """
+        if self.is_open:
+            return
         secure(self.directory)
         self._lock = os.open(
             self.directory / ".collector", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
@@ -222,14 +224,18 @@ async def collect(
     """
     collector = Collector(Path(directory), bus, exit_code)
     worker = Worker("elastic-events collector")
+
+    async def begin() -> None:
+        await worker.run(collector.open)
+        await worker.run(collector.scan)
+        collector.sweep()
+
     try:
         # Shielded: a bus that closes at once is to have what lies there all the same.
-        with anyio.move_on_after(OPENING, shield=True) as opening:
-            await worker.run(collector.open)
-            await worker.run(collector.scan)
-            collector.sweep()
-        if opening.cancelled_caught:
-            raise TimeoutError(f"{directory} did not open within {OPENING} s")
+        with anyio.move_on_after(OPENING, shield=True) as first_look:
+            await begin()
+        if first_look.cancelled_caught:  # a machine or a disk that is busy
+            await begin()
         scan_at = 0.0
         while True:
             if anyio.current_time() >= scan_at:

@@ -138,6 +138,26 @@ async def test_second_launcher_is_told(folder: Path) -> None:
             await anyio.to_thread.run_sync(Collector(folder, bus).open)
 
 
+async def test_directory_that_is_slow_to_open_is_collected_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine at the start costs time, not the collection of the whole job."""
+    record_some(folder, 3)
+    scan = Collector.scan
+
+    def slow(self: Collector) -> None:
+        time.sleep(0.2)
+        scan(self)
+
+    monkeypatch.setattr(sys.modules[Collector.__module__], "OPENING", 0.05)
+    monkeypatch.setattr(Collector, "scan", slow)
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        bus.add_source(collect, folder, bus)
+        await until(lambda: len(sink.payload) >= 6)
+    assert bus.stats().state == "closed"
+
+
 async def test_damaged_files_are_put_aside_and_capped(folder: Path) -> None:
     """Files that are no recorder are renamed, told, and only the newest are kept (F68, F69)."""
     record_some(folder)

@@ -142,19 +142,22 @@ async def test_directory_that_is_slow_to_open_is_collected_all_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A busy machine at the start costs time, not the collection of the whole job."""
-    record_some(folder, 3)
-    scan = Collector.scan
+    scan, looks = Collector.scan, []
 
     def slow(self: Collector) -> None:
         time.sleep(0.2)
         scan(self)
+        looks.append(1)
 
     monkeypatch.setattr(sys.modules[Collector.__module__], "OPENING", 0.05)
     monkeypatch.setattr(Collector, "scan", slow)
     sink = ListSink()
     async with EventBus(sink) as bus:
         bus.add_source(collect, folder, bus)
-        await until(lambda: len(sink.payload) >= 6)
+        await until(lambda: looks)
+        await anyio.sleep(0.1)
+        record_some(folder, 3)
+        await until(lambda: len(sink.payload) == 6)
     assert bus.stats().state == "closed"
 
 

@@ -51,8 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name in options.only or QUESTIONS:
             progress.update(task, description=name)
             found[name] = QUESTIONS[name].run(quick=options.quick)
+            write(options.out, found, options.quick)  # a run that is cut short keeps what it has
             progress.advance(task)
-    write(options.out, found, options.quick)
     print(f"{options.out / 'results.md'}", file=sys.stderr)
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from elastic_events.bus.breath import TURN
 from elastic_events.bus.codec import KINDS, decode
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
@@ -138,7 +139,8 @@ class Pump:
         self.cursors = [Cursor(ring) for ring in rings]
         self.context = context
         self._wall_clock = wall_clock
-        self._clocks = [self._monotonic(ring) for ring in rings]
+        pipe = getattr(rings[0], "pipe", None)  # a file that is read has none, and the host's clock
+        self._monotonic: Callable[[], int] = pipe[3] if pipe else time.monotonic_ns
         self._offset = 0
         self._on_channel = on_channel
         self._channels = {"null"}
@@ -151,18 +153,17 @@ class Pump:
         """Return how many records up to `heads` wait in the rings."""
         return sum(map(Cursor.behind, self.cursors, heads or self.heads()))
 
-    def look(self, receivers: Callable[[], Iterable[Receiver]], now: float, most: int = 128) -> int:
+    def look(self, receivers: Callable[[], Iterable[Receiver]], now: float, most: int = TURN) -> int:
         """Move up to `most` records a ring to `receivers`; return how many came.
 
-        `most` keeps a look under a millisecond, so that a draining thread holds the GIL for no longer.
+        `most` keeps a look short, so that a draining thread does not hold the GIL for long.
         """
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
-        self._offset = self._wall_clock() - self._clocks[0]()
+        self._offset = self._wall_clock() - self._monotonic()
         looks = [cursor.look(most, now, self._record) for cursor in self.cursors]
         for look, cursor in zip(looks, self.cursors, strict=True):
-            if (
-                look and cursor.position < cursor.ring.head
-            ):  # cut short: what is younger in the other ring waits its turn
+            if look and cursor.position < cursor.ring.head:
+                # Cut short: what is younger in the other ring waits its turn.
                 for other, its_cursor in zip(looks, self.cursors, strict=True):
                     its_cursor.unread(other, look[-1].monotonic_ns)
         for record in looks[0]:
@@ -183,12 +184,6 @@ class Pump:
 
     def _record(self, values: list[object], size: int) -> Record:
         return to_record(values, size, self.context, self._offset)
-
-    @staticmethod
-    def _monotonic(ring: Source) -> Callable[[], int]:
-        pipe = getattr(ring, "pipe", None)
-        clock: Callable[[], int] = pipe[3] if pipe else time.monotonic_ns
-        return clock
 
 
 def to_record(values: list[object], size: int, context: Context, offset: int, *, recovered: bool = False) -> Record:

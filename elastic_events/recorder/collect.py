@@ -123,18 +123,30 @@ class Collector:
         for file in self._files.values():
             file.dead = file.dead or not file.reader.alive
 
-    def sweep(self) -> int:
-        """Feed what is new to the bus, note what was delivered, report the dead; return how many records came."""
-        count = 0
-        for file in list(self._files.values()):
-            count += self._sweep(file)
+    def sweep(self, *, last: bool = False) -> bool:
+        """Feed what is new to the bus, note what was delivered, report the dead; return whether to go on at once.
+
+        What no lane has room for stays in the files for now, where it is safe from everything but the worker's own haste;
+        `last` feeds it all the same.
+        """
+        count, waiting = 0, False
+        for name in list(self._files):
+            file = self._files[name]
             self._commit(file)
-        return count
+            waiting = waiting or not (last or self._room())
+            if not waiting:
+                count += self._sweep(file)
+                self._files[name] = self._files.pop(name)  # to the end: the next sweep begins where this one stopped
+        return count >= FLOOD and not waiting
 
     def last_look(self) -> None:
         """Feed what came since the last turn: the bus is about to close, and delivers it within its deadline."""
         self.scan()
-        self.sweep()
+        self.sweep(last=True)
+
+    def _room(self) -> bool:
+        """Whether some lane could take more: the others lose by their own slowness."""
+        return any(2 * len(lane.backlog) < lane.backlog.records for lane in self.bus.lanes) or not self.bus.lanes
 
     def _forget_delivered(self) -> None:
         for name in [name for name, file in self._files.items() if file.ended and not file.marks]:
@@ -242,7 +254,7 @@ async def collect(
                 await worker.run(collector.scan)
                 scan_at = anyio.current_time() + 4 * interval
             # A full sweep means that more is waiting, in rings that may overflow: look again at once.
-            await anyio.sleep(interval if collector.sweep() < FLOOD else 0)
+            await anyio.sleep(0 if collector.sweep() else interval)
     finally:
         worker.close()
         if collector.is_open:

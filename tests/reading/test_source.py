@@ -8,13 +8,17 @@ import msgspec
 import pytest
 from anyio import to_thread
 
-from elastic_events import EventBus
+from elastic_events import Event, EventBus, EventSource
+from elastic_events.bus.context import Context
+from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
+from elastic_events.bus.redact import Redactor
 from elastic_events.reading.builder import build
 from elastic_events.reading.source import last_words, read_records, read_stories
 from elastic_events.reading.story import Story
 from elastic_events.reading.summary import summary
+from elastic_events.recorder import open_rings
 from elastic_events.sinks.jsonl import JsonlSink
 from elastic_events.sinks.sqlite import SqliteSink
 from tests.reading.runs import Run, two_attempts
@@ -146,3 +150,23 @@ async def test_a_file_that_is_still_written(tmp_path: Path) -> None:
         (story,) = await to_thread.run_sync(read_stories, [tmp_path / "run.db"])
     assert [record.name for record in records] == ["loss"]
     assert (story.outcome, story.attempts) == ("unknown", [])
+
+
+def test_a_directory_of_recorders_is_read_where_it_lies(tmp_path: Path) -> None:
+    """What killed processes left behind is a source as any other, before anybody collected it."""
+    folder = tmp_path / "rings"
+    for rank in range(2):
+        context = Context("run", f"h-{rank}", "h", 100 + rank, rank, rank)
+        events, metrics = open_rings(folder, context)
+        emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+        for number in range(3 + rank):
+            for name in ("step.started", "step.ended"):
+                emitter.record(Event(name, EventSource.WORKER, metadata={"step": number}))
+            emitter.put_metric("loss", number)
+    (folder / "foreign.ring").write_text("no ring")
+    told: list[str] = []
+    (story,) = read_stories([folder], lambda where, _reason: told.append(where))
+    assert told == ["foreign.ring"]
+    assert [(last.step, last.ranks) for last in summary(story).last_steps] == [(2, [0]), (3, [1])]
+    (last,) = last_words([folder], [p for p in story.processes if p.context.rank == 1], 1).values()
+    assert [(record.name, record.fields) for record in last] == [("loss", (3,))]

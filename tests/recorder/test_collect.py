@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from elastic_events import ConfigError, EventBus, InputError, collect
+from elastic_events.bus.context import Context
 from elastic_events.recorder import Collector, RecorderReader
 from elastic_events.testing import GatedSink, ListSink
 from tests.recorder.test_recorder import change_version, record_some
@@ -159,6 +160,22 @@ async def test_directory_that_is_slow_to_open_is_collected_all_the_same(
         record_some(folder, 3)
         await until(lambda: len(sink.payload) == 6)
     assert bus.stats().state == "closed"
+
+
+async def test_what_no_lane_has_room_for_stays_in_the_files(folder: Path) -> None:
+    """Seven records each of thirty workers at once, and a backlog for three: nothing is dropped; the files hold it until the sink goes on."""
+    for number in range(30):
+        record_some(folder, 3, context=Context("run", f"h-{number}", "h", number))
+    sink = GatedSink()
+    async with EventBus() as bus:
+        lane = bus.subscribe(sink, backlog=20, batch_size=4)
+        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await until(lambda: len(lane.backlog) >= 10)
+        await anyio.sleep(0.1)
+        assert lane.stats().pending < 30
+        sink.gate.set()
+        await until(lambda: len(sink.payload) == 210)
+        assert lane.stats().dropped == {}
 
 
 async def test_damaged_files_are_put_aside_and_capped(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.missing import missing
 from tests.servers.proxy import Proxy
 
 #: The backends of what needs asyncio.
@@ -41,7 +42,7 @@ def program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        missing(f"{name} is not installed")
     return found
 
 
@@ -152,7 +153,7 @@ def victoria_metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         done = subprocess.run(unpack, check=False, capture_output=True, text=True, timeout=100)
         found = str(directory / "root/usr/bin/victoria-metrics")
         if done.returncode or not Path(found).exists():
-            pytest.skip(f"no VictoriaMetrics, neither in PATH nor as Debian's package: {done.stderr[-200:]}")
+            missing(f"no VictoriaMetrics, neither in PATH nor as Debian's package: {done.stderr[-200:]}")
     port = free_port()
     command = [
         found,

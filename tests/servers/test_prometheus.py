@@ -22,6 +22,7 @@ from elastic_events import EventBus
 from elastic_events.api import Event, EventSource
 from elastic_events.bus.errors import ConfigError, PermanentError
 from elastic_events.sinks.prometheus import OVERFLOW, PrometheusSink, from_url
+from tests.missing import missing
 from tests.servers.conftest import free_port, wait_for_port
 from tests.servers.factory import context, event, ledger, metric, rdzv
 
@@ -227,7 +228,7 @@ async def test_a_prometheus_server_scrapes_it(tmp_path: Path) -> None:
     """A real Prometheus takes the endpoint without complaint, and answers for one rank."""
     program = shutil.which("prometheus")
     if program is None:
-        pytest.skip("no prometheus in PATH (Debian's package has one)")
+        missing("no prometheus in PATH (Debian's package has one)")
     async with opened() as sink:
         await sink.write([metric(1, value=0.75), metric(2, value=0.5, speaker=context(1)), event(1)])
         port = free_port()

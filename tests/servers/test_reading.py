@@ -1,0 +1,30 @@
+"""The reading commands over a stream of a real server."""
+
+import json
+from pathlib import Path
+
+import anyio
+
+from elastic_events.sinks.nats import NatsSink
+from tests.reading.runs import two_attempts
+from tests.reading.test_source import database
+from tests.servers.conftest import NatsServer
+from tests.test_cli import command
+
+
+def test_a_stream_says_what_a_database_says(nats_server: NatsServer, stream: str, tmp_path: Path) -> None:
+    """Each command gives the same answer for a JetStream stream as for a SQLite file of the same records."""
+    records = two_attempts().records
+    database(tmp_path / "run.db", records)
+
+    async def publish() -> None:
+        sink = NatsSink(f"127.0.0.1:{nats_server.port}", stream)
+        await sink.open()
+        await sink.write(records)
+        await sink.aclose()
+
+    anyio.run(publish)
+    for name in ("summary", "timeline", "goodput", "slow"):
+        done = command(name, f"{nats_server.url}/{stream}", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == json.loads(command(name, "run.db", "--json", cwd=tmp_path).stdout)

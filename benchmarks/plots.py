@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from html import escape
 
 from benchmarks.measure import Row
@@ -14,7 +15,7 @@ OURS, OTHERS, INK, LINE = "#0a6ebd", "#b4b9bf", "#22272b", "#e3e6e8"
 
 def bars(title: str, rows: list[tuple[str, float, str]], *, log: bool = False, unit: str = "") -> str:
     """Return horizontal bars, one per (label, value, what is written beside it); `log` gives a logarithmic scale."""
-    span = WIDTH - LABELS - 110
+    span = WIDTH - LABELS - 150
     top = max((value for _, value, _ in rows), default=1) or 1
     low = (
         10 ** math.floor(math.log10(max(min((value for _, value, _ in rows if value > 0), default=1), 1e-9)))
@@ -34,7 +35,7 @@ def bars(title: str, rows: list[tuple[str, float, str]], *, log: bool = False, u
         f'<title>{escape(title)}</title><rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="16" y="26" font-size="16" font-weight="bold" fill="{INK}">{escape(title)}</text>',
     ]
-    ticks = [low * 10**n for n in range(max(math.ceil(math.log10(top / low)), 1) + 1)] if log else [0, top / 2, top]
+    ticks = [low * 10**n for n in range(max(math.ceil(math.log10(top / low)), 1) + 1)] if log else _ticks(top)
     for tick in ticks:
         x = LABELS + length(tick)
         parts.append(f'<path d="M{x:.1f} 42V{height - 26}" stroke="{LINE}"/>')
@@ -51,6 +52,13 @@ def bars(title: str, rows: list[tuple[str, float, str]], *, log: bool = False, u
             f'<text x="{LABELS + length(value) + 6:.1f}" y="{y + 13}" fill="{INK}"{weight}>{escape(beside)}</text>',
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _ticks(top: float) -> list[float]:
+    """Return three to six round numbers from 0 up to `top`."""
+    step = 10.0 ** math.floor(math.log10(top / 2))
+    step *= next(factor for factor in (1, 2, 5) if top / (step * factor) < 6)
+    return [step * number for number in range(int(top / step) + 1)]
 
 
 def figure(value: float) -> str:
@@ -76,14 +84,11 @@ def _survive(rows: list[Row]) -> str:
     )
 
 
-def _late(rows: list[Row]) -> str:
-    shown = [row for row in rows if "absent" not in row]
+def _late(step: str, rows: list[Row]) -> str:
+    shown = [row for row in rows if "absent" not in row and row["step"] == step]
     return bars(
-        "Steps more than a millisecond late",
-        [
-            (f"{row['subject']} ({row['step']})", row["late_percent"], f"{row['late_percent']:.2f} %")
-            for row in sorted(shown, key=lambda row: str(row["step"]))
-        ],
+        f"{step} steps of 1 ms, ten metrics each: more than a millisecond late",
+        [(row["subject"], row["late_percent"], f"{row['late_percent']:.2f} %") for row in shown],
         unit=" %",
     )
 
@@ -107,7 +112,7 @@ def _stalled(rows: list[Row]) -> str:
 #: Question -> file name -> what draws it from the question's rows.
 PLOTS: dict[str, dict[str, Callable[[list[Row]], str]]] = {
     "emit": {"metric": lambda rows: _cost("metric", rows), "event": lambda rows: _cost("event", rows)},
-    "interference": {"late": _late},
+    "interference": {f"late-{step.lower()}": partial(_late, step) for step in ("Python", "NumPy", "torch")},
     "survive": {"survive": _survive},
     "stalled": {"stalled": _stalled},
 }

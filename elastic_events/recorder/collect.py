@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -68,6 +69,8 @@ class Collector:
         self._files: dict[str, _File] = {}
         self._foreign: set[str] = set()  # files of other versions whose processes live
         self._lock = -1
+        self._scanning = threading.Lock()  # at the end a scan may be under way in the thread
+        self._over = False  # the last look was taken: what still waits in the thread does nothing
 
     def open(self) -> None:
         """Take the directory. The second call does nothing.
@@ -105,6 +108,11 @@ class Collector:
 
     def scan(self) -> None:
         """Look for new files, and for processes that have died; remove what is done with. For a thread: it does I/O."""
+        with self._scanning:
+            if not self._over:
+                self._scan()
+
+    def _scan(self) -> None:
         self._forget_delivered()
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
             if not runs(_process(part.name[1 : part.name.rindex(".ring")])):
@@ -141,7 +149,12 @@ class Collector:
 
     def last_look(self) -> None:
         """Feed what came since the last turn: the bus is about to close, and delivers it within its deadline."""
-        self.scan()
+        self._over = True
+        if self._scanning.acquire(timeout=OPENING):  # not for ever: the thread may hang in a file system
+            try:
+                self._scan()
+            finally:
+                self._scanning.release()
         self.sweep(last=True)
 
     def _room(self) -> bool:

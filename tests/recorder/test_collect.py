@@ -163,7 +163,7 @@ async def test_directory_that_is_slow_to_open_is_collected_all_the_same(
 
 
 async def test_what_no_lane_has_room_for_stays_in_the_files(folder: Path) -> None:
-    """Seven records each of thirty workers at once, and a backlog for three: nothing is dropped; the files hold it until the sink goes on."""
+    """Thirty workers at once, and a backlog for three: nothing is dropped, the files hold it."""
     for number in range(30):
         record_some(folder, 3, context=Context("run", f"h-{number}", "h", number))
     sink = GatedSink()
@@ -263,6 +263,17 @@ async def test_launcher_killed_before_it_removed_a_file_repeats_no_death(folder:
     assert len(deaths[0]) == 1
     assert {r.id for r in first.payload} == {r.id for r in second.payload}
     assert len({r.id for r in first.payload}) == 12
+
+
+def test_scan_that_is_late_does_nothing_after_the_last_look(folder: Path) -> None:
+    """A launcher's thread that is still at it when its bus has closed leaves the next launcher's files alone."""
+    collector = Collector(folder, EventBus())
+    collector.open()
+    collector.last_look()
+    (folder / "half.ring").write_bytes(b"half")
+    collector.scan()
+    collector.close()
+    assert (folder / "half.ring").exists()
 
 
 async def test_file_is_kept_until_its_death_is_delivered(folder: Path) -> None:

@@ -46,6 +46,19 @@ def test_a_failure_and_a_restart() -> None:
     assert found.attempts[1].buckets["lost"] == 0
 
 
+def test_an_open_step_of_a_job_that_succeeded() -> None:
+    """The step in which a script ended by itself was not cut off by a failure."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.start(0, agent, 0, range(1))
+    run.steps(run.worker(0), range(4), 1, 2, ended=False)
+    run.tell(9, agent, "attempt.ended", attempt=0, outcome="succeeded")
+    run.tell(9, agent, "job.succeeded")
+    found = answer(run)
+    assert (found.steps, found.steps_cut) == (3, 0)
+
+
 def test_a_rank_that_hung() -> None:
     """A cut step counts as lost for as long as the longest step took; the silence after it is failure detection."""
     run = Run()

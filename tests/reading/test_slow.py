@@ -96,6 +96,14 @@ def test_a_rank_that_went_quiet() -> None:
     assert "Rank 2 on a went quiet at +49.0 s in attempt 0, after step 23, 2m 31s before the others." in words(found)
 
 
+def test_the_quietest_comes_first() -> None:
+    """Of several ranks that went quiet the one that did so first is named first."""
+    run = ranks([1.0] * 7)
+    ends = {run.worker(rank).process: run.records[0].time_ns + end * 1e9 for rank, end in ((1, 90), (4, 40))}
+    run.records = [record for record in run.records if record.time_ns < ends.get(record.context.process, 1e30)]
+    assert [silence.rank for silence in answer(run).quiet] == [4, 1]
+
+
 def test_the_ordinary_end_is_no_silence() -> None:
     """The rank that was killed, and those that were stopped a moment later, did not go quiet."""
     assert answer(two_attempts()).quiet == []

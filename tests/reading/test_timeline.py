@@ -120,8 +120,9 @@ def test_the_picture() -> None:
     assert "2 attempts; attempt 0 failed at 9.0 s, rank 1: SIGKILL" in words
     bad = Run("<script>alert(1)</script>")
     agent = bad.agent('"><b>')
-    bad.start(0, agent, 0, range(1))
-    bad.failed(1, agent, 0, 0, signal="</text>", message="<i>")
+    bad.tell(1, agent, "rendezvous.completed", round=0, rank=0, world_size=1, duration_ms=900)
+    bad.start(1, agent, 0, range(1))
+    bad.failed(2, agent, 0, 0, signal="</text>", message="<i>")
     document = timeline_svg(answer(bad))
     assert "<script" not in document
     assert "<b>" not in document

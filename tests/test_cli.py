@@ -13,10 +13,10 @@ from elastic_events.sinks.sqlite import read_sqlite
 from tests.recorder.test_recorder import record_some
 
 
-def command(*arguments: str, cwd: Path, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
-    """Run elastic-events."""
+def command(*arguments: str, cwd: Path, timeout: float = 60, before: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run elastic-events; `before` is Python that runs first."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", "from elastic_events.cli import main; main()", *arguments],
+        [sys.executable, "-W", "error", "-c", f"{before}\nfrom elastic_events.cli import main; main()", *arguments],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,

@@ -1,11 +1,10 @@
 """What an optional dependency costs who has none: one sentence that says what to install."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.test_cli import command
 
 #: Package that is missing, what the sentence says, and what asks for it: arguments of the command.
 ASKED = [
@@ -27,16 +26,7 @@ def test_a_missing_package_is_one_sentence(package: str, sentence: str, argument
     """A command that needs a package that is not there says which extra to install, and ends with 2."""
     (tmp_path / "dead.jsonl").write_bytes(RECORD)
     (tmp_path / "dead.jsonl").chmod(0o600)
-    script = f"import sys; sys.modules[{package!r}] = None; from elastic_events.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = command(*arguments, cwd=tmp_path, before=f"import sys; sys.modules[{package!r}] = None")
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
     assert "pip install 'elastic-events[" in done.stderr

@@ -88,8 +88,9 @@ class Backlog:
     def take(self, most: int, bytes_: int) -> list[Record]:
         """Remove and return the oldest records: up to `most`, and up to `bytes_` but one at least."""
         batch: list[Record] = []
-        room = bytes_
+        held = self.size
         while len(batch) < most:
+            room = bytes_ - (held - self.size)
             queue, other = self._events, self._metrics
             if queue.entries and other.entries:  # in turn, one by one
                 if other.entries[0] < queue.entries[0]:
@@ -102,7 +103,6 @@ class Backlog:
                 if batch or not queue.entries:
                     break
                 taken = queue.take(1, queue.bytes)  # longer than a batch: alone
-            room -= _size(taken)
             batch += taken
         return batch
 

@@ -14,6 +14,7 @@ import msgspec
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.handler import BATCH
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
@@ -234,7 +235,7 @@ def insert(connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[Any,
     begin = 0
     while begin < len(rows):
         # Powers of two, so that few statements serve all lengths.
-        count = 1 << min(len(rows) - begin, most, 512).bit_length() - 1
+        count = 1 << min(len(rows) - begin, most, BATCH).bit_length() - 1
         connection.execute(insertion(kind, count), list(chain.from_iterable(rows[begin : begin + count])))
         begin += count
 

@@ -295,6 +295,19 @@ async def test_batches_are_bounded_by_count_and_bytes() -> None:
     assert sink.batches[:-1] == [4, 4, 1]
 
 
+async def test_batch_of_both_kinds_is_bounded_by_bytes() -> None:
+    """What the events of a batch take is not there for its metrics, nor for the next event (F42)."""
+    sink = ListSink()
+    bus = EventBus()
+    bus.subscribe(sink, batch_bytes=7000)
+    for _ in range(3):
+        bus.record(event("e", text="x" * 3000))
+        bus.put_metric("m", 1)
+    async with bus:
+        pass
+    assert sink.batches[:-1] == [4, 2]
+
+
 async def test_batch_handler_gets_lists() -> None:
     """A function with a batch size gets a list of records."""
     batches: list[list[Record]] = []
@@ -834,7 +847,8 @@ def test_close_is_heard_between_two_turns(monkeypatch: pytest.MonkeyPatch) -> No
     bus = EventBus(sink, interval=60, deadline=5)
     bus.put_metric("m", 1)
     bus.open()
-    time.sleep(0.2)
+    while not bus.pump.cursors[1].position:
+        time.sleep(0.005)  # until the first turn is over, and the drain sleeps
     began = time.monotonic()
     assert bus.close()
     assert time.monotonic() - began < 4  # not the deadline

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import anyio
 
 from elastic_events.bus.bus import EventBus
-from elastic_events.bus.pump import Cursor, to_record
+from elastic_events.bus.pump import Cursor, to_records
 from elastic_events.bus.record import Record
 from elastic_events.recording import _current
 
@@ -50,7 +51,7 @@ class Capture(Sequence[Record]):
         offset = bus.wall_offset()
         fresh: list[Record] = []
         for cursor in self._cursors:
-            look = cursor.look(2**31, 0.0, lambda values, size: to_record(values, size, bus.context, offset))
+            look = cursor.look(2**31, 0.0, partial(to_records, context=bus.context, offset=offset))
             assert not any(reason == "overwritten" for reason, _, _ in look.lost), (
                 "capture() was too small: give capacity="
             )

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate, groupby, islice, takewhile
+from operator import attrgetter
 from typing import Literal
 
 from elastic_events.bus.record import Record
@@ -34,6 +35,12 @@ class _Queue:
         if self.bytes > bytes_:
             sizes = accumulate(record.size for record in islice(self.records, number))
             number = sum(1 for size in takewhile(lambda size: size <= bytes_, sizes))
+        if number == len(self.records):
+            records = list(self.records)
+            self.records.clear()
+            self.entries.clear()
+            self.bytes = 0
+            return records
         records = [self.records.popleft() for _ in range(number)]
         for _ in records:
             self.entries.popleft()
@@ -75,9 +82,9 @@ class Backlog:
     def push(self, records: Sequence[Record]) -> int:
         """Take `records`; return how many fell out for them (of themselves, if the newest are dropped)."""
         fell = 0
-        for metric, group in groupby(records, _is_metric):
+        for kind, group in groupby(records, attrgetter("kind")):
             run = list(group)
-            queue, size = self._metrics if metric else self._events, _size(run)
+            queue, size = self._metrics if kind == "metric" else self._events, _size(run)
             if len(queue.records) + len(run) <= self.records and queue.bytes + size <= self.bytes:
                 queue.append(run, self.entered, size)
                 self.entered += len(run)
@@ -123,10 +130,6 @@ class Backlog:
         queue.append([record], self.entered, record.size)
         self.entered += 1
         return fell
-
-
-def _is_metric(record: Record) -> bool:
-    return record.kind == "metric"
 
 
 def _size(records: Sequence[Record]) -> int:

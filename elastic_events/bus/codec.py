@@ -34,7 +34,7 @@ _NUMBER_64 = range(-(2**63), 2**64)
 
 # No enc_hook: the fast path must never run Python code, which could mutate the dict that is being walked.
 encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(list).decode
+decode = msgspec.msgpack.Decoder(tuple).decode
 
 
 def encode_hard(frame: tuple[Any, ...], *, strict: bool = False) -> bytes:

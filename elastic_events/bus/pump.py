@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from elastic_events.bus.breath import TURN
 from elastic_events.bus.codec import KINDS, decode
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 
-__all__ = ("Cursor", "Look", "Pump", "Receiver")
+__all__ = ("Cursor", "Look", "Make", "Pump", "Receiver", "to_records")
 
 #: Seconds an interrupted emitter has to fill its slot before its record counts as lost.
 GRACE = 1.0
@@ -25,8 +26,8 @@ class Source(Protocol):
         """The next sequence number."""
         ...
 
-    def frame(self, seq: int) -> bytes | None:
-        """Return what the slot of `seq` holds."""
+    def frames(self, first: int, stop: int) -> Sequence[bytes | None]:
+        """Return what the slots of `first` to `stop` hold, each its frame, an older one, a newer one, or None."""
         ...
 
     def why_gone(self, seq: int) -> str:
@@ -42,6 +43,10 @@ class Receiver(Protocol):
 
     def offer(self, ring: int, records: list[Record]) -> None:
         """Take the records this lane wants; never waits."""
+
+
+#: Makes the records of frames, or raises where one of them is missing or damaged.
+Make = Callable[[Sequence[Any]], list[Record]]
 
 
 class Look(list[Record]):
@@ -69,22 +74,25 @@ class Cursor:
         """Return how many records up to `head` are neither read nor given up."""
         return max((self.ring.head if head is None else head) - self.position, 0) + len(self.late)
 
-    def look(self, most: int, now: float, make: Callable[[list[object], int], Record]) -> Look:
+    def look(self, most: int, now: float, make: Make) -> Look:
         """Read up to `most` records; `now` is monotonic seconds."""
         found = Look()
         for seq, since in list(self.late.items()):
-            self._read(seq, found, make, since, now)
+            self._read(seq, self.ring.frames(seq, seq + 1)[0], found, make, since, now)
         head = self.ring.head
         lost = head - self.ring.capacity - self.position
         if lost > 0:
             found.lost.append(("overwritten", self.position, lost))
             self.position += lost
         found.start = self.position
-        stop = min(head, self.position + most)
-        while self.position < stop:
-            seq = self.position
-            self.position += 1
-            self._read(seq, found, make, now, now)
+        self.position = min(head, found.start + most)
+        frames = self.ring.frames(found.start, self.position)
+        records = _whole(frames, make)
+        if [record.seq for record in records] == list(range(found.start, self.position)):
+            found += records
+        else:
+            for seq, frame in enumerate(frames, found.start):
+                self._read(seq, frame, found, make, now, now)
         return found
 
     def unread(self, found: Look, horizon: int) -> None:
@@ -98,28 +106,29 @@ class Cursor:
         found.lost = [loss for loss in found.lost if loss[1] < self.position]
         self.late = {seq: since for seq, since in self.late.items() if seq < self.position}
 
-    def _read(
-        self, seq: int, found: Look, make: Callable[[list[object], int], Record], since: float, now: float
-    ) -> None:
-        frame = self.ring.frame(seq)
-        stored = -1
-        try:
-            if frame is not None:
-                values = decode(frame)
-                stored = values[0]
-                if stored == seq:
-                    found.append(make(values, len(frame)))
-        except Exception:  # noqa: BLE001 - a frame that cannot be read is one record lost, not the drain
+    def _read(self, seq: int, frame: bytes | None, found: Look, make: Make, since: float, now: float) -> None:
+        records = [] if frame is None else _whole([frame], make)
+        stored = records[0].seq if records else -1
+        if stored == seq:
+            found += records
+        elif frame is not None and not records:  # one record lost, not the drain
             found.lost.append(("undecodable", seq, 1))
-            stored = seq
-        if stored > seq:
+        elif stored > seq:
             found.lost.append(("overwritten", seq, 1))
-        elif stored < seq:
+        else:
             if now - since < GRACE:
                 self.late[seq] = since
                 return
             found.lost.append((self.ring.why_gone(seq), seq, 1))
         self.late.pop(seq, None)
+
+
+def _whole(frames: Sequence[bytes | None], make: Make) -> list[Record]:
+    """Return the records of `frames`, or none if there is one that cannot be read."""
+    try:
+        return make(frames)
+    except Exception:  # noqa: BLE001 - whatever it is: the caller looks at each
+        return []
 
 
 class Pump:
@@ -160,7 +169,8 @@ class Pump:
         """
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
         self._offset = self._wall_clock() - self._monotonic()
-        looks = [cursor.look(most, now, self._record) for cursor in self.cursors]
+        make = partial(to_records, context=self.context, offset=self._offset)
+        looks = [cursor.look(most, now, make) for cursor in self.cursors]
         for look, cursor in zip(looks, self.cursors, strict=True):
             if look and cursor.position < cursor.ring.head:
                 # Cut short: what is younger in the other ring waits its turn.
@@ -182,28 +192,28 @@ class Pump:
             for receiver in receivers:
                 receiver.offer(index, records)
 
-    def _record(self, values: list[object], size: int) -> Record:
-        return to_record(values, size, self.context, self._offset)
 
+def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recovered: bool = False) -> list[Record]:
+    """Return the records of `frames`; `offset` is wall minus monotonic time in nanoseconds.
 
-def to_record(values: list[object], size: int, context: Context, offset: int, *, recovered: bool = False) -> Record:
-    """Return the record of a decoded frame; `offset` is wall minus monotonic time in nanoseconds."""
-    kind = KINDS[len(values)]
-    seq, monotonic, name, channel, *fields = values
-    assert isinstance(seq, int)
-    assert isinstance(monotonic, int)
-    return Record(
-        kind=kind,
-        seq=seq,
-        time_ns=monotonic + offset,
-        monotonic_ns=monotonic,
-        name=name if type(name) is str else str(name),
-        channel=channel if type(channel) is str else str(channel),
-        fields=tuple(fields),
-        context=context,
-        size=size,
-        recovered=recovered,
-    )
+    All at once: a call a record would cost as much as the rest.
+    """
+    rows = [decode(frame) for frame in frames]
+    return [
+        Record(
+            KINDS[len(row)],
+            int(row[0]),
+            row[1] + offset,
+            row[1],
+            row[2] if type(row[2]) is str else str(row[2]),
+            row[3] if type(row[3]) is str else str(row[3]),
+            row[4:],
+            context,
+            len(frame),
+            recovered,
+        )
+        for row, frame in zip(rows, frames, strict=True)
+    ]
 
 
 def _in_time_order(looks: list[Look]) -> list[tuple[int, list[Record]]]:

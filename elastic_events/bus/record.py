@@ -7,9 +7,12 @@ import msgspec
 
 from elastic_events.bus.context import Context
 
-__all__ = ("MetricData", "Record", "builders")
+__all__ = ("RINGS", "Kind", "MetricData", "Record", "builders")
 
 Kind = Literal["event", "rdzv", "metric", "ledger"]
+
+#: Kind -> the letter of the ring that holds it, in a record's id.
+RINGS: dict[Kind, str] = {"event": "e", "rdzv": "e", "metric": "m", "ledger": "l"}
 
 #: Kind -> the function that makes the caller's object again; filled by the modules that know these objects.
 builders: dict[str, Callable[["Record"], Any]] = {}
@@ -58,7 +61,7 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def ring(self) -> str:
         """The ring that held it: `e` for events, `m` for metrics, `l` for a bus's own ledger."""
-        return _RINGS[self.kind]
+        return RINGS[self.kind]
 
     @property
     def destination(self) -> str:
@@ -79,9 +82,6 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
         if self.built is None and self.kind in builders:
             msgspec.structs.force_setattr(self, "built", builders[self.kind](self))
         return self.built
-
-
-_RINGS = {"event": "e", "rdzv": "e", "metric": "m", "ledger": "l"}
 
 
 def _metric(record: Record) -> MetricData:

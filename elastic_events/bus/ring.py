@@ -47,9 +47,11 @@ class Ring:
         # repr() is the one public way to look at a count without advancing it that every Python has.
         return int(repr(self._count)[6:-1])
 
-    def frame(self, seq: int) -> bytes | None:
-        """Return what the slot of `seq` holds now: its frame, an older one, a newer one, or None."""
-        return self._slots[seq & (self.capacity - 1)]
+    def frames(self, first: int, stop: int) -> list[bytes | None]:
+        """Return what the slots of `first` to `stop` hold now, each its frame, an older one, a newer one, or None."""
+        begin = first & (self.capacity - 1)
+        end = begin + stop - first
+        return self._slots[begin:end] + self._slots[: max(end - self.capacity, 0)]
 
     def why_gone(self, _seq: int) -> str:
         """Return how a record was lost whose slot does not hold it: its emitter did not come to the end."""

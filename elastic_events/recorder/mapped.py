@@ -128,9 +128,9 @@ class MappedRing:
         """The next sequence number."""
         return int(repr(self._count)[6:-1])
 
-    def frame(self, seq: int) -> bytes | None:
-        """Return what the slot of `seq` holds."""
-        return self._slots[seq & (self.capacity - 1)]
+    def frames(self, first: int, stop: int) -> list[bytes | None]:
+        """Return what the slots of `first` to `stop` hold."""
+        return [self._slots[seq & (self.capacity - 1)] for seq in range(first, stop)]
 
     def why_gone(self, seq: int) -> str:
         """Return how the record `seq`, which its slot does not hold, was lost."""

@@ -5,12 +5,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from elastic_events.bus.codec import decode
 from elastic_events.bus.context import start_time
 from elastic_events.bus.errors import InputError
-from elastic_events.bus.pump import GRACE, Cursor, Look, to_record
+from elastic_events.bus.pump import GRACE, Cursor, Look, Make, to_records
 from elastic_events.bus.record import Record
 from elastic_events.recorder.format import CLOSED, COLLECTED, Geometry, Header, read_header
 from elastic_events.recorder.mapped import boot_id, read_slot, why_gone
@@ -58,15 +59,18 @@ class ForeignRing:
             self._stamp = ()  # the next look, if it finds no more, looks at all
         return self.position
 
-    def frame(self, seq: int) -> bytes | None:
-        """Return what the slot of `seq` holds, if it is whole."""
+    def frames(self, first: int, stop: int) -> list[bytes | None]:
+        """Return what the slots of `first` to `stop` hold, where it is whole."""
+        return [self._frame(seq) for seq in range(first, stop)]
+
+    def _frame(self, seq: int) -> bytes | None:
         at = self._base + (seq & (self.capacity - 1)) * self._stride
         return read_slot(self._file, at, self._stride, self._geometry.spill, self._geometry.blocks)
 
     def why_gone(self, seq: int) -> str:
         """Return how the record `seq`, which its slot does not hold, was lost."""
         word = self._words[self._base + (seq & (self.capacity - 1)) * self._stride >> 3]
-        return why_gone(self.frame(seq), word, old=seq < self.position - self.capacity // 2)
+        return why_gone(self._frame(seq), word, old=seq < self.position - self.capacity // 2)
 
     def find_head(self) -> None:
         """Look at every slot that changed since the last time: the writer is dead, or the next slots say nothing."""
@@ -83,7 +87,7 @@ class ForeignRing:
         return tuple([words[base + ((at + ahead) & mask) * stride >> 3] for ahead in self._ahead])
 
     def _sequence(self, seq: int) -> int:
-        frame = self.frame(seq)
+        frame = self._frame(seq)
         try:
             return -1 if frame is None else int(decode(frame)[0])
         except (ValueError, TypeError, IndexError, RecursionError):
@@ -145,9 +149,7 @@ class RecorderReader:
             offset = self.header.time_ns - self.header.monotonic_ns
         now = time.monotonic() + (2 * GRACE if dead else 0.0)
 
-        def make(values: list[object], size: int) -> Record:
-            return to_record(values, size, self.header.context, offset, recovered=dead)
-
+        make = partial(to_records, context=self.header.context, offset=offset, recovered=dead)
         records: list[Record] = []
         for cursor in self.cursors:
             records += self._look(cursor, most, now, make)
@@ -186,7 +188,7 @@ class RecorderReader:
         """Note in the file that everything before `positions` was delivered; a later collector goes on there."""
         self._file[COLLECTED : COLLECTED + 16] = b"".join(place.to_bytes(8, "little") for place in positions)
 
-    def _look(self, cursor: Cursor, most: int, now: float, make: Callable[[list[object], int], Record]) -> Look:
+    def _look(self, cursor: Cursor, most: int, now: float, make: Make) -> Look:
         found = cursor.look(most, now, make)
         for reason, _, count in found.lost:
             self.lost[reason] = self.lost.get(reason, 0) + count

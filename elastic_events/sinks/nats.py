@@ -15,7 +15,7 @@ from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_read import NatsReader, read_nats, read_nats_sync
 from elastic_events.sinks.nats_target import Target, target, token
 from elastic_events.sinks.options import Options
-from elastic_events.sinks.stored import to_json
+from elastic_events.sinks.stored import to_lines
 
 __all__ = ("NatsReader", "NatsSink", "from_url", "read_nats", "read_nats_sync", "subject")
 
@@ -202,8 +202,7 @@ def pack(records: Sequence[Record], prefix: str) -> "list[_Message]":
     """Return the messages for `records`: the same for the same records, so that a retry is recognised."""
     messages: list[_Message] = []
     open_batches: dict[str, _Batch] = {}
-    for record in records:
-        line = to_json(record)
+    for record, line in zip(records, to_lines(records).split(b"\n"), strict=False):
         if record.kind != "metric":
             messages.append(_Message(subject(record, prefix), record.id, line, (record,)))
             continue

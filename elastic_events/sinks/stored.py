@@ -10,18 +10,20 @@ exceptions, which strict JSON forces:
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from elastic_events.bus.codec import plain
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
-from elastic_events.bus.record import Kind, Record
+from elastic_events.bus.record import RINGS, Kind, Record
 
-__all__ = ("FIELDS", "Damaged", "Place", "Reading", "from_json", "strict", "strict_json", "to_json")
+__all__ = ("FIELDS", "Damaged", "Place", "Reading", "from_json", "strict", "strict_json", "to_json", "to_lines")
 
 #: Told about a line that holds no record: its number in its file, and why.
 Damaged = Callable[[int, str], object]
@@ -38,6 +40,7 @@ FIELDS: dict[Kind, tuple[str, ...]] = {
 }
 
 _KINDS = frozenset(get_args(Kind))
+_HEAD = ("id", "kind", "seq", "time_ns", "monotonic_ns", "name", "channel")
 _DEPTH = 100  # strict parsers, jq and SQLite's among them, stop between 128 and 1,000 levels
 _ITEMS = 200_000  # a frame holds 16 KiB; this only ends a walk through an object that contains itself
 _NUMBER_64 = range(-(2**63), 2**64)
@@ -105,33 +108,69 @@ class _Line(msgspec.Struct):
     recovered: bool = False
 
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+_encode = _encoder.encode
 _decode = msgspec.json.Decoder(_Line).decode
+
+#: Kind -> what its lines are encoded from: their keys, in order.
+_LINES: dict[Kind, Callable[..., msgspec.Struct]] = {
+    kind: msgspec.defstruct(kind, [*_HEAD, *names, ("recovered", bool | UnsetType), "context"], gc=False)
+    for kind, names in FIELDS.items()
+}
 
 
 def to_json(record: Record) -> bytes:
     """Return `record` as one line of strict JSON, UTF-8, without the newline. Total; any thread may call it."""
-    head = {
-        "id": record.id,
-        "kind": record.kind,
-        "seq": record.seq,
-        "time_ns": record.time_ns,
-        "monotonic_ns": record.monotonic_ns,
-        "name": record.name if type(record.name) is str else _text(record.name),
-        "channel": record.channel if type(record.channel) is str else _channel(record.channel),
-    }
-    names, fields = FIELDS[record.kind], record.fields
-    if len(fields) < len(names):
-        fields = (*fields, *[None] * len(names))
-    for name, value in zip(names, fields, strict=False):
-        head[name] = value if _is_strict(value) else strict(value)
-    if record.recovered:
-        head["recovered"] = True
+    return to_lines([record])[:-1]
+
+
+def to_lines(records: Sequence[Record]) -> bytes:
+    """Return the lines of `records`, each with its newline; all at once, which takes a third of the time of one by one."""
     try:
-        head["context"] = _context(record.context)
-        return _encode(head)
-    except UnicodeEncodeError:  # a lone surrogate in a name or in the context; nothing that was decoded from a ring
-        return _encode(strict({**head, "context": msgspec.structs.asdict(record.context)}))
+        return _encoder.encode_lines(_lines(records))
+    except (TypeError, UnicodeEncodeError):  # no number of fields of its kind, or a lone surrogate: from no ring
+        return b"".join([_line(record) + b"\n" for record in records])
+
+
+def _lines(records: Sequence[Record]) -> list[msgspec.Struct]:
+    lines: list[msgspec.Struct] = []
+    for (kind, context), group in groupby(records, attrgetter("kind", "context")):
+        line, raw = _LINES[kind], _context(context)
+        speaker = f"{context.run_id}/{context.process}/{RINGS[kind]}/"
+        lines += [
+            line(
+                f"{speaker}{record.seq}",
+                kind,
+                record.seq,
+                record.time_ns,
+                record.monotonic_ns,
+                record.name if type(record.name) is str else _text(record.name),
+                record.channel if type(record.channel) is str else _channel(record.channel),
+                *[value if _is_strict(value) else strict(value) for value in record.fields],
+                record.recovered or UNSET,
+                raw,
+            )
+            for record in group
+        ]
+    return lines
+
+
+def _line(record: Record) -> bytes:
+    """Return the line of a record that no ring holds, whatever its fields are."""
+    names = FIELDS[record.kind]
+    fields = (*record.fields, *[None] * len(names))
+    line = {
+        **{name: getattr(record, name) for name in _HEAD},
+        "name": _text(record.name),
+        "channel": _channel(record.channel),
+        **{name: value if _is_strict(value) else strict(value) for name, value in zip(names, fields, strict=False)},
+        **({"recovered": True} if record.recovered else {}),
+        "context": msgspec.structs.asdict(record.context),
+    }
+    try:
+        return _encode(line)
+    except UnicodeEncodeError:
+        return _encode(strict(line))
 
 
 def _is_strict(value: Any) -> bool:

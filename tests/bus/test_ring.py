@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,17 +15,14 @@ from hypothesis import strategies as st
 from elastic_events.bus.codec import decode, encode
 from elastic_events.bus.context import Context
 from elastic_events.bus.emit import Emitter
-from elastic_events.bus.pump import GRACE, Cursor, Look, to_record
-from elastic_events.bus.record import Record
+from elastic_events.bus.pump import GRACE, Cursor, Look, to_records
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Ring
 
 CONTEXT = Context(run_id="run", process="p")
 
 
-def make(values: list[object], size: int) -> Record:
-    """Make a record of a decoded frame."""
-    return to_record(values, size, CONTEXT, 0)
+make = partial(to_records, context=CONTEXT, offset=0)
 
 
 def put(ring: Ring, value: object = 1) -> int:
@@ -219,6 +217,6 @@ def test_frame_begins_with_its_sequence() -> None:
     ring = Ring(4)
     emitter = Emitter(ring.pipe, ring.pipe, Redactor())
     emitter.put_metric("x", 1.0)
-    frame = ring.frame(0)
+    frame = ring.frames(0, 1)[0]
     assert frame is not None
     assert decode(frame)[0] == 0

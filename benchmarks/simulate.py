@@ -104,7 +104,7 @@ class _Writer:
         self._sequence[context] = sequence + 1
         self.events += 1
         self._rows.append(
-            (context, sequence, context, time_ns, time_ns - START, name, "null", source, 0, metadata, False, None)
+            (context, context, sequence, time_ns, time_ns - START, name, "null", source, 0, metadata, False, None)
         )
         if len(self._rows) >= 50_000:
             self._flush()
@@ -125,7 +125,7 @@ class _Writer:
             for number in range(count):
                 time_ns = first + (end - first) * number // count
                 name = ("loss", "grad_norm", "tokens_per_s")[number % 3]
-                yield (context, number, context, time_ns, time_ns - START, name, "train", 1 / (1 + number), False, None)
+                yield (context, context, number, time_ns, time_ns - START, name, "train", 1 / (1 + number), False, None)
 
     def close(self) -> None:
         """Commit."""

@@ -1,36 +1,91 @@
-"""How the background leaves the GIL to training: short turns, and a real sleep between two.
+"""How the background leaves the GIL to training: short turns, one at a time, and a real sleep before each.
 
 A thread that lets go of the GIL and asks again at once has it again before another wakes up: what were short turns is one
-long one, and a training step that waited for it is late. Sleeping, however short, hands it over; CPython then lets the other
-thread run for its switch interval of 5 ms.
+long one, and a training step that waited for it is late. The same where the turns of two tasks, or of two threads, follow
+one another. Sleeping, however short, hands the GIL over; CPython then lets the other thread run for its switch interval of
+5 ms. So what takes long is done in the drain's event loop, a turn at a time, and a sink's thread only waits for I/O.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
-from elastic_events.bus.handler import BATCH
-from elastic_events.bus.record import Record
+import anyio
+from anyio.lowlevel import RunVar, current_token
 
-__all__ = ("BREATH", "TURN", "Turns")
+if TYPE_CHECKING:
+    import asyncio
 
-#: Records of a turn: a quarter of a millisecond of work.
-TURN = 64
+__all__ = ("SLICE", "TURN", "haste", "turns")
+
+#: Seconds of work that make a turn where caches are warm; beside training it takes twice that.
+SLICE = 0.00025
+
+#: Records of a turn.
+TURN = 160
 
 #: Seconds between two turns.
-BREATH = 0.0001
+BREATH = 0.001
+
+#: How many times longer the turns of a task are, since it has fallen behind; infinity for no turns at all.
+haste: ContextVar[float] = ContextVar("elastic_events.haste", default=1)
+
+_queue: RunVar["_Queue"] = RunVar("elastic_events.turns")
 
 
-class Turns:
-    """Gives the records of a sink's batches to its thread, which sleeps between turns; but not when it cannot keep up."""
+async def turns(work: Callable[[], bool]) -> None:
+    """Call `work` until it returns False, each time in a turn of its own. One that raises ends it, and is raised here."""
+    if haste.get() == math.inf:
+        while work():
+            await anyio.sleep(0)
+        return
+    queue = _queue.get(None)
+    if queue is None:
+        loop: Any = current_token().native_token
+        queue = _TimerQueue(loop) if hasattr(loop, "call_later") else _Queue()
+        _queue.set(queue)
+    await queue.turns(work)
+
+
+class _Queue:
+    """Who waits for turns in one event loop."""
 
     def __init__(self) -> None:
-        self._full = 0  # batches in a row
+        self._lock = anyio.Lock()
 
-    def of(self, records: Sequence[Record]) -> Iterator[Record]:
-        """Give `records`, one by one."""
-        self._full = self._full + 1 if len(records) >= BATCH else 0
-        turn = TURN if self._full < 4 else len(records)
-        for begin in range(0, len(records), turn):
-            if begin:
-                time.sleep(BREATH)
-            yield from records[begin : begin + turn]
+    async def turns(self, work: Callable[[], bool]) -> None:
+        more = True
+        while more:
+            async with self._lock:
+                await anyio.sleep(BREATH)
+                more = work()
+
+
+class _TimerQueue(_Queue):
+    """The same for asyncio, by bare timers: to wake a task for each turn would add half as much to what it holds the GIL."""
+
+    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
+        self._loop = loop
+        self._waiting: deque[tuple[asyncio.Future[None], Callable[[], bool]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def turns(self, work: Callable[[], bool]) -> None:
+        done = self._loop.create_future()
+        self._waiting.append((done, work))
+        if self._timer is None:
+            self._timer = self._loop.call_later(BREATH, self._next)
+        await done
+
+    def _next(self) -> None:
+        done, work = self._waiting.popleft()
+        if not done.done():  # or nobody waits for it any more
+            try:
+                if work():
+                    self._waiting.append((done, work))
+                else:
+                    done.set_result(None)
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the task that waits
+                done.set_exception(error)
+        self._timer = self._loop.call_later(BREATH, self._next) if self._waiting else None

@@ -1,5 +1,6 @@
 """Pump and lanes as tasks of one event loop: asyncio, uvloop or trio, the caller's or a thread's own."""
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from elastic_events.bus.breath import BREATH, TURN
+from elastic_events.bus.breath import TURN, haste, turns
+from elastic_events.bus.handler import BATCH
 from elastic_events.bus.home import protect
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.pump import Pump
@@ -113,31 +115,46 @@ class Drain:
             raise
 
     async def _work(self, sources: TaskGroup) -> None:
-        pause, moved_since, burst = self.interval, 0, time.monotonic()
+        pause, moved = self.interval, 0
         while self._deadline is None:
-            moved = self._look()
-            moved_since += moved
+            count, more = await self._burst()
+            moved += count
             self._start_new()
             while self._sources:
                 source, args = self._sources.pop()
                 sources.start_soon(protect(self._guard), source, args)
-            # A full turn means more is waiting; otherwise the timer. Emitters never wake the drain (M2).
-            more = moved >= TURN
-            if moved:
-                await anyio.sleep(0 if self._hurried() else BREATH)
-            if not more or time.monotonic() - burst > self.interval:
-                self._stir()
-                burst = time.monotonic()
-            if more or self._deadline is not None:  # a close that was asked for during the breath woke nobody
+            self._stir()
+            if more or self._deadline is not None:  # a close that was asked for between two turns woke nobody
                 continue
             # A ring that was found half full may overflow by the next look: look sooner, until the flood is over.
-            flood = moved_since > self.pump.cursors[0].ring.capacity // 2
-            calm = self.interval if moved_since else 2 * self.interval
+            flood = moved > self.pump.cursors[0].ring.capacity // 2
+            calm = self.interval if moved else 2 * self.interval
             pause = max(pause / 4, 0.001) if flood else min(pause * 2, calm)
-            moved_since = 0
+            moved = 0
+            # The timer; emitters never wake the drain (M2).
             with anyio.move_on_after(pause):
                 await self._wake.wait()
-            burst = time.monotonic()
+
+    async def _burst(self) -> tuple[int, bool]:
+        """Read what is there, for an interval at most; return how many records came, and whether more are waiting."""
+        hasty = self._hurried()
+        most = BATCH if hasty else TURN
+        end = time.monotonic() + self.interval
+        moved, more = 0, False
+
+        def read() -> bool:
+            nonlocal moved, more
+            count = self._look(most)
+            moved, more = moved + count, count >= most
+            closing = self._deadline is not None
+            return more and not closing and time.monotonic() < end and (hasty or not self._hurried())
+
+        haste.set(math.inf if hasty else 1)
+        if self.pump.behind():
+            await turns(read)
+        else:
+            read()
+        return moved, more
 
     def _stir(self) -> None:
         """Let the lanes deliver what they were offered: once a burst is read, rather than in small batches while it is."""
@@ -200,9 +217,9 @@ class Drain:
             return
         await lane.run()
 
-    def _look(self) -> int:
+    def _look(self, most: int = BATCH) -> int:
         try:
-            return self.pump.look(lambda: self.lanes, time.monotonic(), TURN)
+            return self.pump.look(lambda: self.lanes, time.monotonic(), most)
         except Exception as error:  # noqa: BLE001 - the drain outlives its own faults, and counts them (F31)
             self._fault("the drain failed on a record", error)
             return 0

@@ -9,7 +9,7 @@ from elastic_events.bus.record import Record
 __all__ = ("BATCH", "Handler", "Sink", "adapt", "adapters", "stages")
 
 #: Records of a call to a sink, at most, unless its subscription says otherwise.
-BATCH = 512
+BATCH = 1024
 
 
 @runtime_checkable

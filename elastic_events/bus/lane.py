@@ -4,6 +4,7 @@ The state and its rules are plain methods; `run` only waits, and calls the handl
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import anyio
 
 from elastic_events.bus.backlog import Backlog
+from elastic_events.bus.breath import SLICE, TURN, haste, turns
 from elastic_events.bus.errors import PERMANENT
 from elastic_events.bus.handler import CallableSink, Sink
 from elastic_events.bus.record import Record
@@ -186,14 +188,26 @@ class Lane:
 
     async def run(self) -> None:
         """Deliver until closed, then write the ledger and close the sink."""
+        begun = 0.0
         try:
             while await self._ready():
+                haste.set(self._haste())
+                if time.monotonic() - begun > SLICE * haste.get():
+                    await turns(bool)
+                    begun = time.monotonic()
                 await self._deliver(self._next_batch())
             await self._last_words()
         finally:
             await self.shut()
             self.finished = True
             self._notify()
+
+    def _haste(self) -> float:
+        """How much longer turns the lane needs, being behind; without any where records would soon be lost."""
+        behind = len(self.backlog)
+        if self.closing or 2 * behind > self.backlog.records:
+            return math.inf
+        return 1 + behind // (4 * max(self.batch_size, TURN))
 
     async def shut(self) -> None:
         """Close the sink; one that hangs gets `LAST_WORDS` seconds."""

@@ -7,7 +7,6 @@ from threading import Thread
 from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
-from anyio.from_thread import run_sync
 from anyio.lowlevel import current_token
 
 __all__ = ("Worker",)
@@ -31,7 +30,8 @@ class Worker:
     async def run(self, function: Callable[[*Args], T], *args: *Args) -> T:
         """Run `function(*args)` in the thread, wait for it and return or raise what it did."""
         done = anyio.Event()
-        token = current_token()
+        loop: Any = current_token().native_token  # asyncio's, or trio's token
+        tell = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
         outcome: list[Any] = []
 
         def call() -> None:
@@ -40,7 +40,7 @@ class Worker:
             except BaseException as error:  # noqa: BLE001 - it is raised again in the waiter
                 outcome.append((None, error))
             with suppress(RuntimeError):  # the waiter's loop is gone, and the waiter with it
-                run_sync(done.set, token=token)
+                tell(done.set)
 
         self._calls.put(call)
         await done.wait()

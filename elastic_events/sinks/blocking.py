@@ -1,13 +1,19 @@
 """The async skin of a sink whose calls block: they run in a thread of its own, and the sink below stays synchronous."""
 
 import os
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Generic, TypeVar
 
-from elastic_events.bus.breath import Turns
+from elastic_events.bus.breath import TURN, haste, turns
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 
-__all__ = ("BlockingSink",)
+__all__ = ("BlockingSink", "EncodingSink")
+
+
+Encoded = TypeVar("Encoded")
 
 
 class BlockingSink:
@@ -22,7 +28,6 @@ class BlockingSink:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
-        self._turns = Turns()
         self._pid = 0
         self._unsure: Sequence[Record] | None = None  # the batch whose call was not waited for to its end
         self._written: Sequence[Record] | None = None  # the batch written last
@@ -43,7 +48,7 @@ class BlockingSink:
         self._unsure = records
         waited_for = [True]
         try:
-            await self._worker.run(self._call, records, again, waited_for)
+            await self._worker.run(self._call, await self._work(records), records, again, waited_for)
         except Exception:
             self._unsure = None
             raise
@@ -69,11 +74,15 @@ class BlockingSink:
             self.close_now()
             raise
 
-    def _call(self, records: Sequence[Record], again: bool, waited_for: list[bool]) -> None:
+    async def _work(self, records: Sequence[Record]) -> Callable[[], None]:
+        """Return what the thread is to do for `records`."""
+        return partial(self.write_now, records)
+
+    def _call(self, work: Callable[[], None], records: Sequence[Record], again: bool, waited_for: list[bool]) -> None:
         if not waited_for or (again and self._written is records):
             return
         self._written = None
-        self.write_now(records)
+        work()
         self._written = records
 
     def open_now(self) -> None:
@@ -91,3 +100,31 @@ class BlockingSink:
     def abandon(self) -> None:
         """Forget, in a forked child, what belongs to the parent, without a call that would touch it."""
         raise NotImplementedError
+
+
+class EncodingSink(BlockingSink, Generic[Encoded]):
+    """A blocking sink whose records are encoded in the event loop, in turns: its thread writes, and holds no GIL for long."""
+
+    async def _work(self, records: Sequence[Record]) -> Callable[[], None]:
+        parts: list[Encoded] = []
+        size = int(min(TURN * haste.get(), len(records)))
+
+        def encode_next() -> bool:
+            begin = len(parts) * size
+            parts.append(self.encode(records[begin : begin + size]))
+            return begin + size < len(records)
+
+        await turns(encode_next)
+        return partial(self.write_encoded, parts)
+
+    def write_now(self, records: Sequence[Record]) -> None:
+        """Encode and write `records`."""
+        self.write_encoded([self.encode(records)])
+
+    @abstractmethod
+    def encode(self, records: Sequence[Record]) -> Encoded:
+        """Return what is to be written for `records`. Does no I/O, and is called in the event loop."""
+
+    @abstractmethod
+    def write_encoded(self, parts: Sequence[Encoded]) -> None:
+        """Write what `encode` returned, all or none of it as far as the medium lets it."""

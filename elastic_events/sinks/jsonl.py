@@ -15,11 +15,11 @@ from urllib.parse import SplitResult
 
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Record
-from elastic_events.sinks.blocking import BlockingSink
+from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.parts import Housekeeper, list_parts, next_number
-from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_json
+from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_lines
 
 __all__ = ("JsonlPosition", "JsonlSink", "from_url", "read_jsonl")
 
@@ -30,7 +30,7 @@ CUT = "the last line is cut short"
 LONGEST = 16 * 2**20
 
 
-class JsonlSink(BlockingSink):
+class JsonlSink(EncodingSink[bytes]):
     """Appends records to a file, one stored record (`sinks.stored`) a line.
 
     Delivered means: handed to the kernel. It survives the death of the process, not a power failure. A failed write is
@@ -72,6 +72,8 @@ class JsonlSink(BlockingSink):
         self.pack = pack
         self._clock = clock
         self._descriptor = -1
+        self._file: tuple[int, int] | None = None  # device and inode of the file that is open
+        self._end = -1  # bytes of the file after our last write
         self._began = 0.0  # seconds since the epoch: when the first record of the file was written
         self._housekeeper: Housekeeper | None = None
 
@@ -90,14 +92,18 @@ class JsonlSink(BlockingSink):
         if self.rotate is not None or self.rotate_every is not None:
             self._housekeeper = Housekeeper(self.path, keep=self.keep, pack=self.pack)
 
-    def write_now(self, records: Sequence[Record]) -> None:
-        """Append `records`, or raise and leave the file as it was."""
-        data = b"\n".join(map(to_json, self._turns.of(records))) + b"\n"
+    def encode(self, records: Sequence[Record]) -> bytes:
+        """Return the lines of `records`."""
+        return to_lines(records)
+
+    def write_encoded(self, parts: Sequence[bytes]) -> None:
+        """Append lines, or raise and leave the file as it was."""
+        data = b"".join(parts)
         try:
-            self._lock()
-            if self._is_full(len(data)):
-                self._put_aside()
-            self._append(data)
+            size = self._lock()
+            if self._is_full(size, len(data)):
+                size = self._put_aside()
+            self._append(data, size)
         finally:
             _unlock(self._descriptor)
 
@@ -117,6 +123,8 @@ class JsonlSink(BlockingSink):
 
     def _open(self) -> None:
         self._descriptor = open_private(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        status = os.fstat(self._descriptor)
+        self._file, self._end = (status.st_dev, status.st_ino), -1
         self._began = self._first_time()
 
     def _close(self) -> None:
@@ -124,22 +132,26 @@ class JsonlSink(BlockingSink):
         if descriptor >= 0:
             os.close(descriptor)
 
-    def _lock(self) -> None:
-        """Lock the file that `path` names now: another process may have put ours aside, or somebody removed it."""
+    def _lock(self) -> int:
+        """Lock the file that `path` names now: another process may have put ours aside, or somebody removed it.
+
+        Returns its size. Each system call lets go of the GIL, and waits for it beside training: there are as few as can be.
+        """
         while True:
             if self._descriptor < 0:
                 self._open()
             _lock(self._descriptor)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(self.path.lstat(), os.fstat(self._descriptor)):
-                    return
+                status = self.path.lstat()
+                if (status.st_dev, status.st_ino) == self._file:
+                    return status.st_size
             self._close()
 
-    def _append(self, data: bytes) -> None:
-        end = os.fstat(self._descriptor).st_size
+    def _append(self, data: bytes, end: int) -> None:
         # An open tail: a process was killed here, or taking back a failed write failed as well (F73).
-        if end and os.pread(self._descriptor, 1, end - 1) != b"\n":
+        if end not in (0, self._end) and os.pread(self._descriptor, 1, end - 1) != b"\n":
             data = b"\n" + data
+        self._end = -1
         try:
             view = memoryview(data)
             while view:
@@ -148,9 +160,9 @@ class JsonlSink(BlockingSink):
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, end)
             raise
+        self._end = end + len(data)
 
-    def _is_full(self, more: int) -> bool:
-        size = os.fstat(self._descriptor).st_size
+    def _is_full(self, size: int, more: int) -> bool:
         if not size:
             self._began = self._clock()
             return False
@@ -158,14 +170,15 @@ class JsonlSink(BlockingSink):
         too_old = self.rotate_every is not None and self._clock() - self._began >= self.rotate_every
         return too_long or too_old
 
-    def _put_aside(self) -> None:
-        """Begin a new file. Who waits for the lock of the old one finds that `path` names another."""
+    def _put_aside(self) -> int:
+        """Begin a new file, and return its size. Who waits for the lock of the old one finds that `path` names another."""
         self.path.rename(self.path.with_name(f"{self.path.name}.{next_number(self.path)}"))
         self._close()
-        self._lock()
+        size = self._lock()
         self._began = self._clock()
         if self._housekeeper is not None:
             self._housekeeper.kick()
+        return size
 
     def _first_time(self) -> float:
         """Return when the file's first record was written; its own time, since a copy loses the file's."""

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from heapq import merge
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
-from elastic_events.sinks.blocking import BlockingSink
+from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.sqlite_schema import (
     ALL_CONTEXTS,
@@ -36,7 +37,7 @@ from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_j
 __all__ = ("SqlitePosition", "SqliteSink", "connect_to_read", "from_url", "is_sqlite", "read_sqlite")
 
 
-class SqliteSink(BlockingSink):
+class SqliteSink(EncodingSink["_Rows"]):
     """Inserts records into a SQLite database, each kind into a table of its own. Idempotent by record id.
 
     Delivered means: committed, in WAL mode with synchronous=NORMAL. It survives the death of every process that writes;
@@ -81,14 +82,19 @@ class SqliteSink(BlockingSink):
             self.close_now()
             raise
 
-    def write_now(self, records: Sequence[Record]) -> None:
-        """Insert `records` that are not there yet, in one transaction."""
+    def encode(self, records: Sequence[Record]) -> "_Rows":
+        """Return the rows of `records`."""
+        groups = groupby(records, attrgetter("kind", "context"))
+        return _Rows(records, [(*key, list(map(to_row, group))) for key, group in groups])
+
+    def write_encoded(self, parts: Sequence["_Rows"]) -> None:
+        """Insert the rows that are not there yet, in one transaction."""
         if self._connection is None or _identity(self.path) != self._file:
             self._open_again()
         try:
-            self._write(records)
+            self._write(parts)
         except UnicodeEncodeError:  # a lone surrogate: the stored form has none
-            self._write([from_json(to_json(record)) for record in records])
+            self._write([self.encode([from_json(to_json(record)) for record in part.records]) for part in parts])
 
     def close_now(self) -> None:
         """Close the connection; the last one moves the WAL into the file."""
@@ -115,19 +121,16 @@ class SqliteSink(BlockingSink):
             self.close_now()
             raise OSError(str(error)) from None  # the file system may come back: worth another try
 
-    def _write(self, records: Sequence[Record]) -> None:
+    def _write(self, parts: Sequence["_Rows"]) -> None:
         connection = self._connection
         assert connection is not None
         rows: dict[Kind, list[tuple[Any, ...]]] = {}
         known = dict(self._contexts)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            last, origin, context = None, 0, 0
-            for record in self._turns.of(records):
-                if record.context is not last:
-                    last = record.context
-                    origin, context = self._context_of(connection, last)
-                rows.setdefault(record.kind, []).append(to_row(record, origin, context))
+            for kind, context, group in chain.from_iterable(part.groups for part in parts):
+                place = self._context_of(connection, context)
+                rows.setdefault(kind, []).extend([place + row for row in group])
             for kind, values in rows.items():
                 insert(connection, kind, values)
             connection.execute("COMMIT")
@@ -146,6 +149,13 @@ class SqliteSink(BlockingSink):
         if found is None:
             found = self._contexts[context] = find_context(connection, context)
         return found
+
+
+class _Rows(NamedTuple):
+    """Records, and the rows of each run of one kind and context; what a row lacks is the numbers of its context."""
+
+    records: Sequence[Record]
+    groups: list[tuple[Kind, Context, list[tuple[Any, ...]]]]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -14,7 +14,6 @@ import msgspec
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
-from elastic_events.bus.handler import BATCH
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
@@ -39,6 +38,9 @@ VERSION = 1
 
 #: What `PRAGMA application_id` says: "elev".
 APPLICATION = 0x656C6576
+
+#: Rows of a statement, at most: giving it its values holds the GIL.
+ROWS = 256
 
 #: Kind -> its table.
 TABLES: dict[Kind, str] = {"event": "events", "rdzv": "rdzv_events", "metric": "metrics", "ledger": "ledgers"}
@@ -159,8 +161,8 @@ def find_context(connection: sqlite3.Connection, context: Context) -> tuple[int,
     return origin, number
 
 
-def to_row(record: Record, origin: int, context: int) -> tuple[Any, ...]:
-    """Return the row of a record in its kind's table."""
+def to_row(record: Record) -> tuple[Any, ...]:
+    """Return the row of a record in its kind's table, but for origin and context."""
     if type(record.name) is not str or type(record.channel) not in (str, type(None)):
         record = from_json(to_json(record))
     fits = True
@@ -182,7 +184,7 @@ def to_row(record: Record, origin: int, context: int) -> tuple[Any, ...]:
             fits = False
             payload = tuple(map(_column, payload))
     exact = None if fits else to_json(record).decode()
-    head = (origin, record.seq, context, record.time_ns, record.monotonic_ns, record.name, record.channel)
+    head = (record.seq, record.time_ns, record.monotonic_ns, record.name, record.channel)
     return (*head, *payload, record.recovered, exact)
 
 
@@ -230,20 +232,16 @@ def insert(connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[Any,
     A statement lets go of the GIL and asks for it again, for which it waits 5 ms in a process that is busy with Python: one
     for each row would write 100 rows a second there.
     """
-    width = len(rows[0])
-    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // width
-    begin = 0
-    while begin < len(rows):
-        # Powers of two, so that few statements serve all lengths.
-        count = 1 << min(len(rows) - begin, most, BATCH).bit_length() - 1
-        connection.execute(insertion(kind, count), list(chain.from_iterable(rows[begin : begin + count])))
-        begin += count
+    most = min(ROWS, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(rows[0]))
+    for begin in range(0, len(rows), most):
+        part = rows[begin : begin + most]
+        connection.execute(insertion(kind, len(part)), list(chain.from_iterable(part)))
 
 
 @cache
 def insertion(kind: Kind, count: int = 1) -> str:
     """Return the statement that inserts `count` rows; it leaves those that are there as they are."""
-    columns = ("origin", "seq", "context", *_HEAD[1:], *FIELDS[kind], "recovered", "exact")
+    columns = ("origin", "context", *_HEAD, *FIELDS[kind], "recovered", "exact")
     # A record is what it was at the first writing; a ledger of the same moment may know more at the second.
     verb = "REPLACE" if kind == "ledger" else "IGNORE"
     row = f"({', '.join('?' * len(columns))})"

@@ -843,7 +843,7 @@ async def test_close_needs_no_room_in_a_queue() -> None:
 
 def test_close_is_heard_between_two_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A close that is asked for while the drain sleeps between turns does not wait for the next look."""
-    monkeypatch.setattr("elastic_events.bus.drain.BREATH", 0.5)
+    monkeypatch.setattr("elastic_events.bus.breath.BREATH", 0.5)
     sink = ListSink()
     bus = EventBus(sink, interval=60, deadline=5)
     bus.put_metric("m", 1)

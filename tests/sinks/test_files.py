@@ -328,14 +328,14 @@ def gated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], tuple[threading.Ev
     """Let the next write of a sink wait in its thread until the second event is set; the first says that it began."""
 
     def gate(sink: Any) -> tuple[threading.Event, threading.Event]:
-        entered, opened, write_now = threading.Event(), threading.Event(), sink.write_now
+        entered, opened, write = threading.Event(), threading.Event(), sink.write_encoded
 
-        def wait_first(records: Any) -> None:
+        def wait_first(parts: Any) -> None:
             entered.set()
             assert opened.wait(10)
-            write_now(records)
+            write(parts)
 
-        monkeypatch.setattr(sink, "write_now", wait_first)
+        monkeypatch.setattr(sink, "write_encoded", wait_first)
         return entered, opened
 
     return gate

@@ -1,0 +1,89 @@
+"""Turns: what the background does between two sleeps."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from elastic_events.bus import breath
+from elastic_events.bus.breath import TURN, haste, turns
+from elastic_events.sinks.jsonl import JsonlSink
+from tests.sinks.factory import metrics
+
+
+@pytest.fixture(autouse=True)
+def unhurried() -> Iterator[None]:
+    """Leave the context as it was."""
+    before = haste.set(1)
+    yield
+    haste.reset(before)
+
+
+async def test_turns_of_all_tasks_come_one_by_one_with_a_sleep_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks never work in one wake-up of the loop: training would wait for both."""
+    monkeypatch.setattr(breath, "BREATH", 0.01)
+    begun: list[tuple[str, float]] = []
+
+    async def task(name: str) -> None:
+        def work() -> bool:
+            begun.append((name, anyio.current_time()))
+            return len([other for other, _ in begun if other == name]) < 3
+
+        await turns(work)
+
+    asked = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(task, "a")
+        group.start_soon(task, "b")
+    times = [asked, *(time for _, time in begun)]
+    assert "".join(sorted(name for name, _ in begun)) == "aaabbb"
+    assert [name for name, _ in begun] != sorted(name for name, _ in begun)  # in turn
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.008
+
+
+async def test_work_that_raises_ends_its_turns_and_nobody_elses() -> None:
+    """What a turn raises is raised to who asked for it."""
+
+    def poison() -> bool:
+        raise ValueError("poison")
+
+    with pytest.raises(ValueError, match="poison"):
+        await turns(poison)
+    await turns(bool)
+
+
+async def test_turn_that_nobody_waits_for_is_not_taken() -> None:
+    """Work whose task was cancelled is not done."""
+    done: list[int] = []
+    with anyio.move_on_after(0):
+        await turns(lambda: done.append(1) or False)
+    await turns(bool)
+    assert not done
+
+
+async def test_task_in_haste_takes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who would lose records does not sleep; the loop goes on all the same."""
+    monkeypatch.setattr(breath, "BREATH", 30)
+    left = [1, 2, 3]
+    haste.set(math.inf)
+    with anyio.fail_after(5):
+        await turns(lambda: bool(left.pop() and left))
+    assert not left
+
+
+@pytest.mark.parametrize(("speed", "parts"), [(1, [TURN, TURN, 80]), (2, [2 * TURN, 80]), (math.inf, [2 * TURN + 80])])
+async def test_sink_encodes_in_turns_and_in_longer_ones_when_behind(
+    tmp_path: object, speed: float, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch is encoded a turn at a time, so that no step waits for all of it."""
+    sink = JsonlSink(f"{tmp_path}/run.jsonl")
+    encode, seen = sink.encode, []
+    monkeypatch.setattr(sink, "encode", lambda records: seen.append(len(records)) or encode(records))
+    haste.set(speed)
+    await sink.open()
+    await sink.write(metrics(2 * TURN + 80))
+    await sink.aclose()
+    assert seen == parts
+    assert sink.path.read_bytes().count(b"\n") == 2 * TURN + 80

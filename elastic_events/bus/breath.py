@@ -8,17 +8,19 @@ one another. Sleeping, however short, hands the GIL over; CPython then lets the 
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.lowlevel import RunVar, current_token
 
+from elastic_events.bus.record import Record
+
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ("SLICE", "TURN", "haste", "turns")
+__all__ = ("SLICE", "TURN", "haste", "in_turns", "turns")
 
 #: Seconds of work that make a turn where caches are warm; beside training it takes twice that.
 SLICE = 0.00025
@@ -28,6 +30,8 @@ TURN = 160
 
 #: Seconds between two turns.
 BREATH = 0.001
+
+T = TypeVar("T")
 
 #: How many times longer the turns of a task are, since it has fallen behind; infinity for no turns at all.
 haste: ContextVar[float] = ContextVar("elastic_events.haste", default=1)
@@ -47,6 +51,20 @@ async def turns(work: Callable[[], bool]) -> None:
         queue = _TimerQueue(loop) if hasattr(loop, "call_later") else _Queue()
         _queue.set(queue)
     await queue.turns(work)
+
+
+async def in_turns(call: Callable[[Sequence[Record]], T], records: Sequence[Record]) -> list[T]:
+    """Call `call` with `records`, a turn's worth at a time, and return what it returned."""
+    results: list[T] = []
+    size = int(min(TURN * haste.get(), len(records)))
+
+    def call_next() -> bool:
+        begin = len(results) * size
+        results.append(call(records[begin : begin + size]))
+        return begin + size < len(records)
+
+    await turns(call_next)
+    return results
 
 
 class _Queue:

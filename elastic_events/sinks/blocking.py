@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-from elastic_events.bus.breath import TURN, haste, turns
+from elastic_events.bus.breath import in_turns
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 
@@ -106,16 +106,7 @@ class EncodingSink(BlockingSink, Generic[Encoded]):
     """A blocking sink whose records are encoded in the event loop, in turns: its thread writes, and holds no GIL for long."""
 
     async def _work(self, records: Sequence[Record]) -> Callable[[], None]:
-        parts: list[Encoded] = []
-        size = int(min(TURN * haste.get(), len(records)))
-
-        def encode_next() -> bool:
-            begin = len(parts) * size
-            parts.append(self.encode(records[begin : begin + size]))
-            return begin + size < len(records)
-
-        await turns(encode_next)
-        return partial(self.write_encoded, parts)
+        return partial(self.write_encoded, await in_turns(self.encode, records))
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Encode and write `records`."""

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult
 import anyio
 import msgspec
 
+from elastic_events.bus.breath import in_turns
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.nats_link import Link
@@ -115,7 +116,8 @@ class NatsSink:
 
     async def _write(self, records: Sequence[Record]) -> None:
         await self._ready()
-        messages = pack(records, self.target.root)
+        lines = b"".join(await in_turns(to_lines, records)).split(b"\n")
+        messages = pack(records, lines, self.target.root)
         try:
             for start in range(0, len(messages), WINDOW):
                 await self._publish(messages[start : start + WINDOW])
@@ -198,11 +200,11 @@ def subject(record: Record, prefix: str) -> str:
     return f"{prefix}.{run}.{record.kind}.{'.'.join(tokens)}"
 
 
-def pack(records: Sequence[Record], prefix: str) -> "list[_Message]":
-    """Return the messages for `records`: the same for the same records, so that a retry is recognised."""
+def pack(records: Sequence[Record], lines: Sequence[bytes], prefix: str) -> "list[_Message]":
+    """Return the messages for `records` and their `lines`: the same for the same records, so that a retry is recognised."""
     messages: list[_Message] = []
     open_batches: dict[str, _Batch] = {}
-    for record, line in zip(records, to_lines(records).split(b"\n"), strict=False):
+    for record, line in zip(records, lines, strict=False):
         if record.kind != "metric":
             messages.append(_Message(subject(record, prefix), record.id, line, (record,)))
             continue

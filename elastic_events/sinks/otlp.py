@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 
+from elastic_events.bus.breath import in_turns
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.options import Options
@@ -153,7 +154,8 @@ class OtlpSink:
         url: str | None = getattr(self.settings, signal)
         if not records or url is None:
             return
-        body = getattr(self._encoder, signal)(records)
+        # Messages of protobuf one behind the other are one message: their lists are joined.
+        body = b"".join(await in_turns(getattr(self._encoder, signal), records))
         response = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
         if response.status_code // 100 != 2:
             raise self._failure(response, records)

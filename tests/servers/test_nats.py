@@ -18,6 +18,7 @@ from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
 from elastic_events.sinks.nats_target import Target
+from elastic_events.sinks.stored import to_lines
 from elastic_events.testing import ListSink
 from tests.servers.conftest import ASYNCIO, NatsServer
 from tests.servers.factory import context, event, ledger, metric, rdzv
@@ -195,9 +196,14 @@ async def test_an_oversized_record_is_refused_alone(nats_server: NatsServer, str
     assert [record.seq for record in await stored(nats_server, stream)] == [1, 3]
 
 
+def packed(records: list[Record]) -> Any:
+    """Return the messages for `records`."""
+    return pack(records, to_lines(records).split(b"\n"), "p")
+
+
 def test_messages_are_bounded_in_bytes() -> None:
     """A message of metric points ends before the server's usual limit, however long they are (F42)."""
-    messages = pack([metric(n, value="x" * 16_000) for n in range(200)], "p")
+    messages = packed([metric(n, value="x" * 16_000) for n in range(200)])
     assert max(len(message.payload) for message in messages) <= 512 * 1024
     assert sum(len(message.records) for message in messages) == 200
 
@@ -205,7 +211,7 @@ def test_messages_are_bounded_in_bytes() -> None:
 def test_two_runs_never_share_a_message() -> None:
     """Metric points of two runs that alternate in a batch go under the subject of their own run."""
     other = context(run_id="run 2.x")
-    messages = pack([metric(n, speaker=other if n % 2 else None) for n in range(10)], "p")
+    messages = packed([metric(n, speaker=other if n % 2 else None) for n in range(10)])
     assert [message.subject for message in messages] == ["p.run-1.metric.batch", "p.run_2_x.metric.batch"]
 
 

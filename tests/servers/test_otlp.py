@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from elastic_events import EventBus
 from elastic_events.api import Event, EventSource
+from elastic_events.bus.breath import TURN
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
 from elastic_events.bus.record import Record
@@ -143,6 +144,16 @@ async def test_metric_points_are_gauges(collector: Collector) -> None:
     assert [p["value"] for p in points[:2] + points[3:]] == [0.5, 3.0, 1.0]
     assert math.isnan(points[2]["value"])
     assert {p["attributes"]["elastic.group"] for p in points} == {"train"}
+
+
+async def test_a_batch_that_is_encoded_in_turns_is_one_request(collector: Collector) -> None:
+    """Parts of a message of protobuf are the message: none is lost, none comes first."""
+    async with opened(collector.url) as sink:
+        await sink.write([metric(number, value=number) for number in range(3 * TURN)])
+        await sink.write([event(number) for number in range(2 * TURN)])
+    assert len(collector.requests) == 2
+    assert [point["value"] for _, point in collector.points] == list(range(3 * TURN))
+    assert len(collector.logs) == 2 * TURN
 
 
 async def test_the_ledger_arrives(collector: Collector) -> None:

@@ -4,8 +4,8 @@
 
 Three steps: pure Python, which holds the GIL all the time; NumPy, which lets go of it; torch, where it is installed. A late
 step is one that took over 1 ms longer than the median of its own loop. "Delivered" is how much of what was emitted had
-reached the file by the end of the loop: who delivers later interferes less, and loses more. Subjects run in turn, round by
-round.
+reached the sink by the end of the loop: who delivers later interferes less, and loses more. "No sink" is a handler that
+counts, of logging one that formats as well. Subjects run in turn, round by round.
 """
 
 import json
@@ -41,7 +41,7 @@ class Subject(NamedTuple):
 
 def run(quick: bool = False, say: Callable[[str], object] = lambda _line: None) -> list[Row]:
     """Measure each subject with each step, in processes of its own, in turn; medians of the rounds."""
-    rounds, steps = (1, 300) if quick else (3, 1500)
+    rounds, steps = (1, 300) if quick else (5, 1000)
     rows: list[Row] = []
     for step in STEPS[:1] if quick else STEPS:
         found: dict[str, list[Row]] = {name: [] for name in SUBJECTS}
@@ -158,6 +158,20 @@ def _jsonl(folder: Path) -> Subject:
     return _bus(f"jsonl:///{folder}/out", _lines(folder / "out"))
 
 
+def _discard(_folder: Path) -> Subject:
+    from elastic_events import EventBus
+    from elastic_events.bus.handler import BATCH
+
+    bus, count = EventBus(), [0]
+
+    async def discard(records: Any) -> None:
+        count[0] += len(records)
+
+    bus.subscribe(discard, batch_size=BATCH)
+    bus.open()
+    return Subject(bus.put_metric, bus.close, lambda: count[0])
+
+
 def _sqlite(folder: Path) -> Subject:
     def count() -> int:
         with sqlite3.connect(folder / "out") as connection:
@@ -180,13 +194,29 @@ def _lines(path: Path, mark: bytes = b"\n") -> Callable[[], int]:
 
 
 def _logging(folder: Path, module: Any = logging) -> Subject:
+    return _queued(module, module.FileHandler(str(folder / "log")), _lines(folder / "log"))
+
+
+def _logging_discard(_folder: Path) -> Subject:
+    class Discard(logging.Handler):
+        count = 0
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.format(record)
+            self.count += 1
+
+    handler = Discard()
+    return _queued(logging, handler, lambda: handler.count)
+
+
+def _queued(module: Any, handler: Any, delivered: Callable[[], int]) -> Subject:
     records: queue.SimpleQueue[Any] = queue.SimpleQueue()
     handlers = load(f"{module.__name__}.handlers")
-    listener = handlers.QueueListener(records, module.FileHandler(str(folder / "log")))
+    listener = handlers.QueueListener(records, handler)
     logger = module.Logger("bench", module.INFO)
     logger.addHandler(handlers.QueueHandler(records))
     listener.start()
-    return Subject(lambda key, value: logger.info("%s=%s", key, value), listener.stop, _lines(folder / "log"))
+    return Subject(lambda key, value: logger.info("%s=%s", key, value), listener.stop, delivered)
 
 
 def _loguru(folder: Path) -> Subject:
@@ -217,8 +247,10 @@ def _tensorboard(folder: Path) -> Subject:
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     NOTHING: _nothing,
     "ours, flight recorder": _recorder,
+    "ours, background thread, no sink": _discard,
     "ours, background thread, JSON Lines": _jsonl,
     "ours, background thread, SQLite": _sqlite,
+    "logging, QueueListener, no sink": _logging_discard,
     "logging, QueueListener": _logging,
     "picologging, QueueListener": lambda folder: _logging(folder, load("picologging")),
     "loguru, enqueue": _loguru,

@@ -152,8 +152,6 @@ class Drain:
         haste.set(math.inf if hasty else 1)
         if self.pump.behind():
             await turns(read)
-        else:
-            read()
         return moved, more
 
     def _stir(self) -> None:

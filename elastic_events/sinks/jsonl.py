@@ -151,7 +151,6 @@ class JsonlSink(EncodingSink[bytes]):
         # An open tail: a process was killed here, or taking back a failed write failed as well (F73).
         if end not in (0, self._end) and os.pread(self._descriptor, 1, end - 1) != b"\n":
             data = b"\n" + data
-        self._end = -1
         try:
             view = memoryview(data)
             while view:

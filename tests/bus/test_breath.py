@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
+from elastic_events import EventBus
 from elastic_events.bus import breath
 from elastic_events.bus.breath import TURN, haste, turns
 from elastic_events.sinks.jsonl import JsonlSink
+from elastic_events.testing import ListSink
 from tests.sinks.factory import metrics
 
 
@@ -87,3 +89,33 @@ async def test_sink_encodes_in_turns_and_in_longer_ones_when_behind(
     await sink.aclose()
     assert seen == parts
     assert sink.path.read_bytes().count(b"\n") == 2 * TURN + 80
+
+
+def test_lane_that_falls_behind_is_hastier_by_degrees() -> None:
+    """Longer turns for more to deliver; none at all where records would soon be lost, or the bus is closing."""
+    bus = EventBus()
+    lane = bus.subscribe(ListSink(), batch_size=TURN, backlog=100 * TURN)
+    found = []
+    for count in (1, 4 * TURN - 2, 2, 40 * TURN, 10 * TURN):
+        lane.backlog.push(metrics(count))
+        found.append(lane._haste())
+    assert found == [1, 1, 2, 12, math.inf]
+    lane.backlog.clear()
+    assert lane._haste() == 1
+    lane.close()
+    assert lane._haste() == math.inf
+
+
+async def test_ring_that_is_filling_up_is_read_without_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half full: emitters would overwrite what waits for a turn."""
+    monkeypatch.setattr(breath, "BREATH", 1)
+    bus = EventBus(capacity=256)
+    for number in range(150):
+        bus.put_metric("m", number)
+    async with bus:
+        with anyio.fail_after(0.9):
+            while bus.pump.behind():
+                await anyio.sleep(0.001)
+        bus.put_metric("m", 1)
+        await anyio.sleep(0.1)
+        assert bus.pump.behind() == 1  # which waits for its turn

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from elastic_events import (
     current_bus,
     record,
 )
+from elastic_events.bus.breath import turns
 from elastic_events.testing import FailingSink, FakeClock, GatedSink, ListSink
 from elastic_metrics import MetricData, put_metric
 
@@ -842,15 +843,37 @@ async def test_close_needs_no_room_in_a_queue() -> None:
 
 
 def test_close_is_heard_between_two_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A close that is asked for while the drain sleeps between turns does not wait for the next look."""
+    """A close that is asked for while the drain sleeps before a turn does not wait for the next look."""
     monkeypatch.setattr("elastic_events.bus.breath.BREATH", 0.5)
+    asked = threading.Event()
+
+    async def noted(work: Callable[[], bool]) -> None:
+        asked.set()
+        await turns(work)
+
+    monkeypatch.setattr("elastic_events.bus.drain.turns", noted)
     sink = ListSink()
     bus = EventBus(sink, interval=60, deadline=5)
     bus.put_metric("m", 1)
     bus.open()
-    while not bus.pump.cursors[1].position:
-        time.sleep(0.005)  # until the first turn is over, and the drain sleeps
+    assert asked.wait(5)
     began = time.monotonic()
     assert bus.close()
     assert time.monotonic() - began < 4  # not the deadline
     assert len(sink.payload) == 1
+
+
+def test_close_is_heard_in_a_flood() -> None:
+    """What is read goes on as long as more comes, but for no close."""
+    bus = EventBus(ListSink(), interval=60, deadline=5)
+    flood = threading.Event()
+    emitter = threading.Thread(target=lambda: [bus.put_metric("m", 1) for _ in iter(flood.is_set, True)])
+    emitter.start()
+    bus.open()
+    while not bus.pump.cursors[1].position:
+        time.sleep(0.005)
+    began = time.monotonic()
+    bus.close()
+    assert time.monotonic() - began < 4
+    flood.set()
+    emitter.join()

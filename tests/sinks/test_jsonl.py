@@ -183,6 +183,17 @@ def test_a_write_holds_the_lock_from_the_look_at_the_end_to_the_last_byte(
     assert calls == [lock, "look", "write", "write", "take back", unlock]
 
 
+def test_another_file_of_the_same_length_may_end_otherwise(sink: Any, tmp_path: Path) -> None:
+    """F73: a sink need not look at the end that it wrote itself, but at that of a file which took its place."""
+    path, other = tmp_path / "run.jsonl", tmp_path / "other"
+    one = sink()
+    one.write_now(metrics(1))
+    other.write_bytes(path.read_bytes()[:-1] + b" ")
+    other.rename(path)
+    one.write_now(metrics(1, 1))
+    assert path.read_bytes().count(b"\n") == 2
+
+
 def test_who_waited_for_the_lock_of_a_part_that_was_put_aside_writes_to_the_new_file(
     sink: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -301,13 +301,14 @@ async def test_batch_of_both_kinds_is_bounded_by_bytes() -> None:
     """What the events of a batch take is not there for its metrics, nor for the next event (F42)."""
     sink = ListSink()
     bus = EventBus()
-    bus.subscribe(sink, batch_bytes=7000)
+    lane = bus.subscribe(sink, batch_bytes=7000)
     for _ in range(3):
         bus.record(event("e", text="x" * 3000))
         bus.put_metric("m", 1)
     async with bus:
         pass
     assert sink.batches[:-1] == [4, 2]
+    assert lane.stats().backlog_bytes == 0
 
 
 async def test_batch_handler_gets_lists() -> None:

@@ -22,6 +22,7 @@ from elastic_events import (
     record,
 )
 from elastic_events.bus.breath import turns
+from elastic_events.bus.worker import Worker
 from elastic_events.testing import FailingSink, FakeClock, GatedSink, ListSink
 from elastic_metrics import MetricData, put_metric
 
@@ -306,9 +307,9 @@ async def test_batch_of_both_kinds_is_bounded_by_bytes() -> None:
         bus.record(event("e", text="x" * 3000))
         bus.put_metric("m", 1)
     async with bus:
-        pass
+        await bus.flush()
+        assert lane.stats().backlog_bytes == 0
     assert sink.batches[:-1] == [4, 2]
-    assert lane.stats().backlog_bytes == 0
 
 
 async def test_batch_handler_gets_lists() -> None:
@@ -878,3 +879,25 @@ def test_close_is_heard_in_a_flood() -> None:
     assert time.monotonic() - began < 4
     flood.set()
     emitter.join()
+
+
+def test_call_that_outlives_its_loop_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits any more for what a sink's thread has to tell; it prints no traceback."""
+    failures: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    gate = threading.Event()
+
+    async def give_up() -> Worker:
+        worker = Worker("w")
+        with anyio.move_on_after(0.05):
+            await worker.run(gate.wait)
+        return worker
+
+    for backend in ("asyncio", "trio"):
+        gate.clear()
+        worker = anyio.run(give_up, backend=backend)
+        gate.set()
+        worker.close()
+        worker._thread.join(5)
+        assert not worker._thread.is_alive()
+    assert not failures

@@ -42,6 +42,7 @@ _queue: RunVar["_Queue"] = RunVar("elastic_events.turns")
 async def turns(work: Callable[[], bool]) -> None:
     """Call `work` until it returns False, each time in a turn of its own. One that raises ends it, and is raised here."""
     if haste.get() == math.inf:
+        await anyio.sleep(0)  # the other tasks of the loop go on
         while work():
             await anyio.sleep(0)
         return

@@ -22,6 +22,9 @@ from elastic_events.bus.wakeup import Wakeup
 
 __all__ = ("Lane",)
 
+#: Turns that a lane may take in one, at most.
+LONGEST = 8
+
 #: Seconds that closing a sink may take beside the deadline.
 LAST_WORDS = 1.0
 
@@ -192,7 +195,7 @@ class Lane:
         try:
             while await self._ready():
                 haste.set(self._haste())
-                if time.monotonic() - begun > SLICE * haste.get():
+                if time.monotonic() - begun > SLICE * min(haste.get(), LONGEST):
                     await turns(bool)
                     begun = time.monotonic()
                 await self._deliver(self._next_batch())

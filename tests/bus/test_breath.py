@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from collections.abc import Iterator
 
 import anyio
@@ -68,11 +69,18 @@ async def test_turn_that_nobody_waits_for_is_not_taken() -> None:
 async def test_task_in_haste_takes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who would lose records does not sleep; the loop goes on all the same."""
     monkeypatch.setattr(breath, "BREATH", 30)
-    left = [1, 2, 3]
+    left, others = [1, 2, 3], []
+
+    async def other() -> None:
+        others.append(len(left))
+
     haste.set(math.inf)
     with anyio.fail_after(5):
-        await turns(lambda: bool(left.pop() and left))
+        async with anyio.create_task_group() as group:
+            group.start_soon(other)
+            await turns(lambda: bool(left.pop() and left))
     assert not left
+    assert others == [3]
 
 
 @pytest.mark.parametrize(("speed", "parts"), [(1, [TURN, TURN, 80]), (2, [2 * TURN, 80]), (math.inf, [2 * TURN + 80])])
@@ -119,3 +127,33 @@ async def test_ring_that_is_filling_up_is_read_without_turns(monkeypatch: pytest
         bus.put_metric("m", 1)
         await anyio.sleep(0.1)
         assert bus.pump.behind() == 1  # which waits for its turn
+
+
+async def test_lane_in_haste_leaves_the_loop_to_others() -> None:
+    """A handler that never waits is called for a few milliseconds at a time, also when there is much to deliver."""
+    bus, seen = EventBus(), [0]
+
+    async def busy(_record: object) -> None:
+        seen[0] += 1
+        until = time.perf_counter() + 0.0001
+        while time.perf_counter() < until:
+            pass
+
+    bus.subscribe(busy)
+    for number in range(2000):
+        bus.put_metric("m", number)
+    calls = []
+
+    async def others() -> None:
+        while True:
+            began = seen[0]
+            await anyio.sleep(0)
+            calls.append(seen[0] - began)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(others)
+        async with bus:
+            pass
+        group.cancel_scope.cancel()
+    assert seen[0] == 2000
+    assert max(calls) < 200  # calls of a tenth of a millisecond, where 2 ms are allowed

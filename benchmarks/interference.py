@@ -41,7 +41,7 @@ class Subject(NamedTuple):
 
 def run(quick: bool = False, say: Callable[[str], object] = lambda _line: None) -> list[Row]:
     """Measure each subject with each step, in processes of its own, in turn; medians of the rounds."""
-    rounds, steps = (1, 300) if quick else (5, 1000)
+    rounds, steps = (1, 300) if quick else (3, 1500)
     rows: list[Row] = []
     for step in STEPS[:1] if quick else STEPS:
         found: dict[str, list[Row]] = {name: [] for name in SUBJECTS}

@@ -125,7 +125,7 @@ def to_json(record: Record) -> bytes:
 
 
 def to_lines(records: Sequence[Record]) -> bytes:
-    """Return the lines of `records`, each with its newline; all at once, which takes a third of the time of one by one."""
+    """Return the lines of `records`, each with its newline; all at once, in less than half the time of one by one."""
     try:
         return _encoder.encode_lines(_lines(records))
     except (TypeError, UnicodeEncodeError):  # no number of fields of its kind, or a lone surrogate: from no ring

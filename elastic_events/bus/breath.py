@@ -36,7 +36,7 @@ T = TypeVar("T")
 #: How many times longer the turns of a task are, since it has fallen behind; infinity for no turns at all.
 haste: ContextVar[float] = ContextVar("elastic_events.haste", default=1)
 
-_queue: RunVar["_Queue"] = RunVar("elastic_events.turns")
+_queue: RunVar["_Queue | _TimerQueue"] = RunVar("elastic_events.turns")
 
 
 async def turns(work: Callable[[], bool]) -> None:
@@ -82,7 +82,7 @@ class _Queue:
                 more = work()
 
 
-class _TimerQueue(_Queue):
+class _TimerQueue:
     """The same for asyncio, by bare timers: to wake a task for each turn would add half as much to what it holds the GIL."""
 
     def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:

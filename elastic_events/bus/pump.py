@@ -150,7 +150,6 @@ class Pump:
         self._wall_clock = wall_clock
         pipe = getattr(rings[0], "pipe", None)  # a file that is read has none, and the host's clock
         self._monotonic: Callable[[], int] = pipe[3] if pipe else time.monotonic_ns
-        self._offset = 0
         self._on_channel = on_channel
         self._channels = {"null"}
 
@@ -168,8 +167,8 @@ class Pump:
         `most` keeps a look short, so that a draining thread does not hold the GIL for long.
         """
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
-        self._offset = self._wall_clock() - self._monotonic()
-        make = partial(to_records, context=self.context, offset=self._offset)
+        offset = self._wall_clock() - self._monotonic()
+        make = partial(to_records, context=self.context, offset=offset)
         looks = [cursor.look(most, now, make) for cursor in self.cursors]
         for look, cursor in zip(looks, self.cursors, strict=True):
             if look and cursor.position < cursor.ring.head:

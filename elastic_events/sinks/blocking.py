@@ -1,7 +1,7 @@
 """The async skin of a sink whose calls block: they run in a thread of its own, and the sink below stays synchronous."""
 
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -16,7 +16,7 @@ __all__ = ("BlockingSink", "EncodingSink")
 Encoded = TypeVar("Encoded")
 
 
-class BlockingSink:
+class BlockingSink(ABC):
     """A sink made of three plain methods, `open_now`, `write_now` and `close_now`, which run in order in one thread.
 
     A call that its lane gave up waiting for is dropped if it has not begun. One that has begun runs to its end; when
@@ -85,21 +85,21 @@ class BlockingSink:
         work()
         self._written = records
 
+    @abstractmethod
     def open_now(self) -> None:
         """Open. Raises `ConfigError` where the user must act."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_now(self, records: Sequence[Record]) -> None:
         """Write `records`, all or none of them as far as the medium lets it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close_now(self) -> None:
         """Close; also twice, and after a failed `open_now`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abandon(self) -> None:
         """Forget, in a forked child, what belongs to the parent, without a call that would touch it."""
-        raise NotImplementedError
 
 
 class EncodingSink(BlockingSink, Generic[Encoded]):

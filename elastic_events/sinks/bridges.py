@@ -14,6 +14,7 @@ before it. Events pass these sinks by, and so do values that are no numbers: bot
 import contextlib
 import math
 import re
+from abc import abstractmethod
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -61,9 +62,9 @@ class Bridge(BlockingSink):
             self.log(self._again[1])
         self._again = ((), [])
 
+    @abstractmethod
     def log(self, points: Sequence[Point]) -> None:
         """Give the points to the tracker."""
-        raise NotImplementedError
 
 
 class TensorBoardSink(Bridge):

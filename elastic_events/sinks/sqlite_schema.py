@@ -4,7 +4,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,10 @@ def create(path: Path) -> None:
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
     address = f"file:{quote(str(path.absolute()))}?mode=rw"
     # The thread that opens is the only one that writes; but an interpreter at its end may close from another.
-    return sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    # Statements of all lengths up to `ROWS` are written, each some 100 KiB when it is compiled: keep a few, not all.
+    return sqlite3.connect(
+        address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False, cached_statements=8
+    )
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -238,7 +240,6 @@ def insert(connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[Any,
         connection.execute(insertion(kind, len(part)), list(chain.from_iterable(part)))
 
 
-@cache
 def insertion(kind: Kind, count: int = 1) -> str:
     """Return the statement that inserts `count` rows; it leaves those that are there as they are."""
     columns = ("origin", "context", *_HEAD, *FIELDS[kind], "recovered", "exact")

@@ -13,6 +13,7 @@ from elastic_events.bus import breath
 from elastic_events.bus.breath import TURN, haste, turns
 from elastic_events.sinks.jsonl import JsonlSink
 from elastic_events.testing import ListSink
+from tests.recorder.test_collect import until
 from tests.sinks.factory import metrics
 
 
@@ -123,9 +124,7 @@ async def test_ring_that_is_filling_up_is_read_without_turns(monkeypatch: pytest
     for number in range(150):
         bus.put_metric("m", number)
     async with bus:
-        with anyio.fail_after(20):
-            while bus.pump.behind():
-                await anyio.sleep(0.001)
+        await until(lambda: not bus.pump.behind())
         monkeypatch.setattr(breath, "BREATH", 0.5)
         bus.put_metric("m", 1)
         await anyio.sleep(0.1)

@@ -72,6 +72,40 @@ def test_a_batch_is_few_statements(sink: Any, path: Path) -> None:
     assert [record.fields[0] for record in read_sqlite(path)] == [seq / 2 for seq in range(511)]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
+def test_batches_of_all_lengths_take_no_memory(tmp_path: Path) -> None:
+    """Each length is a statement of its own, and compiled ones are large: 25 MiB more where all of them are kept."""
+    script = """
+import sys
+from elastic_events.sinks.sqlite import SqliteSink
+from elastic_events.sinks.sqlite_schema import ROWS
+from tests.sinks.factory import metrics
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+sink = SqliteSink(sys.argv[1])
+sink.open_now()
+sink.write_now(metrics(ROWS))
+before, written = resident(), ROWS
+for count in range(1, ROWS):
+    sink.write_now(metrics(count, written))
+    written += count
+print(resident() - before)
+"""
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run.db")],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert float(done.stdout) < 12
+
+
 def test_a_ledger_of_the_same_moment_is_the_last_one_written(sink: Any, path: Path) -> None:
     """A lane may report twice while nothing is emitted: what it said last counts."""
     one = sink()

@@ -174,7 +174,8 @@ class Pump:
             if look and cursor.position < cursor.ring.head:
                 # Cut short: what is younger in the other ring waits its turn.
                 for other, its_cursor in zip(looks, self.cursors, strict=True):
-                    its_cursor.unread(other, look[-1].monotonic_ns)
+                    if other is not look:
+                        its_cursor.unread(other, look[-1].monotonic_ns)
         for record in looks[0]:
             if record.channel not in self._channels and len(self._channels) < 1024:
                 self._channels.add(record.channel)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from elastic_events.bus.codec import decode, encode
 from elastic_events.bus.context import Context
 from elastic_events.bus.emit import Emitter
-from elastic_events.bus.pump import GRACE, Cursor, Look, to_records
+from elastic_events.bus.pump import GRACE, Cursor, Look, Pump, to_records
+from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Ring
 
@@ -220,3 +221,26 @@ def test_frame_begins_with_its_sequence() -> None:
     frame = ring.frames(0, 1)[0]
     assert frame is not None
     assert decode(frame)[0] == 0
+
+
+def test_look_that_is_cut_short_behind_a_late_store() -> None:
+    """A record that was stored late, and so is younger than those behind it, holds up no look."""
+    events, metrics = Ring(8), Ring(8)
+    take, slots, mask, now = events.pipe
+    late = take()
+    put(events)
+    put(events)
+    put(metrics)
+    slots[late & mask] = encode((late, now(), "m", "g", 1))
+    pump, taken = Pump([events, metrics], CONTEXT), []
+
+    class Taker:
+        def lose(self, ring: int, reason: str, first: int, count: int) -> None:
+            raise AssertionError((ring, reason, first, count))
+
+        def offer(self, ring: int, records: list[Record]) -> None:
+            taken.extend((ring, record.seq) for record in records)
+
+    for _ in range(4):
+        pump.look(lambda: [Taker()], 0.0, 2)
+    assert sorted(taken) == [(0, 0), (0, 1), (0, 2), (1, 0)]

@@ -51,11 +51,10 @@ class Capture(Sequence[Record]):
         offset = bus.wall_offset()
         fresh: list[Record] = []
         for cursor in self._cursors:
-            look = cursor.look(2**31, 0.0, partial(to_records, context=bus.context, offset=offset))
-            assert not any(reason == "overwritten" for reason, _, _ in look.lost), (
+            fresh += cursor.look(2**31, 0.0, partial(to_records, context=bus.context, offset=offset))
+            assert not any(reason == "overwritten" for reason, _, _ in cursor.lost), (
                 "capture() was too small: give capacity="
             )
-            fresh += look
         self._records += sorted(fresh, key=lambda record: record.monotonic_ns)
         return self._records
 

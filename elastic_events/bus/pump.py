@@ -10,7 +10,7 @@ from elastic_events.bus.codec import KINDS, decode
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 
-__all__ = ("Cursor", "Look", "Make", "Pump", "Receiver", "to_records")
+__all__ = ("Cursor", "Make", "Pump", "Receiver", "to_records")
 
 #: Seconds an interrupted emitter has to fill its slot before its record counts as lost.
 GRACE = 1.0
@@ -49,15 +49,6 @@ class Receiver(Protocol):
 Make = Callable[[Sequence[Any]], list[Record]]
 
 
-class Look(list[Record]):
-    """The records of one look at one ring, with what it found lost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lost: list[tuple[str, int, int]] = []  #: reason, first sequence, count
-        self.start = 0  #: where the cursor stood; records before it are ones that came late
-
-
 class Cursor:
     """How far one reader has come in one ring. Reading takes nothing: many cursors may walk one ring.
 
@@ -69,57 +60,59 @@ class Cursor:
         self.ring = ring
         self.position = 0
         self.late: dict[int, float] = {}
+        self.lost: list[tuple[str, int, int]] = []  #: what the last look found lost: reason, first sequence, count
+        self._start = 0  # where it began; a record before that is one that came late
 
     def behind(self, head: int | None = None) -> int:
         """Return how many records up to `head` are neither read nor given up."""
         return max((self.ring.head if head is None else head) - self.position, 0) + len(self.late)
 
-    def look(self, most: int, now: float, make: Make) -> Look:
-        """Read up to `most` records; `now` is monotonic seconds."""
-        found = Look()
-        for seq, since in list(self.late.items()):
-            self._read(seq, self.ring.frames(seq, seq + 1)[0], found, make, since, now)
-        head = self.ring.head
-        lost = head - self.ring.capacity - self.position
-        if lost > 0:
-            found.lost.append(("overwritten", self.position, lost))
-            self.position += lost
-        found.start = self.position
-        self.position = min(head, found.start + most)
-        frames = self.ring.frames(found.start, self.position)
+    def look(self, most: int, now: float, make: Make) -> list[Record]:
+        """Read up to `most` records, and note what is lost; `now` is monotonic seconds."""
+        ring, self.lost = self.ring, []
+        found: list[Record] = []
+        if self.late:
+            for seq, since in list(self.late.items()):
+                self._read(seq, ring.frames(seq, seq + 1)[0], found, make, since, now)
+        head = ring.head
+        if head - ring.capacity > self.position:
+            self.lost.append(("overwritten", self.position, head - ring.capacity - self.position))
+            self.position = head - ring.capacity
+        start = self._start = self.position
+        stop = self.position = min(head, start + most)
+        frames = ring.frames(start, stop)
         records = _whole(frames, make)
-        if [record.seq for record in records] == list(range(found.start, self.position)):
-            found += records
-        else:
-            for seq, frame in enumerate(frames, found.start):
-                self._read(seq, frame, found, make, now, now)
+        if [record.seq for record in records] == list(range(start, stop)):
+            return found + records if found else records
+        for seq, frame in enumerate(frames, start):
+            self._read(seq, frame, found, make, now, now)
         return found
 
-    def unread(self, found: Look, horizon: int) -> None:
+    def unread(self, found: list[Record], horizon: int) -> None:
         """Take the records after monotonic `horizon` out of `found` again: reading took nothing."""
-        young = (i for i, record in enumerate(found) if record.monotonic_ns > horizon and record.seq >= found.start)
+        young = (i for i, record in enumerate(found) if record.monotonic_ns > horizon and record.seq >= self._start)
         keep = next(young, None)
         if keep is None:
             return
         self.position = found[keep].seq
         del found[keep:]
-        found.lost = [loss for loss in found.lost if loss[1] < self.position]
+        self.lost = [loss for loss in self.lost if loss[1] < self.position]
         self.late = {seq: since for seq, since in self.late.items() if seq < self.position}
 
-    def _read(self, seq: int, frame: bytes | None, found: Look, make: Make, since: float, now: float) -> None:
+    def _read(self, seq: int, frame: bytes | None, found: list[Record], make: Make, since: float, now: float) -> None:
         records = [] if frame is None else _whole([frame], make)
         stored = records[0].seq if records else -1
         if stored == seq:
             found += records
         elif frame is not None and not records:  # one record lost, not the drain
-            found.lost.append(("undecodable", seq, 1))
+            self.lost.append(("undecodable", seq, 1))
         elif stored > seq:
-            found.lost.append(("overwritten", seq, 1))
+            self.lost.append(("overwritten", seq, 1))
         else:
             if now - since < GRACE:
                 self.late[seq] = since
                 return
-            found.lost.append((self.ring.why_gone(seq), seq, 1))
+            self.lost.append((self.ring.why_gone(seq), seq, 1))
         self.late.pop(seq, None)
 
 
@@ -169,23 +162,23 @@ class Pump:
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
         offset = self._wall_clock() - self._monotonic()
         make = partial(to_records, context=self.context, offset=offset)
-        looks = [cursor.look(most, now, make) for cursor in self.cursors]
-        for look, cursor in zip(looks, self.cursors, strict=True):
-            if look and cursor.position < cursor.ring.head:
+        looks = {index: cursor.look(most, now, make) for index, cursor in enumerate(self.cursors) if cursor.behind()}
+        for index, records in looks.items():
+            if records and self.cursors[index].position < self.cursors[index].ring.head:
                 # Cut short: what is younger in the other ring waits its turn.
-                for other, its_cursor in zip(looks, self.cursors, strict=True):
-                    if other is not look:
-                        its_cursor.unread(other, look[-1].monotonic_ns)
-        for record in looks[0]:
+                for other, younger in looks.items():
+                    if other != index:
+                        self.cursors[other].unread(younger, records[-1].monotonic_ns)
+        for record in looks.get(0, ()):
             if record.channel not in self._channels and len(self._channels) < 1024:
                 self._channels.add(record.channel)
                 self._on_channel(record.channel, record.seq)  # may add a receiver
         self._hand_out(looks, list(receivers()))
-        return sum(map(len, looks))
+        return sum(map(len, looks.values()))
 
-    def _hand_out(self, looks: list[Look], receivers: list[Receiver]) -> None:
-        for index, look in enumerate(looks):
-            for reason, first, count in look.lost:
+    def _hand_out(self, looks: dict[int, list[Record]], receivers: list[Receiver]) -> None:
+        for index in looks:
+            for reason, first, count in self.cursors[index].lost:
                 for receiver in receivers:
                     receiver.lose(index, reason, first, count)
         for index, records in _in_time_order(looks):
@@ -216,14 +209,14 @@ def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recove
     ]
 
 
-def _in_time_order(looks: list[Look]) -> list[tuple[int, list[Record]]]:
+def _in_time_order(looks: dict[int, list[Record]]) -> list[tuple[int, list[Record]]]:
     """Return runs of one ring's records, so that a lane sees events and metrics in the order they were recorded."""
-    filled = [(index, look) for index, look in enumerate(looks) if look]
+    filled = [(index, records) for index, records in looks.items() if records]
     if len(filled) < 2:
-        return [(index, list(look)) for index, look in filled]
+        return filled
     runs: list[tuple[int, list[Record]]] = []
     for record, index in sorted(
-        ((record, index) for index, look in filled for record in look), key=lambda pair: pair[0].monotonic_ns
+        ((record, index) for index, records in filled for record in records), key=lambda pair: pair[0].monotonic_ns
     ):
         if runs and runs[-1][0] == index:
             runs[-1][1].append(record)

@@ -6,12 +6,15 @@ A frame begins with its own sequence number: a reader that finds a newer one kno
 an older one knows that an emitter was interrupted between taking and storing.
 """
 
-import itertools
 import time
 from collections.abc import Callable
+from operator import length_hint
 from typing import Protocol
 
-__all__ = ("Pipe", "Ring", "Slots")
+__all__ = ("END", "Pipe", "Ring", "Slots")
+
+#: Where sequence numbers end: past what can be used up.
+END = 2**63 - 1
 
 
 class Slots(Protocol):
@@ -29,23 +32,23 @@ Pipe = tuple[Callable[[], int], Slots, int, Callable[[], int]]
 class Ring:
     """`capacity` slots, a power of two; the newest record overwrites the oldest.
 
-    A list and `itertools.count` survive signal handlers and finalizers, where `queue.Queue` and anything with a lock
-    deadlock (M1). About 2,000 slots stay in the processor's cache.
+    A list and the iterator of a range survive signal handlers and finalizers, where `queue.Queue` and anything with a lock
+    deadlock (M1). The iterator tells how far it has come; of `itertools.count` only the repr does, which takes a drain
+    that wakes up to cold caches 40 microseconds instead of 5. About 2,000 slots stay in the processor's cache.
     """
 
     def __init__(self, capacity: int = 2048, clock: Callable[[], int] = time.monotonic_ns) -> None:
         if capacity < 2 or capacity & (capacity - 1):
             raise ValueError(f"capacity must be a power of two, such as 2048; it is {capacity}")
         self.capacity = capacity
-        self._count = itertools.count()
         self._slots: list[bytes | None] = [None] * capacity
-        self.pipe: Pipe = (self._count.__next__, self._slots, capacity - 1, clock)
+        self._numbers = iter(range(END))
+        self.pipe: Pipe = (self._numbers.__next__, self._slots, capacity - 1, clock)
 
     @property
     def head(self) -> int:
         """The next sequence number. Reading it takes none; any thread may."""
-        # repr() is the one public way to look at a count without advancing it that every Python has.
-        return int(repr(self._count)[6:-1])
+        return END - length_hint(self._numbers)
 
     def frames(self, first: int, stop: int) -> list[bytes | None]:
         """Return what the slots of `first` to `stop` hold now, each its frame, an older one, a newer one, or None."""

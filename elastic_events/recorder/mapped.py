@@ -9,13 +9,14 @@ import stat
 import time
 from collections.abc import Callable
 from functools import cache
+from operator import length_hint
 from pathlib import Path
 from zlib import crc32
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.process import close_at_exit
-from elastic_events.bus.ring import Pipe
+from elastic_events.bus.ring import END, Pipe
 from elastic_events.recorder.format import BLOCK, CLOSED, EVENT_SLOT, LONG, VERSION, Geometry, Header, pack_header
 
 __all__ = ("MappedRing", "boot_id", "open_rings", "read_slot", "why_gone")
@@ -119,14 +120,14 @@ class MappedRing:
         self.capacity = geometry.capacity
         self._file = file
         self._pid = os.getpid()
-        self._count = itertools.count()
         self._slots = MappedSlots(file, geometry, ring, next_block)
-        self.pipe: Pipe = (self._count.__next__, self._slots, self.capacity - 1, time.monotonic_ns)
+        self._numbers = iter(range(END))
+        self.pipe: Pipe = (self._numbers.__next__, self._slots, self.capacity - 1, time.monotonic_ns)
 
     @property
     def head(self) -> int:
         """The next sequence number."""
-        return int(repr(self._count)[6:-1])
+        return END - length_hint(self._numbers)
 
     def frames(self, first: int, stop: int) -> list[bytes | None]:
         """Return what the slots of `first` to `stop` hold."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from elastic_events.bus.codec import decode
 from elastic_events.bus.context import start_time
 from elastic_events.bus.errors import InputError
-from elastic_events.bus.pump import GRACE, Cursor, Look, Make, to_records
+from elastic_events.bus.pump import GRACE, Cursor, Make, to_records
 from elastic_events.bus.record import Record
 from elastic_events.recorder.format import CLOSED, COLLECTED, Geometry, Header, read_header
 from elastic_events.recorder.mapped import boot_id, read_slot, why_gone
@@ -188,9 +188,9 @@ class RecorderReader:
         """Note in the file that everything before `positions` was delivered; a later collector goes on there."""
         self._file[COLLECTED : COLLECTED + 16] = b"".join(place.to_bytes(8, "little") for place in positions)
 
-    def _look(self, cursor: Cursor, most: int, now: float, make: Make) -> Look:
+    def _look(self, cursor: Cursor, most: int, now: float, make: Make) -> list[Record]:
         found = cursor.look(most, now, make)
-        for reason, _, count in found.lost:
+        for reason, _, count in cursor.lost:
             self.lost[reason] = self.lost.get(reason, 0) + count
         return found
 

@@ -137,6 +137,25 @@ def _lines(records: Sequence[Record]) -> list[msgspec.Struct]:
     for (kind, context), group in groupby(records, attrgetter("kind", "context")):
         line, raw = _LINES[kind], _context(context)
         speaker = f"{context.run_id}/{context.process}/{RINGS[kind]}/"
+        run = list(group)
+        numbers = _numbers(run) if kind == "metric" else None
+        if numbers is not None:  # what nearly all records are, in little over half the time
+            lines += [
+                line(
+                    f"{speaker}{record.seq}",
+                    kind,
+                    record.seq,
+                    record.time_ns,
+                    record.monotonic_ns,
+                    record.name if type(record.name) is str else _text(record.name),
+                    record.channel if type(record.channel) is str else _channel(record.channel),
+                    number,
+                    record.recovered or UNSET,
+                    raw,
+                )
+                for record, number in zip(run, numbers, strict=True)
+            ]
+            continue
         lines += [
             line(
                 f"{speaker}{record.seq}",
@@ -150,9 +169,21 @@ def _lines(records: Sequence[Record]) -> list[msgspec.Struct]:
                 record.recovered or UNSET,
                 raw,
             )
-            for record in group
+            for record in run
         ]
     return lines
+
+
+def _numbers(metrics: Sequence[Record]) -> Sequence[float] | None:
+    """Return the values of `metrics` if strict JSON has them as they are: numbers, finite, and of 64 bits."""
+    values = [value for record in metrics for value in record.fields]
+    if len(values) != len(metrics) or not _NUMBERS.issuperset(map(type, values)):
+        return None
+    try:
+        finite = math.isfinite(sum(values))
+    except OverflowError:
+        return None
+    return values if finite and min(values) >= -(2**63) and max(values) < 2**64 else None
 
 
 def _line(record: Record) -> bytes:
@@ -231,6 +262,8 @@ def strict(value: Any) -> Any:
             return value
     return _Walk().strict(value, 0)
 
+
+_NUMBERS = frozenset({int, float})
 
 #: Types whose every value is strict JSON (a surrogate apart); int and float are not among them.
 _SAFE = frozenset({str, bool, type(None)})

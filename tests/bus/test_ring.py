@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from elastic_events.bus.codec import decode, encode
 from elastic_events.bus.context import Context
 from elastic_events.bus.emit import Emitter
-from elastic_events.bus.pump import GRACE, Cursor, Look, Pump, to_records
+from elastic_events.bus.pump import GRACE, Cursor, Pump, to_records
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Ring
@@ -34,9 +34,15 @@ def put(ring: Ring, value: object = 1) -> int:
     return seq
 
 
-def look(cursor: Cursor, now: float = 0.0, most: int = 2**31) -> Look:
+def look(cursor: Cursor, now: float = 0.0, most: int = 2**31) -> list[Record]:
     """Read what is there."""
     return cursor.look(most, now, make)
+
+
+def lost(cursor: Cursor, now: float) -> list[tuple[str, int, int]]:
+    """Read what is there, and return what was found lost."""
+    look(cursor, now)
+    return cursor.lost
 
 
 def test_reads_each_record_once_in_order() -> None:
@@ -62,15 +68,15 @@ def test_loss_is_exact(before: int, bursts: list[int]) -> None:
     """Whatever the bursts between two looks, read plus overwritten is what was emitted (F52)."""
     ring = Ring(8)
     cursor = Cursor(ring)
-    read = lost = 0
+    read = gone = 0
     for burst in [before, *bursts]:
         for _ in range(burst):
             put(ring)
         found = look(cursor)
         read += len(found)
-        lost += sum(count for _, _, count in found.lost)
+        gone += sum(count for _, _, count in cursor.lost)
         assert len(found) == min(burst, 8)
-    assert read + lost == ring.head
+    assert read + gone == ring.head
 
 
 def test_interrupted_emitter_is_waited_for_and_does_not_hold_up_others() -> None:
@@ -91,10 +97,10 @@ def test_abandoned_slot_is_counted_after_the_grace_time() -> None:
     ring = Ring(8)
     cursor = Cursor(ring)
     ring.pipe[0]()
-    assert look(cursor, now=0.0).lost == []
+    assert lost(cursor, now=0.0) == []
     assert cursor.behind() == 1
-    assert look(cursor, now=GRACE + 0.1).lost == [("interrupted", 0, 1)]
-    assert look(cursor, now=GRACE + 9).lost == []
+    assert lost(cursor, now=GRACE + 0.1) == [("interrupted", 0, 1)]
+    assert lost(cursor, now=GRACE + 9) == []
 
 
 def test_store_of_an_emitter_that_slept_a_whole_lap_is_not_taken_for_a_new_record() -> None:
@@ -106,10 +112,8 @@ def test_store_of_an_emitter_that_slept_a_whole_lap_is_not_taken_for_a_new_recor
     for _ in range(4):
         put(ring)
     slots[sleeper & mask] = encode((sleeper, now(), "m", "g", "old"))
-    found = look(cursor)
-    assert [record.seq for record in found] == [1, 2, 3]
-    late = look(cursor, now=GRACE * 2)
-    assert found.lost + late.lost == [("overwritten", 0, 1), ("interrupted", 4, 1)]
+    assert [record.seq for record in look(cursor)] == [1, 2, 3]
+    assert cursor.lost + lost(cursor, now=GRACE * 2) == [("overwritten", 0, 1), ("interrupted", 4, 1)]
 
 
 def test_damaged_frame_costs_one_record() -> None:
@@ -119,9 +123,8 @@ def test_damaged_frame_costs_one_record() -> None:
     take, slots, mask, _now = ring.pipe
     slots[take() & mask] = b"\xc1"
     put(ring)
-    found = look(cursor)
-    assert [record.seq for record in found] == [1]
-    assert found.lost == [("undecodable", 0, 1)]
+    assert [record.seq for record in look(cursor)] == [1]
+    assert cursor.lost == [("undecodable", 0, 1)]
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 3, 1000])
@@ -157,11 +160,12 @@ def test_signal_storm_loses_nothing_uncounted() -> None:
     with interval_timer(handler, 2e-5):
         for value in range(50_000):
             emitter.put_metric("main", value)
-    found = look(Cursor(ring))
+    cursor = Cursor(ring)
+    found = look(cursor)
     assert calls > 10
     assert [r.fields[0] for r in found if r.name == "main"] == list(range(50_000))
     assert sum(r.name == "signal" for r in found) == calls
-    assert found.lost == []
+    assert cursor.lost == []
 
 
 class Loud:

@@ -5,16 +5,17 @@ import json
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_events.bus.codec import encode_hard
+from elastic_events.bus.codec import encode_hard, plain
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import to_records
 from elastic_events.bus.record import Record
-from elastic_events.sinks.stored import from_json, strict_json, to_json
+from elastic_events.sinks.stored import from_json, strict_json, to_json, to_lines
 from tests.sinks.factory import event, ledger, metric, rdzv
 from tests.streams import STREAMS, load, same, values
 
@@ -224,3 +225,36 @@ def test_a_flipped_byte_never_raises_anything_else(data: st.DataObject) -> None:
         return
     assert isinstance(record, Record)
     assert values(record)
+
+
+ONE = Record("metric", 1, 2, 3, "loss", "g", (1.5,), Context())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *[
+            (value,)
+            for value in (math.nan, math.inf, -math.inf, 2**64, -(2**63) - 1, 2**2000, True, None, "x", [1], {})
+        ],
+        *[(value,) for value in (0, -1, 2**64 - 1, -(2**63), 1e308, -1e308, 5e-324, 0.1)],
+        (),
+        (1, 2),
+    ],
+)
+def test_metrics_are_encoded_many_at_once_as_one_by_one(fields: tuple[Any, ...]) -> None:
+    """The short way for numbers gives what the long way gives, whatever one of them is."""
+    other = msgspec.structs.replace(ONE, fields=fields, seq=9)
+    for records in (
+        [ONE, other],
+        [other, ONE],
+        [other, other],
+        [ONE, other, msgspec.structs.replace(ONE, fields=(7,))],
+    ):
+        lines = to_lines(records)
+        assert lines == b"".join(to_json(record) + b"\n" for record in records)
+        for line in lines.splitlines():
+            json.loads(line, parse_constant=pytest.fail)
+    value = json.loads(to_json(other))["value"]
+    if len(fields) == 1 and type(fields[0]) is int:
+        assert value == (fields[0] if -(2**63) <= fields[0] < 2**64 else plain(fields[0]))

@@ -3,7 +3,9 @@
 A thread that lets go of the GIL and asks again at once has it again before another wakes up: what were short turns is one
 long one, and a training step that waited for it is late. The same where the turns of two tasks, or of two threads, follow
 one another. Sleeping, however short, hands the GIL over; CPython then lets the other thread run for its switch interval of
-5 ms. So what takes long is done in the drain's event loop, a turn at a time, and a sink's thread only waits for I/O.
+5 ms, and the drain wakes up to cold caches: a turn that does next to nothing takes 0.3 ms, each hundred records 0.2 more.
+So what takes long is done in the drain's event loop, a turn at a time; a task whose work is done wakes up in a turn of its
+own; and a sink's thread only waits for I/O, for many records at once.
 """
 
 import math
@@ -26,7 +28,7 @@ __all__ = ("SLICE", "TURN", "haste", "in_turns", "turns")
 SLICE = 0.00025
 
 #: Records of a turn.
-TURN = 160
+TURN = 100
 
 #: Seconds between two turns.
 BREATH = 0.001
@@ -39,11 +41,14 @@ haste: ContextVar[float] = ContextVar("elastic_events.haste", default=1)
 _queue: RunVar["_Queue | _TimerQueue"] = RunVar("elastic_events.turns")
 
 
-async def turns(work: Callable[[], bool]) -> None:
-    """Call `work` until it returns False, each time in a turn of its own. One that raises ends it, and is raised here."""
+async def turns(work: Callable[[], bool] | None = None) -> None:
+    """Call `work` until it returns False, each time in a turn of its own; what the caller does next begins one more.
+
+    Work that raises ends its turns, and is raised here.
+    """
     if haste.get() == math.inf:
         await anyio.sleep(0)  # the other tasks of the loop go on
-        while work():
+        while work is not None and work():
             await anyio.sleep(0)
         return
     queue = _queue.get(None)
@@ -54,10 +59,10 @@ async def turns(work: Callable[[], bool]) -> None:
     await queue.turns(work)
 
 
-async def in_turns(call: Callable[[Sequence[Record]], T], records: Sequence[Record]) -> list[T]:
-    """Call `call` with `records`, a turn's worth at a time, and return what it returned."""
+async def in_turns(call: Callable[[Sequence[Record]], T], records: Sequence[Record], each: int = TURN) -> list[T]:
+    """Call `call` with `records`, as many as `each` in a turn, and return what it returned."""
     results: list[T] = []
-    size = int(min(TURN * haste.get(), len(records)))
+    size = int(min(each * haste.get(), len(records)))
 
     def call_next() -> bool:
         begin = len(results) * size
@@ -74,12 +79,13 @@ class _Queue:
     def __init__(self) -> None:
         self._lock = anyio.Lock()
 
-    async def turns(self, work: Callable[[], bool]) -> None:
-        more = True
-        while more:
+    async def turns(self, work: Callable[[], bool] | None) -> None:
+        while True:
             async with self._lock:
                 await anyio.sleep(BREATH)
-                more = work()
+                if work is None:
+                    return
+                work = work if work() else None
 
 
 class _TimerQueue:
@@ -87,10 +93,10 @@ class _TimerQueue:
 
     def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
         self._loop = loop
-        self._waiting: deque[tuple[asyncio.Future[None], Callable[[], bool]]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], Callable[[], bool] | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def turns(self, work: Callable[[], bool]) -> None:
+    async def turns(self, work: Callable[[], bool] | None) -> None:
         done = self._loop.create_future()
         self._waiting.append((done, work))
         if self._timer is None:
@@ -101,10 +107,10 @@ class _TimerQueue:
         done, work = self._waiting.popleft()
         if not done.done():  # or nobody waits for it any more
             try:
-                if work():
-                    self._waiting.append((done, work))
-                else:
+                if work is None:
                     done.set_result(None)
+                else:
+                    self._waiting.append((done, work if work() else None))
             except BaseException as error:  # noqa: BLE001 - it is raised again in the task that waits
                 done.set_exception(error)
         self._timer = self._loop.call_later(BREATH, self._next) if self._waiting else None

@@ -179,7 +179,7 @@ class EventBus:
         if rollup is not None:
             sink = stages["rollup"](sink, rollup)
         if batch_size is None:
-            batch_size = BATCH if patient or rollup is not None else getattr(sink, "batch_size", 1)
+            batch_size = getattr(sink, "batch_size", BATCH if patient or rollup is not None else 1)
         grave = None if dead_letters is None else adapt(dead_letters, batches=True)
         accepts = wanted(events, metrics, source, where)
 

@@ -137,17 +137,18 @@ class Drain:
 
     async def _burst(self) -> tuple[int, bool]:
         """Read what is there, for an interval at most; return how many records came, and whether more are waiting."""
-        hasty = self._hurried()
-        most = BATCH if hasty else TURN
+        full = self._full()
+        hasty = full >= 2  # too full to leave the GIL to others between two looks
         end = time.monotonic() + self.interval
         moved, more = 0, False
 
         def read() -> bool:
-            nonlocal moved, more
+            nonlocal full, moved, more
+            most = BATCH if hasty else TURN * (1 + full)
             count = self._look(most)
-            moved, more = moved + count, count >= most
+            moved, more, full = moved + count, count >= most, self._full()
             closing = self._deadline is not None
-            return more and not closing and time.monotonic() < end and (hasty or not self._hurried())
+            return more and not closing and time.monotonic() < end and (hasty or full < 2)
 
         haste.set(math.inf if hasty else 1)
         if self.pump.behind():
@@ -159,9 +160,9 @@ class Drain:
         for lane in self.lanes:
             lane.stir()
 
-    def _hurried(self) -> bool:
-        """Whether a ring is so full that the drain cannot leave the GIL to others between two turns."""
-        return any(2 * cursor.behind() > cursor.ring.capacity for cursor in self.pump.cursors)
+    def _full(self) -> int:
+        """Return how many quarters of a ring are waiting to be read, of the ring where that is most."""
+        return max(4 * cursor.behind() // cursor.ring.capacity for cursor in self.pump.cursors)
 
     async def _guard(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:

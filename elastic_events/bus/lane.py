@@ -196,7 +196,7 @@ class Lane:
             while await self._ready():
                 haste.set(self._haste())
                 if time.monotonic() - begun > SLICE * min(haste.get(), LONGEST):
-                    await turns(bool)  # one turn, which begins here
+                    await turns()
                     begun = time.monotonic()
                 await self._deliver(self._next_batch())
             await self._last_words()

@@ -85,7 +85,7 @@ class SqliteSink(EncodingSink["_Rows"]):
     def encode(self, records: Sequence[Record]) -> "_Rows":
         """Return the rows of `records`."""
         groups = groupby(records, attrgetter("kind", "context"))
-        return _Rows(records, [(*key, list(map(to_row, group))) for key, group in groups])
+        return _Rows(records, [(*key, list(chain.from_iterable(map(to_row, group)))) for key, group in groups])
 
     def write_encoded(self, parts: Sequence["_Rows"]) -> None:
         """Insert the rows that are not there yet, in one transaction."""
@@ -124,15 +124,14 @@ class SqliteSink(EncodingSink["_Rows"]):
     def _write(self, parts: Sequence["_Rows"]) -> None:
         connection = self._connection
         assert connection is not None
-        rows: dict[Kind, list[tuple[Any, ...]]] = {}
+        rows: dict[tuple[Kind, tuple[int, int]], list[Any]] = {}
         known = dict(self._contexts)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for kind, context, group in chain.from_iterable(part.groups for part in parts):
-                place = self._context_of(connection, context)
-                rows.setdefault(kind, []).extend([place + row for row in group])
-            for kind, values in rows.items():
-                insert(connection, kind, values)
+            for kind, context, values in chain.from_iterable(part.groups for part in parts):
+                rows.setdefault((kind, self._context_of(connection, context)), []).extend(values)
+            for (kind, place), values in rows.items():
+                insert(connection, kind, place, values)
             connection.execute("COMMIT")
         except BaseException:
             self._contexts = known
@@ -152,10 +151,13 @@ class SqliteSink(EncodingSink["_Rows"]):
 
 
 class _Rows(NamedTuple):
-    """Records, and the rows of each run of one kind and context; what a row lacks is the numbers of its context."""
+    """Records, and of each run of one kind and context the values of its rows, one row behind the other.
+
+    Not a tuple a row: thousands of them would be the garbage collector's, which stops every thread for each 700.
+    """
 
     records: Sequence[Record]
-    groups: list[tuple[Kind, Context, list[tuple[Any, ...]]]]
+    groups: list[tuple[Kind, Context, list[Any]]]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

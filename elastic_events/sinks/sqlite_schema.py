@@ -4,7 +4,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -223,34 +222,39 @@ def from_row(kind: Kind, row: Sequence[Any], context: Context) -> Record:
 
 
 _HEAD = ("seq", "time_ns", "monotonic_ns", "name", "channel")
+
+#: Kind -> the columns of its table that a row is made of.
+COLUMNS = {kind: (*_HEAD, *FIELDS[kind], "recovered", "exact") for kind in TABLES}
+
 _FIND_CONTEXT = f"SELECT origin, context, {', '.join(_CONTEXT)} FROM contexts WHERE run_id = ? AND process = ?"  # noqa: S608
 _ADD_CONTEXT = f"INSERT INTO contexts (origin, context, {', '.join(_CONTEXT)}) VALUES (?, ?{', ?' * len(_CONTEXT)})"  # noqa: S608
 ALL_CONTEXTS = f"SELECT context, {', '.join(_CONTEXT)} FROM contexts"  # noqa: S608
 
 
-def insert(connection: sqlite3.Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert `rows`, many with each statement.
+def insert(connection: sqlite3.Connection, kind: Kind, place: tuple[int, int], values: Sequence[Any]) -> None:
+    """Insert the `values` of rows, one row behind the other, of the origin and context `place`; many with each statement.
 
     A statement lets go of the GIL and asks for it again, for which it waits 5 ms in a process that is busy with Python: one
     for each row would write 100 rows a second there.
     """
-    most = min(ROWS, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(rows[0]))
-    for begin in range(0, len(rows), most):
-        part = rows[begin : begin + most]
-        connection.execute(insertion(kind, len(part)), list(chain.from_iterable(part)))
+    width = len(COLUMNS[kind])
+    most = min(ROWS, (connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(place)) // width)
+    for begin in range(0, len(values), most * width):
+        part = values[begin : begin + most * width]
+        connection.execute(insertion(kind, len(part) // width), [*place, *part])
 
 
 def insertion(kind: Kind, count: int = 1) -> str:
     """Return the statement that inserts `count` rows; it leaves those that are there as they are."""
-    columns = ("origin", "context", *_HEAD, *FIELDS[kind], "recovered", "exact")
     # A record is what it was at the first writing; a ledger of the same moment may know more at the second.
     verb = "REPLACE" if kind == "ledger" else "IGNORE"
-    row = f"({', '.join('?' * len(columns))})"
-    return f"INSERT OR {verb} INTO {TABLES[kind]} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"  # noqa: S608
+    rows = ", ".join([f"({', '.join('?' * len(COLUMNS[kind]))})"] * count)
+    into = f"{TABLES[kind]} (origin, context, {', '.join(COLUMNS[kind])})"
+    return f"INSERT OR {verb} INTO {into} SELECT ?, ?, * FROM (VALUES {rows})"  # noqa: S608
 
 
 def _select(kind: Kind) -> str:
-    return f"SELECT entry, context, {', '.join((*_HEAD, *FIELDS[kind], 'recovered', 'exact'))} FROM {TABLES[kind]}"  # noqa: S608
+    return f"SELECT entry, context, {', '.join(COLUMNS[kind])} FROM {TABLES[kind]}"  # noqa: S608
 
 
 SELECT = {kind: _select(kind) for kind in TABLES}

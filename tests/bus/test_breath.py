@@ -11,7 +11,10 @@ import pytest
 from elastic_events import EventBus
 from elastic_events.bus import breath
 from elastic_events.bus.breath import TURN, haste, turns
+from elastic_events.bus.handler import BATCH
+from elastic_events.sinks.blocking import ENCODED, EncodingSink
 from elastic_events.sinks.jsonl import JsonlSink
+from elastic_events.sinks.sqlite import SqliteSink
 from elastic_events.testing import ListSink
 from tests.recorder.test_collect import until
 from tests.sinks.factory import metrics
@@ -47,6 +50,24 @@ async def test_turns_of_all_tasks_come_one_by_one_with_a_sleep_between(monkeypat
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.008
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3])
+async def test_task_whose_work_is_done_goes_on_in_a_turn_of_its_own(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does next is not added to the last piece of work; who has no work has the next turn to itself."""
+    monkeypatch.setattr(breath, "BREATH", 0.01)
+    times = [anyio.current_time()]
+
+    def work() -> bool:
+        times.append(anyio.current_time())
+        return len(times) <= steps
+
+    await turns(work if steps else None)
+    times.append(anyio.current_time())
+    assert len(times) == steps + 2
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.008
+
+
 async def test_work_that_raises_ends_its_turns_and_nobody_elses() -> None:
     """What a turn raises is raised to who asked for it."""
 
@@ -55,7 +76,7 @@ async def test_work_that_raises_ends_its_turns_and_nobody_elses() -> None:
 
     with pytest.raises(ValueError, match="poison"):
         await turns(poison)
-    await turns(bool)
+    await turns()
 
 
 async def test_turn_that_nobody_waits_for_is_not_taken() -> None:
@@ -63,7 +84,7 @@ async def test_turn_that_nobody_waits_for_is_not_taken() -> None:
     done: list[int] = []
     with anyio.move_on_after(0):
         await turns(lambda: done.append(1) or False)
-    await turns(bool)
+    await turns()
     assert not done
 
 
@@ -86,7 +107,9 @@ async def test_task_in_haste_takes_no_turns(monkeypatch: pytest.MonkeyPatch) -> 
     assert not left
 
 
-@pytest.mark.parametrize(("speed", "parts"), [(1, [TURN, TURN, 80]), (2, [2 * TURN, 80]), (math.inf, [2 * TURN + 80])])
+@pytest.mark.parametrize(
+    ("speed", "parts"), [(1, [ENCODED, ENCODED, 80]), (2, [2 * ENCODED, 80]), (math.inf, [2 * ENCODED + 80])]
+)
 async def test_sink_encodes_in_turns_and_in_longer_ones_when_behind(
     tmp_path: object, speed: float, parts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,10 +119,10 @@ async def test_sink_encodes_in_turns_and_in_longer_ones_when_behind(
     monkeypatch.setattr(sink, "encode", lambda records: seen.append(len(records)) or encode(records))
     haste.set(speed)
     await sink.open()
-    await sink.write(metrics(2 * TURN + 80))
+    await sink.write(metrics(2 * ENCODED + 80))
     await sink.aclose()
     assert seen == parts
-    assert sink.path.read_bytes().count(b"\n") == 2 * TURN + 80
+    assert sink.path.read_bytes().count(b"\n") == 2 * ENCODED + 80
 
 
 def test_lane_that_falls_behind_is_hastier_by_degrees() -> None:
@@ -129,6 +152,27 @@ async def test_ring_that_is_filling_up_is_read_without_turns(monkeypatch: pytest
         bus.put_metric("m", 1)
         await anyio.sleep(0.1)
         assert bus.pump.behind() == 1  # which waits for its turn
+
+
+async def test_ring_that_is_filling_up_is_read_in_longer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter full: twice as much is read in a turn, long before there is no time for turns."""
+    bus, asked = EventBus(capacity=1024), []
+    look = bus.drain._look
+    monkeypatch.setattr(bus.drain, "_look", lambda most=0: asked.append(most) or look(most))
+    for number in range(1024 // 4 + TURN // 2):
+        bus.put_metric("m", number)
+    async with bus:
+        await until(lambda: not bus.pump.behind())
+    assert asked[:2] == [2 * TURN, TURN]
+
+
+@pytest.mark.parametrize("sink", [JsonlSink, SqliteSink])
+def test_sink_whose_thread_writes_gets_many_records_a_call(sink: type[EncodingSink[object]], tmp_path: object) -> None:
+    """Each of its calls waits for the GIL some times; more records a call are fewer waits. The subscription's word counts."""
+    bus = EventBus()
+    assert bus.subscribe(sink(f"{tmp_path}/a")).batch_size == EncodingSink.batch_size > BATCH
+    assert bus.subscribe(sink(f"{tmp_path}/b"), batch_size=10).batch_size == 10
+    assert bus.subscribe(ListSink()).batch_size == BATCH
 
 
 async def test_lane_in_haste_leaves_the_loop_to_others() -> None:

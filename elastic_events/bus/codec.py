@@ -12,12 +12,14 @@ import enum
 import pathlib
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.record import Kind
+from elastic_events.bus.redact import REDACTED
 
 __all__ = ("KINDS", "LIMIT", "decode", "encode", "encode_hard", "plain")
 
@@ -37,20 +39,26 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(tuple).decode
 
 
-def encode_hard(frame: tuple[Any, ...], *, strict: bool = False) -> bytes:
-    """Encode a frame that `encode` refused or that came out too long. Never raises, unless `strict`.
+def _open(_key: str) -> bool:
+    return False
+
+
+def encode_hard(frame: tuple[Any, ...], is_secret: Callable[[str], bool] = _open, *, strict: bool = False) -> bytes:
+    """Encode a frame that `encode` refused or that came out too long, without what stands under secret keys.
+
+    Never raises, unless `strict`.
 
     Raises:
         MetadataError: `strict` and a value that JSON cannot hold.
     """
-    walk = Walk(strict=strict)
+    walk = Walk(is_secret, strict=strict)
     head, rest = frame[:2], [walk.plain(value) for value in frame[2:]]
     data = encode((*head, *rest))
     # Cut strings and containers harder until it fits; the marker says how long the record was.
     for cut in (4096, 1024, 128, 16):
         if len(data) <= LIMIT:
             break
-        walk = Walk(cut=cut)
+        walk = Walk(is_secret, cut=cut)
         shorter = [walk.plain(value) for value in frame[2:]]
         if isinstance(shorter[-1], dict):
             shorter[-1]["truncated_bytes"] = len(data)
@@ -74,7 +82,10 @@ class Walk:
     their `__str__` could raise, sleep or emit (F59).
     """
 
-    def __init__(self, *, cut: int | None = None, strict: bool = False) -> None:
+    def __init__(
+        self, is_secret: Callable[[str], bool] = _open, *, cut: int | None = None, strict: bool = False
+    ) -> None:
+        self.is_secret = is_secret
         self.cut = cut
         self.strict = strict
         self.items_left = _ITEMS if cut is None else cut * 4
@@ -104,7 +115,9 @@ class Walk:
             name = key if type(key) in (int, float, bool, type(None)) and _fits(key) else self.key(key)
             while name in result:
                 name = f"{name}'"
-            result[name] = self.plain(value, depth + 1)
+            # The key as it was, too: of a long one the name is cut.
+            secret = any(self.is_secret(text) for text in (key, name) if type(text) is str)
+            result[name] = REDACTED if secret else self.plain(value, depth + 1)
         if kept < len(items):
             result["truncated"] = f"{len(items) - kept} more"
         return result

@@ -71,7 +71,7 @@ class Emitter:
         try:
             metadata = event.metadata
             if not self.vetted(metadata):
-                raise ValueError  # a key seen for the first time: the long way, which redacts
+                raise ValueError  # a key seen for the first time, or a secret one: the long way, which redacts
             for value in metadata.values():
                 if type(value) not in _SCALARS:
                     raise TypeError  # a value that may have keys of its own
@@ -103,8 +103,7 @@ class Emitter:
         if not hasattr(event, "metadata") and hasattr(event, "node_state"):
             return self._rdzv(head, event)
         try:
-            metadata = self.redactor.redact(event.metadata)
-            fields = (event.name, destination, event.source, event.timestamp, metadata)
+            fields = (event.name, destination, event.source, event.timestamp, event.metadata)
         except Exception as error:
             if self.strict:
                 raise MetadataError(f"{type(event).__name__} is not an event: {error}") from error
@@ -134,7 +133,7 @@ class Emitter:
     def _hard(self, frame: tuple[Any, ...]) -> bytes:
         """Encode what the encoder refused; the last resort is a frame that says only that there was one."""
         try:
-            frame_bytes = encode_hard(frame, strict=self.strict)
+            frame_bytes = encode_hard(frame, self.redactor.is_secret, strict=self.strict)
         except MetadataError:
             raise
         except Exception as error:  # noqa: BLE001 - as above

@@ -1,10 +1,12 @@
 """The bus in an event loop: delivery, isolation, bounds, flush and close, on asyncio, uvloop and trio."""
 
+import dataclasses
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import pytest
@@ -666,6 +668,43 @@ async def test_key_that_was_plain_once_does_not_hide_a_secret_later() -> None:
         record(event("e", config="plain"))
         record(event("e", config={"token": "s3cret"}))
     assert sink.payload[1].event.metadata == {"config": {"token": "[redacted]"}}
+
+
+class Keys(list[Any]):
+    """A list of some library's own."""
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    config: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Login:
+    """What a program's own settings look like."""
+
+    user: str = "see"
+    token: str = "s3cret"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *[Login(), [Login()], {"a": (Login(),)}, {Login()}, Keys([{"token": "s3cret"}]), Pair({"password": "s3cret"})],
+        *[{b"token": "s3cret"}, OrderedDict(api_key="s3cret"), {"x" * 9000 + "token": "s3cret"}],
+        *[{"token": "s3cret", "long": "x" * 40_000}, [[[[{"secret": {"deep": "s3cret"}}]]]]],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_secrets_are_found_in_whatever_has_keys(value: Any) -> None:
+    """Dataclasses, subclasses, bytes for keys, records that are truncated: what has keys is redacted by them (F63)."""
+    bus = EventBus(ListSink())
+    for _ in range(2):
+        bus.record(event("e", config=value))
+    stored = b"".join(filter(None, bus.rings[0].frames(0, 2)))
+    assert b"[redacted]" in stored
+    assert b"s3cret" not in stored
 
 
 async def test_subscribing_from_many_threads_while_records_flow() -> None:

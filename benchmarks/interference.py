@@ -3,7 +3,8 @@
     python -m benchmarks.interference [--quick]
 
 Three steps: pure Python, which holds the GIL all the time; NumPy, which lets go of it; torch, where it is installed. A late
-step is one that took over 1 ms longer than the median of its own loop. "Delivered" is how much of what was emitted had
+step is one that took over 1 ms longer than the median of the steps around it: a machine that is slower for a while, as
+shared ones are, makes all of them longer, and none late. "Delivered" is how much of what was emitted had
 reached the sink by the end of the loop: who delivers later interferes less, and loses more. "No sink" is a handler that
 counts, of logging one that formats as well. Subjects run in turn, round by round.
 """
@@ -29,6 +30,7 @@ __all__ = ("main", "report", "run")
 NOTHING = "no telemetry"
 STEPS = ("Python", "NumPy", "torch")
 METRICS = 10
+AROUND = 25  # steps before and after one that tell how long it should have taken
 
 
 class Subject(NamedTuple):
@@ -83,9 +85,9 @@ def one(name: str, step: str, steps: int) -> Row:
             spent.append(time.perf_counter_ns() - began)
         arrived = {"delivered_percent": 100 * delivered() / (steps * METRICS)} if delivered else {}
         stop()
+    around = [statistics.median(spent[max(0, at - AROUND) : at + AROUND + 1]) for at in range(steps)]
+    late = sum(took > usual + 1_000_000 for took, usual in zip(spent, around, strict=True))
     spent.sort()
-    median = spent[len(spent) // 2]
-    late = sum(took > median + 1_000_000 for took in spent)
     at = {key: spent[int(len(spent) * share)] / 1e3 for key, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
     return {**{f"{key}_us": value for key, value in at.items()}, "late_percent": 100 * late / len(spent), **arrived}
 

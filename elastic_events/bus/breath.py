@@ -5,12 +5,14 @@ long one, and a training step that waited for it is late. The same where the tur
 one another. Sleeping, however short, hands the GIL over; CPython then lets the other thread run for its switch interval of
 5 ms, and the drain wakes up to cold caches: a turn that does next to nothing takes 0.3 ms, each hundred records 0.2 more.
 So what takes long is done in the drain's event loop, a turn at a time; a task whose work is done wakes up in a turn of its
-own; and a sink's thread only waits for I/O, for many records at once.
+own; and a sink's thread only waits for I/O, for many records at once, while there are no turns.
 """
 
 import math
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +24,7 @@ from elastic_events.bus.record import Record
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ("SLICE", "TURN", "haste", "in_turns", "turns")
+__all__ = ("SLICE", "TURN", "alone", "haste", "in_turns", "turns")
 
 #: Seconds of work that make a turn where caches are warm; beside training it takes twice that.
 SLICE = 0.00025
@@ -32,6 +34,9 @@ TURN = 100
 
 #: Seconds between two turns.
 BREATH = 0.001
+
+#: Seconds for which a sink's thread is left alone, at most: less than the drain sleeps between two looks.
+PATIENCE = 0.04
 
 T = TypeVar("T")
 
@@ -73,6 +78,23 @@ async def in_turns(call: Callable[[Sequence[Record]], T], records: Sequence[Reco
     return results
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Put off the turns of this loop while a sink's thread works: each of its system calls waits for the GIL, too.
+
+    Not for a task that has fallen behind: its ring may be filling up.
+    """
+    queue = _queue.get(None)
+    if haste.get() > 1 or not isinstance(queue, _TimerQueue):
+        yield
+        return
+    queue.put_off(PATIENCE)
+    try:
+        yield
+    finally:
+        queue.put_off(BREATH)
+
+
 class _Queue:
     """Who waits for turns in one event loop."""
 
@@ -95,13 +117,24 @@ class _TimerQueue:
         self._loop = loop
         self._waiting: deque[tuple[asyncio.Future[None], Callable[[], bool] | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._not_before = 0.0
 
     async def turns(self, work: Callable[[], bool] | None) -> None:
         done = self._loop.create_future()
         self._waiting.append((done, work))
         if self._timer is None:
-            self._timer = self._loop.call_later(BREATH, self._next)
+            self._set_timer()
         await done
+
+    def put_off(self, seconds: float) -> None:
+        """Let the next turn begin `seconds` from now."""
+        self._not_before = time.monotonic() + seconds
+        if self._timer is not None:
+            self._timer.cancel()
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._timer = self._loop.call_later(max(self._not_before - time.monotonic(), BREATH), self._next)
 
     def _next(self) -> None:
         done, work = self._waiting.popleft()
@@ -113,4 +146,6 @@ class _TimerQueue:
                     self._waiting.append((done, work if work() else None))
             except BaseException as error:  # noqa: BLE001 - it is raised again in the task that waits
                 done.set_exception(error)
-        self._timer = self._loop.call_later(BREATH, self._next) if self._waiting else None
+        self._timer = None
+        if self._waiting:
+            self._set_timer()

@@ -138,7 +138,7 @@ class Drain:
     async def _burst(self) -> tuple[int, bool]:
         """Read what is there, for an interval at most; return how many records came, and whether more are waiting."""
         full = self._full()
-        hasty = full >= 2  # too full to leave the GIL to others between two looks
+        hasty = full == 3  # too full to leave the GIL to others between two looks
         end = time.monotonic() + self.interval
         moved, more = 0, False
 
@@ -148,7 +148,7 @@ class Drain:
             count = self._look(most)
             moved, more, full = moved + count, count >= most, self._full()
             closing = self._deadline is not None
-            return more and not closing and time.monotonic() < end and (hasty or full < 2)
+            return more and not closing and time.monotonic() < end and (hasty or full < 3)
 
         haste.set(math.inf if hasty else 1)
         if self.pump.behind():
@@ -161,8 +161,8 @@ class Drain:
             lane.stir()
 
     def _full(self) -> int:
-        """Return how many quarters of a ring are waiting to be read, of the ring where that is most."""
-        return max(4 * cursor.behind() // cursor.ring.capacity for cursor in self.pump.cursors)
+        """Return how many quarters of a ring are waiting to be read, 3 at most, of the ring where that is most."""
+        return min(max(4 * cursor.behind() // cursor.ring.capacity for cursor in self.pump.cursors), 3)
 
     async def _guard(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:

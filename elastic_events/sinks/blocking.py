@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-from elastic_events.bus.breath import in_turns
+from elastic_events.bus.breath import alone, in_turns
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 
@@ -50,7 +50,9 @@ class BlockingSink(ABC):
         self._unsure = records
         waited_for = [True]
         try:
-            await self._worker.run(self._call, await self._work(records), records, again, waited_for)
+            work = await self._work(records)
+            with alone():
+                await self._worker.run(self._call, work, records, again, waited_for)
         except Exception:
             self._unsure = None
             raise

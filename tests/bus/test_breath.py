@@ -4,13 +4,14 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import anyio
 import pytest
 
 from elastic_events import EventBus
 from elastic_events.bus import breath
-from elastic_events.bus.breath import TURN, haste, turns
+from elastic_events.bus.breath import TURN, alone, haste, turns
 from elastic_events.bus.handler import BATCH
 from elastic_events.sinks.blocking import ENCODED, EncodingSink
 from elastic_events.sinks.jsonl import JsonlSink
@@ -140,11 +141,58 @@ def test_lane_that_falls_behind_is_hastier_by_degrees() -> None:
     assert lane._haste() == math.inf
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # a bus of trio's has no thread of its own
+@pytest.mark.parametrize(
+    ("works", "speed", "between"), [(0.2, 1, (0.08, 0.2)), (0.03, 1, (0.03, 0.08)), (0.2, 2, (0, 0.05))]
+)
+async def test_turns_are_put_off_while_a_thread_works(
+    works: float, speed: float, between: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is done or patience ends, whichever is first; not for a lane that has fallen behind."""
+    monkeypatch.setattr(breath, "PATIENCE", 0.1)
+    began, taken = anyio.current_time(), []
+
+    async def other() -> None:
+        haste.set(1)
+        await turns()
+        taken.append(anyio.current_time() - began)
+
+    await turns()
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(other)
+        await anyio.sleep(0)  # it waits for its turn already
+        haste.set(speed)
+        with alone():
+            await anyio.sleep(works)
+    assert between[0] <= taken[0] < between[1]
+
+
+async def test_sink_whose_thread_writes_is_left_alone(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drain takes no turn while a file is being written."""
+    events: list[str] = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        events.append("begin")
+        yield
+        events.append("end")
+
+    sink = JsonlSink(f"{tmp_path}/run.jsonl")
+    write = sink.write_encoded
+    monkeypatch.setattr("elastic_events.sinks.blocking.alone", noted)
+    monkeypatch.setattr(sink, "write_encoded", lambda parts: events.append("write") or write(parts))
+    await sink.open()
+    await sink.write(metrics(3))
+    await sink.aclose()
+    assert events == ["begin", "write", "end"]
+
+
 async def test_ring_that_is_filling_up_is_read_without_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half full: emitters would overwrite what waits for a turn."""
+    """Three quarters full: emitters would overwrite what waits for a turn."""
     monkeypatch.setattr(breath, "BREATH", 60)
     bus = EventBus(capacity=256)
-    for number in range(150):
+    for number in range(200):
         bus.put_metric("m", number)
     async with bus:
         await until(lambda: not bus.pump.behind())

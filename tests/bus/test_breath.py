@@ -214,6 +214,16 @@ async def test_ring_that_is_filling_up_is_read_in_longer_turns(monkeypatch: pyte
     assert asked[:2] == [2 * TURN, TURN]
 
 
+async def test_burst_ends_when_there_is_no_time_for_turns_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ring fills up while it is read: the next burst is one without turns."""
+    drain, asked, full = EventBus().drain, [], [0, 2, 3]
+    monkeypatch.setattr(drain, "_full", lambda: full.pop(0))
+    monkeypatch.setattr(drain, "_look", lambda most: asked.append(most) or most)
+    monkeypatch.setattr(drain.pump, "behind", lambda: 1)
+    assert await drain._burst() == (4 * TURN, True)
+    assert asked == [TURN, 3 * TURN]
+
+
 @pytest.mark.parametrize("sink", [JsonlSink, SqliteSink])
 def test_sink_whose_thread_writes_gets_many_records_a_call(sink: type[EncodingSink[object]], tmp_path: object) -> None:
     """Each of its calls waits for the GIL some times; more records a call are fewer waits. The subscription's word counts."""

@@ -670,6 +670,15 @@ async def test_key_that_was_plain_once_does_not_hide_a_secret_later() -> None:
     assert sink.payload[1].event.metadata == {"config": {"token": "[redacted]"}}
 
 
+def test_keys_made_of_data_do_not_pile_up() -> None:
+    """What is known of keys is bounded, and those past the bound are looked at each time (F63)."""
+    bus = EventBus(ListSink())
+    for number in range(5000):
+        bus.record(event("e", **{f"step_{number}": 1, f"token_{number}": "s3cret"}))
+    assert 1000 < len(bus.emitter.redactor.safe) <= 4096
+    assert b"s3cret" not in b"".join(filter(None, bus.rings[0].frames(5000 - 2048, 5000)))
+
+
 class Keys(list[Any]):
     """A list of some library's own."""
 
@@ -692,7 +701,7 @@ class Login:
     "value",
     [
         *[Login(), [Login()], {"a": (Login(),)}, {Login()}, Keys([{"token": "s3cret"}]), Pair({"password": "s3cret"})],
-        *[{b"token": "s3cret"}, OrderedDict(api_key="s3cret"), {"x" * 9000 + "token": "s3cret"}],
+        *[{b"token": "s3cret"}, OrderedDict(api_key="s3cret"), {"x" * 20_000 + "token": "s3cret"}],
         *[{"token": "s3cret", "long": "x" * 40_000}, [[[[{"secret": {"deep": "s3cret"}}]]]]],
     ],
     ids=lambda value: type(value).__name__,

@@ -248,3 +248,23 @@ def test_look_that_is_cut_short_behind_a_late_store() -> None:
     for _ in range(4):
         pump.look(lambda: [Taker()], 0.0, 2)
     assert sorted(taken) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
+@pytest.mark.parametrize("flood", [0, 1])
+def test_look_that_is_cut_short_leaves_what_is_younger_in_the_other_ring(flood: int) -> None:
+    """Whichever ring has more than a look takes, the other's record comes after what was recorded before it."""
+    rings = [Ring(8), Ring(8)]
+    for _ in range(3):
+        put(rings[flood], "first")
+    put(rings[1 - flood], "last")
+    pump, taken = Pump(rings, CONTEXT), []
+
+    class Taker:
+        def lose(self, ring: int, reason: str, first: int, count: int) -> None:
+            raise AssertionError((ring, reason, first, count))
+
+        def offer(self, _ring: int, records: list[Record]) -> None:
+            taken.extend(record.fields[0] for record in records)
+
+    assert [pump.look(lambda: [Taker()], 0.0, 2) for _ in range(3)] == [2, 2, 0]
+    assert taken == ["first", "first", "first", "last"]

@@ -72,6 +72,15 @@ def test_a_batch_is_few_statements(sink: Any, path: Path) -> None:
     assert [record.fields[0] for record in read_sqlite(path)] == [seq / 2 for seq in range(511)]
 
 
+@pytest.mark.parametrize("most", [81, 82, 83, 999])
+def test_a_database_that_takes_few_values_a_statement(most: int, sink: Any, path: Path) -> None:
+    """SQLite may be built with a limit of 999, and a statement has two values more than those of its rows."""
+    one = sink()
+    one._connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, most)
+    one.write_now(metrics(300))
+    assert [record.fields[0] for record in read_sqlite(path)] == [seq / 2 for seq in range(300)]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
 def test_batches_of_all_lengths_take_no_memory(tmp_path: Path) -> None:
     """Each length is a statement of its own, and compiled ones are large: 25 MiB more where all of them are kept."""

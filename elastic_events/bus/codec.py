@@ -39,11 +39,11 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(tuple).decode
 
 
-def _open(_key: str) -> bool:
+def _nothing(_key: str) -> bool:
     return False
 
 
-def encode_hard(frame: tuple[Any, ...], is_secret: Callable[[str], bool] = _open, *, strict: bool = False) -> bytes:
+def encode_hard(frame: tuple[Any, ...], is_secret: Callable[[str], bool] = _nothing, *, strict: bool = False) -> bytes:
     """Encode a frame that `encode` refused or that came out too long, without what stands under secret keys.
 
     Never raises, unless `strict`.
@@ -83,7 +83,7 @@ class Walk:
     """
 
     def __init__(
-        self, is_secret: Callable[[str], bool] = _open, *, cut: int | None = None, strict: bool = False
+        self, is_secret: Callable[[str], bool] = _nothing, *, cut: int | None = None, strict: bool = False
     ) -> None:
         self.is_secret = is_secret
         self.cut = cut

@@ -11,7 +11,7 @@ exceptions, which strict JSON forces:
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args
 
@@ -138,24 +138,10 @@ def _lines(records: Sequence[Record]) -> list[msgspec.Struct]:
         line, raw = _LINES[kind], _context(context)
         speaker = f"{context.run_id}/{context.process}/{RINGS[kind]}/"
         run = list(group)
-        numbers = _numbers(run) if kind == "metric" else None
-        if numbers is not None:  # what nearly all records are, in little over half the time
-            lines += [
-                line(
-                    f"{speaker}{record.seq}",
-                    kind,
-                    record.seq,
-                    record.time_ns,
-                    record.monotonic_ns,
-                    record.name if type(record.name) is str else _text(record.name),
-                    record.channel if type(record.channel) is str else _channel(record.channel),
-                    number,
-                    record.recovered or UNSET,
-                    raw,
-                )
-                for record, number in zip(run, numbers, strict=True)
-            ]
-            continue
+        # Nearly all are numbers of metrics, which are looked at many at once.
+        fields = _numbers(run) if kind == "metric" else None
+        if fields is None:
+            fields = [[value if _is_strict(value) else strict(value) for value in record.fields] for record in run]
         lines += [
             line(
                 f"{speaker}{record.seq}",
@@ -165,25 +151,26 @@ def _lines(records: Sequence[Record]) -> list[msgspec.Struct]:
                 record.monotonic_ns,
                 record.name if type(record.name) is str else _text(record.name),
                 record.channel if type(record.channel) is str else _channel(record.channel),
-                *[value if _is_strict(value) else strict(value) for value in record.fields],
+                *its_fields,
                 record.recovered or UNSET,
                 raw,
             )
-            for record in run
+            for record, its_fields in zip(run, fields, strict=True)
         ]
     return lines
 
 
-def _numbers(metrics: Sequence[Record]) -> Sequence[float] | None:
-    """Return the values of `metrics` if strict JSON has them as they are: numbers, finite, and of 64 bits."""
-    values = [value for record in metrics for value in record.fields]
+def _numbers(metrics: Sequence[Record]) -> Sequence[Sequence[float]] | None:
+    """Return the fields of `metrics` if strict JSON has them as they are: a number each, finite, and of 64 bits."""
+    fields = [record.fields for record in metrics]
+    values = list(chain.from_iterable(fields))
     if len(values) != len(metrics) or not _NUMBERS.issuperset(map(type, values)):
         return None
     try:
         finite = math.isfinite(sum(values))
     except OverflowError:
         return None
-    return values if finite and min(values) >= -(2**63) and max(values) < 2**64 else None
+    return fields if finite and min(values) >= -(2**63) and max(values) < 2**64 else None
 
 
 def _line(record: Record) -> bytes:

@@ -258,3 +258,9 @@ def test_metrics_are_encoded_many_at_once_as_one_by_one(fields: tuple[Any, ...])
     value = json.loads(to_json(other))["value"]
     if len(fields) == 1 and type(fields[0]) is int:
         assert value == (fields[0] if -(2**63) <= fields[0] < 2**64 else plain(fields[0]))
+
+
+def test_metric_without_a_value_takes_none_from_its_neighbour() -> None:
+    """As many values as records, but not one each: each record keeps its own."""
+    records = [msgspec.structs.replace(ONE, fields=fields) for fields in ((), (1, 2))]
+    assert [json.loads(line)["value"] for line in to_lines(records).splitlines()] == [None, 1]

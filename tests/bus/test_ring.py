@@ -227,6 +227,21 @@ def test_frame_begins_with_its_sequence() -> None:
     assert decode(frame)[0] == 0
 
 
+class Taker:
+    """What a pump hands out to, where nothing may be lost: the ring and the record, in order."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[int, Record]] = []
+
+    def lose(self, ring: int, reason: str, first: int, count: int) -> None:
+        """Refuse a loss."""
+        raise AssertionError((ring, reason, first, count))
+
+    def offer(self, ring: int, records: list[Record]) -> None:
+        """Note what came."""
+        self.taken += [(ring, record) for record in records]
+
+
 def test_look_that_is_cut_short_behind_a_late_store() -> None:
     """A record that was stored late, and so is younger than those behind it, holds up no look."""
     events, metrics = Ring(8), Ring(8)
@@ -236,18 +251,10 @@ def test_look_that_is_cut_short_behind_a_late_store() -> None:
     put(events)
     put(metrics)
     slots[late & mask] = encode((late, now(), "m", "g", 1))
-    pump, taken = Pump([events, metrics], CONTEXT), []
-
-    class Taker:
-        def lose(self, ring: int, reason: str, first: int, count: int) -> None:
-            raise AssertionError((ring, reason, first, count))
-
-        def offer(self, ring: int, records: list[Record]) -> None:
-            taken.extend((ring, record.seq) for record in records)
-
+    pump, taker = Pump([events, metrics], CONTEXT), Taker()
     for _ in range(4):
-        pump.look(lambda: [Taker()], 0.0, 2)
-    assert sorted(taken) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+        pump.look(lambda: [taker], 0.0, 2)
+    assert sorted((ring, record.seq) for ring, record in taker.taken) == [(0, 0), (0, 1), (0, 2), (1, 0)]
 
 
 @pytest.mark.parametrize("flood", [0, 1])
@@ -257,14 +264,6 @@ def test_look_that_is_cut_short_leaves_what_is_younger_in_the_other_ring(flood: 
     for _ in range(3):
         put(rings[flood], "first")
     put(rings[1 - flood], "last")
-    pump, taken = Pump(rings, CONTEXT), []
-
-    class Taker:
-        def lose(self, ring: int, reason: str, first: int, count: int) -> None:
-            raise AssertionError((ring, reason, first, count))
-
-        def offer(self, _ring: int, records: list[Record]) -> None:
-            taken.extend(record.fields[0] for record in records)
-
-    assert [pump.look(lambda: [Taker()], 0.0, 2) for _ in range(3)] == [2, 2, 0]
-    assert taken == ["first", "first", "first", "last"]
+    pump, taker = Pump(rings, CONTEXT), Taker()
+    assert [pump.look(lambda: [taker], 0.0, 2) for _ in range(3)] == [2, 2, 0]
+    assert [record.fields[0] for _, record in taker.taken] == ["first", "first", "first", "last"]

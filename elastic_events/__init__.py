@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from elastic_events.bus.lane import Lane
     from elastic_events.bus.record import Record
     from elastic_events.bus.retry import Retry
-    from elastic_events.bus.stats import BusStats, FlushResult, LaneStats
+    from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
     from elastic_events.handlers import _events_loggers, _get_or_create_logger, get_logging_handler
     from elastic_events.recorder import collect
     from elastic_events.recording import (
@@ -102,7 +102,7 @@ _NAMES = {
     "elastic_events.bus.lane": ("Lane",),
     "elastic_events.bus.record": ("Record",),
     "elastic_events.bus.retry": ("Retry",),
-    "elastic_events.bus.stats": ("BusStats", "FlushResult", "LaneStats"),
+    "elastic_events.bus.ledger": ("BusStats", "FlushResult", "LaneStats"),
     "elastic_events.handlers": ("_events_loggers", "_get_or_create_logger", "get_logging_handler"),
     "elastic_events.recording": (
         "construct_and_record_rdzv_event",

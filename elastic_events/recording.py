@@ -20,7 +20,7 @@ from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.handler import Handler
 from elastic_events.bus.process import Armed, after_fork_in_child
 from elastic_events.bus.redact import Redactor
-from elastic_events.bus.stats import FlushResult
+from elastic_events.bus.ledger import FlushResult
 from elastic_events.handlers import find
 
 __all__ = (

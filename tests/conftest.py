@@ -47,7 +47,7 @@ def no_loop_is_blocked() -> Iterator[None]:
     with blockbuster_ctx(["elastic_events", "elastic_metrics"]) as guard:
         for function in guard.functions.values():
             function.can_block_in("bus/context.py", {"start_time"})  # /proc, read once as a bus is made
-            function.can_block_in("recorder/mapped.py", {"open_rings"})  # likewise
+            function.can_block_in("recorder/writer.py", {"open_rings"})  # likewise
             function.can_block_in(
                 "recorder/collect.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had

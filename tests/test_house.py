@@ -52,7 +52,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ring.py", "codec.py", "emit.py", "pump.py", "backlog.py", "retry.py", "redact.py", "stats.py"]
+    "name", ["ring.py", "codec.py", "emit.py", "pump.py", "backlog.py", "retry.py", "redact.py", "ledger.py"]
 )
 def test_state_and_policy_are_synchronous(name: str) -> None:
     """Async code only waits and delegates: the core's state knows nothing of it."""

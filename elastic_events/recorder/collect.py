@@ -20,7 +20,7 @@ from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 from elastic_events.recorder.format import OtherVersionError
-from elastic_events.recorder.mapped import secure
+from elastic_events.recorder.writer import secure
 from elastic_events.recorder.reader import RecorderReader, runs
 
 __all__ = ("Collector", "collect")

@@ -14,7 +14,7 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import GRACE, Cursor, Make, to_records
 from elastic_events.bus.record import Record
 from elastic_events.recorder.format import CLOSED, COLLECTED, Geometry, Header, read_header
-from elastic_events.recorder.mapped import boot_id, read_slot, why_gone
+from elastic_events.recorder.writer import boot_id, read_slot, why_gone
 
 __all__ = ("RecorderReader", "read_directory", "runs")
 

@@ -10,13 +10,13 @@ from zlib import crc32
 import msgspec
 import pytest
 
-import elastic_events.recorder.mapped as mapped_module
+import elastic_events.recorder.writer as mapped_module
 from elastic_events import ConfigError, Event, EventBus, EventSource, InputError
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
 from elastic_events.recorder import RecorderReader, open_rings, read_directory
-from elastic_events.recorder.mapped import BLOCKS
+from elastic_events.recorder.writer import BLOCKS
 from elastic_events.testing import ListSink
 from tests.reliability.scripts import run
 

@@ -149,7 +149,7 @@ def _recorder(folder: Path) -> Subject:
     from elastic_events.bus.context import read_context
     from elastic_events.bus.emit import Emitter
     from elastic_events.bus.redact import Redactor
-    from elastic_events.recorder import open_rings
+    from elastic_events.recorder.writer import open_rings
 
     events, metrics = open_rings(folder / "rings", read_context())
     put_metric = Emitter(events.pipe, metrics.pipe, Redactor()).put_metric

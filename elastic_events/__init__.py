@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     )
     from elastic_events.bus.handler import Sink
     from elastic_events.bus.lane import Lane
+    from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
     from elastic_events.bus.record import Record
     from elastic_events.bus.retry import Retry
-    from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
     from elastic_events.handlers import _events_loggers, _get_or_create_logger, get_logging_handler
-    from elastic_events.recorder import collect
+    from elastic_events.recorder.collect import collect
     from elastic_events.recording import (
         construct_and_record_rdzv_event,
         current_bus,
@@ -121,7 +121,7 @@ if not TYPE_CHECKING:  # a type checker must still find a name that is not here
 
     def __getattr__(name: str) -> Any:
         if name == "collect":  # for launchers; a worker that only records does not pay for importing it
-            return import_module("elastic_events.recorder").collect
+            return import_module("elastic_events.recorder.collect").collect
         if name in _SUBMODULES:
             return import_module(f"elastic_events.{name}")
         if name not in __all__:

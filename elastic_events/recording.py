@@ -18,9 +18,9 @@ from elastic_events.bus.context import read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.handler import Handler
+from elastic_events.bus.ledger import FlushResult
 from elastic_events.bus.process import Armed, after_fork_in_child
 from elastic_events.bus.redact import Redactor
-from elastic_events.bus.ledger import FlushResult
 from elastic_events.handlers import find
 
 __all__ = (
@@ -109,7 +109,7 @@ class _Current:
             return
         self.tried = True
         try:
-            self.own_rings = open_recorder(Path(os.environ["ELASTIC_EVENTS_DIR"]), read_context(), 2048)
+            self.own_rings = open_recorder(Path(os.environ["ELASTIC_EVENTS_DIR"]), read_context(), None)
         except (OSError, ConfigError) as error:
             warnings.warn(
                 f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}", RuntimeWarning, stacklevel=3
@@ -124,9 +124,9 @@ class _Current:
         self.point()
 
 
-def open_recorder(directory: Path, context: Any, capacity: int) -> tuple[Any, Any]:
+def open_recorder(directory: Path, context: Any, capacity: int | None) -> tuple[Any, Any]:
     """Make this process's rings in a file in `directory`."""
-    from elastic_events.recorder import open_rings
+    from elastic_events.recorder.writer import open_rings
 
     return open_rings(directory, context, capacity)
 

@@ -62,6 +62,7 @@ class Backlog:
         self.bytes = bytes_
         self.overflow = overflow
         self.entered = 0
+        self.spool: None = None
         self._events = _Queue()
         self._metrics = _Queue()
 
@@ -78,6 +79,11 @@ class Backlog:
         """Entry number of the first record still here, or of the next to come."""
         heads = [queue.entries[0] for queue in (self._events, self._metrics) if queue.entries]
         return min(heads, default=self.entered)
+
+    @property
+    def safe_from(self) -> int:
+        """Entry number of the oldest record that is in memory only."""
+        return 0
 
     def push(self, records: Sequence[Record]) -> int:
         """Take `records`; return how many fell out for them (of themselves, if the newest are dropped)."""

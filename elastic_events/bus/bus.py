@@ -24,15 +24,15 @@ from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import BusClosed, ConfigError
 from elastic_events.bus.filter import Patterns, wanted
 from elastic_events.bus.handler import BATCH, Handler, Sink, adapt, handler_name, stages
-from elastic_events.bus.thread import ThreadHome, protect
 from elastic_events.bus.lane import Lane
+from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
 from elastic_events.bus.process import Armed, after_fork_in_child, close_at_exit, forget
 from elastic_events.bus.pump import Pump, Source
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import SECRETS, Redactor
 from elastic_events.bus.retry import NO_RETRY, Retry
 from elastic_events.bus.ring import Pipe, Ring
-from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
+from elastic_events.bus.thread import ThreadHome, protect
 
 __all__ = ("EventBus", "buses", "observers", "recorders")
 

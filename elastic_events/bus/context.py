@@ -64,10 +64,11 @@ def process_identity() -> str:
 
 
 def start_time(pid: int) -> int:
-    """Return the start of process `pid` in clock ticks since boot, or 0 where it cannot be read (proc(5), field 22)."""
+    """Return the start of process `pid` in clock ticks since boot (proc(5), field 22); 0 where there is none, or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            state, *fields = file.read().rpartition(b")")[2].split()
+            return 0 if state in (b"Z", b"X") else int(fields[18])
     except (OSError, ValueError, IndexError):
         return 0
 

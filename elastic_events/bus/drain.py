@@ -10,10 +10,10 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from elastic_events.bus.breath import TURN, haste, turns
 from elastic_events.bus.handler import BATCH
-from elastic_events.bus.thread import protect
 from elastic_events.bus.lane import Lane
-from elastic_events.bus.pump import Pump
 from elastic_events.bus.ledger import FlushResult
+from elastic_events.bus.pump import Pump
+from elastic_events.bus.thread import protect
 from elastic_events.bus.wakeup import Wakeup
 
 __all__ = ("Drain",)

@@ -15,9 +15,9 @@ from elastic_events.bus.backlog import Backlog
 from elastic_events.bus.breath import SLICE, TURN, haste, turns
 from elastic_events.bus.errors import PERMANENT
 from elastic_events.bus.handler import CallableSink, Sink
+from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
-from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.wakeup import Wakeup
 
 __all__ = ("Lane",)

@@ -11,9 +11,9 @@ import click
 from elastic_events import EventBus
 from elastic_events.bus.errors import ElasticEventsError, InputError
 from elastic_events.bus.lane import Lane
-from elastic_events.bus.record import Record
 from elastic_events.bus.ledger import LaneStats
-from elastic_events.recorder import RecorderReader
+from elastic_events.bus.record import Record
+from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.console import format_record
 
 __all__ = ("command", "send")

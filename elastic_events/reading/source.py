@@ -34,7 +34,7 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
         return
     path = Path(source)
     if path.is_dir():
-        from elastic_events.recorder import read_directory
+        from elastic_events.recorder.reader import read_directory
 
         yield from read_directory(path, lambda file, reason: damaged(file.name, reason))
         return

@@ -1,13 +1,11 @@
-"""The launcher's side: tail the files of live processes, adopt those of dead ones, remove what is delivered."""
+"""The collecting side: tail the files of live processes, adopt those of dead ones, remove what is delivered."""
 
 import errno
-import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +17,18 @@ from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
-from elastic_events.recorder.format import OtherVersionError
-from elastic_events.recorder.writer import secure
-from elastic_events.recorder.reader import RecorderReader, runs
+from elastic_events.recorder.alive import is_locked, runs
+from elastic_events.recorder.directory import rings, secure, take
+from elastic_events.recorder.format import LOSSES, OtherVersionError
+from elastic_events.recorder.reader import LOOK, RecorderReader
 
-__all__ = ("Collector", "collect")
+__all__ = ("Collector", "Outlet", "collect")
 
 #: Seconds that the first look at a directory may hold up a bus that closes.
 OPENING = 1.0
 
-#: Records of a sweep that make the next one follow at once.
-FLOOD = 4096
+#: Share of a look that makes the next one follow at once.
+FULL = 0.5
 
 #: Failures to open a file that say nothing about the file: the next scan tries again.
 _LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT}
@@ -37,77 +36,133 @@ _LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT}
 #: Damaged files that are kept aside, a directory.
 QUARANTINE = 16
 
+#: Where the records of a file go: the lanes, and how to record an event about it; None while nobody wants them.
+Outlet = tuple[Sequence[Lane], Callable[[Any], object]]
 
-@dataclass
+Pair = tuple[int, int]  # of events and of metrics
+
+
+class _Mark:
+    """What was fed to the lanes up to some positions of a file."""
+
+    def __init__(self, lanes: Sequence[Lane], positions: Pair, gone: dict[str, Pair]) -> None:
+        self.entered = [(lane, lane.backlog.entered) for lane in lanes]
+        self.positions = positions
+        self.gone = gone
+
+    @property
+    def settled(self) -> bool:
+        """Whether every lane has delivered it, or the lane's sink has refused it."""
+        return all(lane.unsettled_from >= entered for lane, entered in self.entered)
+
+    @property
+    def safe(self) -> bool:
+        """Whether no lane holds it in memory only."""
+        return all(max(lane.unsettled_from, lane.backlog.safe_from) >= entered for lane, entered in self.entered)
+
+
 class _File:
-    reader: RecorderReader
-    marks: list[tuple[dict[Lane, int], tuple[int, int]]] = field(default_factory=list)  # fed, and settled by when
-    told: dict[str, int] = field(default_factory=dict)  # losses that were reported
-    dead: bool = False
-    ended: bool = False  # dead, and read to its end
+    """One file that is collected."""
+
+    def __init__(self, reader: RecorderReader) -> None:
+        self.reader = reader
+        self.marks: list[_Mark] = []
+        self.told: dict[str, int] = {}  # losses that were reported
+        self.over = False  # nothing more will be written to it
+        self.ended = False  # over, and read to its end
+        self._safe: _Mark | None = None
+
+    def commit(self) -> None:
+        """Note in the file how far its records are delivered, and how far they are out of danger."""
+        done = None
+        while self.marks and self.marks[0].settled:
+            done = self.marks.pop(0)
+        if done is not None:
+            self.reader.note("settled", done.positions)
+        safe = next((mark for mark in reversed(self.marks) if mark.safe), done)
+        if safe is not None and safe is not self._safe:
+            self._safe = safe
+            for reason in LOSSES:
+                self.reader.note(reason, safe.gone[reason])
+            self.reader.note("safe", safe.positions)
 
 
 class Collector:
-    """Collects one directory into one bus. Synchronous; `collect` gives it its turns.
+    """Collects one directory. Synchronous; `collect` and the collector process give it its turns.
 
-    A record counts as collected when every lane has delivered it or given it up; the file remembers how far that is, so
-    that the next launcher repeats at most what was under way. Records keep their own context, id and times.
+    A record counts as delivered when every lane has delivered it or its sink has refused it; the file remembers how far
+    that is, so that the next collector repeats at most what was under way. Records keep their own context, id and times.
 
     Args:
         directory: where the workers record; made, private, if it is missing.
-        bus: gets the records.
+        outlet: returns where the records of a file go.
+        about: records an event about the directory itself.
         exit_code: returns what a pid ended with, as `subprocess` has it (negative for a signal), or None.
     """
 
     def __init__(
-        self, directory: Path, bus: EventBus, exit_code: Callable[[int], int | None] = lambda _pid: None
+        self,
+        directory: Path,
+        outlet: Callable[[RecorderReader], Outlet | None],
+        about: Callable[[Any], object],
+        exit_code: Callable[[int], int | None] = lambda _pid: None,
     ) -> None:
         self.directory = directory
-        self.bus = bus
         self.damaged = 0
+        self.skip: set[Path] = set()  #: files that somebody else delivers
+        self._outlet = outlet
+        self._about = about
         self._exit_code = exit_code
         self._files: dict[str, _File] = {}
         self._foreign: set[str] = set()  # files of other versions whose processes live
-        self._lock = -1
-        self._scanning = threading.Lock()  # at the end a scan may be under way in the thread
+        self._lock: int | None = None
+        self._scanning = threading.Lock()  # at the end a scan may be under way in a thread
         self._over = False  # the last look was taken: what still waits in the thread does nothing
 
-    def open(self) -> None:
-        """Take the directory. The second call does nothing.
+    def open(self, lock: int | None = None) -> None:
+        """Take the directory; `lock` is its lock where that is held already. The second call does nothing.
 
         Raises:
-            ConfigError: it cannot be used, or another launcher collects it.
+            ConfigError: it cannot be used, or somebody else collects it.
         """
         if self.is_open:
             return
         secure(self.directory)
-        self._lock = os.open(
-            self.directory / ".collector", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise ConfigError(
-                f"{self.directory} is collected by another launcher: give each its own directory"
-            ) from None
+        self._lock = take(self.directory) if lock is None else lock
+        if self._lock is None:
+            raise ConfigError(f"{self.directory} is collected by another launcher: give each its own directory")
 
     @property
     def is_open(self) -> bool:
         """Whether the directory is ours."""
-        return self._lock >= 0
+        return self._lock is not None
+
+    @property
+    def files(self) -> int:
+        """How many files are not done with."""
+        return len(self._files)
+
+    @property
+    def live(self) -> set[str]:
+        """The runs of the processes that still write."""
+        return {file.reader.header.context.run_id for file in self._files.values() if not file.over}
+
+    @property
+    def runs(self) -> set[str]:
+        """The runs whose files are not done with."""
+        return {file.reader.header.context.run_id for file in self._files.values()}
 
     def close(self) -> None:
-        """Note what the bus has delivered, and let the directory go."""
+        """Note what was delivered, and let the directory go."""
         for file in self._files.values():
-            self._commit(file)
-        if self.is_open:
+            file.commit()
+        if self._lock is not None:
             self._forget_delivered()
             os.close(self._lock)
-            self._lock = -1
+            self._lock = None
 
     def scan(self) -> None:
-        """Look for new files, and for processes that have died; remove what is done with. For a thread: it does I/O."""
+        """Look for new files, and for processes that have ended; remove what is done with. It does I/O."""
         with self._scanning:
             if not self._over:
                 self._scan()
@@ -115,37 +170,36 @@ class Collector:
     def _scan(self) -> None:
         self._forget_delivered()
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
-            if not runs(_process(part.name[1 : part.name.rindex(".ring")])):
+            if not is_locked(part) and not runs(_process(part.name[1 : part.name.rindex(".ring")])):
                 part.unlink(missing_ok=True)
-        mine = getattr(self.bus.rings[0], "path", None)
-        for path in sorted(self.directory.glob("*.ring")):
-            if path.name in self._files or path == mine:
+        for path in rings(self.directory):
+            if path.name in self._files or path in self.skip:
                 continue
             try:
                 self._files[path.name] = _File(RecorderReader(path, write=True))
             except InputError as error:
-                if isinstance(error.__cause__, OtherVersionError) and runs(_process(path.stem)):
+                if isinstance(error.__cause__, OtherVersionError) and (is_locked(path) or runs(_process(path.stem))):
                     self._tell_foreign(path, error)
                 elif getattr(error.__cause__, "errno", None) not in _LATER:
                     self._quarantine(path, error)
         for file in self._files.values():
-            file.dead = file.dead or not file.reader.alive
+            file.over = file.over or file.reader.closed or not file.reader.alive
 
-    def sweep(self, *, last: bool = False) -> bool:
-        """Feed what is new to the bus, note what was delivered, report the dead; return whether to go on at once.
+    def sweep(self, *, last: bool = False) -> float:
+        """Feed what is new, note what was delivered, report the dead; return the share of a ring that was found filled.
 
         What no lane has room for stays in the files for now, where it is safe from everything but the worker's own haste;
         `last` feeds it all the same.
         """
-        count, waiting = 0, False
+        filled = 0.0
         for name in list(self._files):
             file = self._files[name]
-            self._commit(file)
-            waiting = waiting or not (last or self._room())
-            if not waiting:
-                count += self._sweep(file)
+            file.commit()
+            outlet = self._outlet(file.reader)
+            if outlet is not None and (last or _room(outlet[0])):
+                filled = max(filled, self._sweep(file, *outlet))
                 self._files[name] = self._files.pop(name)  # to the end: the next sweep begins where this one stopped
-        return count >= FLOOD and not waiting
+        return filled
 
     def last_look(self) -> None:
         """Feed what came since the last turn: the bus is about to close, and delivers it within its deadline."""
@@ -155,46 +209,48 @@ class Collector:
                 self._scan()
             finally:
                 self._scanning.release()
-        self.sweep(last=True)
+        while self.sweep(last=True) >= 1:
+            pass
 
-    def _room(self) -> bool:
-        """Whether some lane could take more: the others lose by their own slowness."""
-        return any(2 * len(lane.backlog) < lane.backlog.records for lane in self.bus.lanes) or not self.bus.lanes
+    def commit(self) -> None:
+        """Note what was delivered since the last sweep."""
+        for file in self._files.values():
+            file.commit()
 
     def _forget_delivered(self) -> None:
         for name in [name for name, file in self._files.items() if file.ended and not file.marks]:
             self._files.pop(name).reader.path.unlink(missing_ok=True)
 
-    def _sweep(self, file: _File) -> int:
+    def _sweep(self, file: _File, lanes: Sequence[Lane], tell: Callable[[Any], object]) -> float:
         if file.ended:
-            return 0
-        records = list(file.reader.all_dead()) if file.dead else file.reader.look()
-        if file.dead and not file.reader.closed:
+            return 0.0
+        reader, before = file.reader, file.reader.positions
+        records = list(reader.all_dead()) if file.over else reader.look(LOOK)
+        if file.over and not reader.closed:
             records.append(self._death(file))
-        if records:
-            file.marks.append((self.bus.feed(records), file.reader.positions))
-        self._tell_losses(file)
-        file.ended = file.dead
-        return len(records)
+        if records or reader.positions != before:
+            for lane in lanes:
+                lane.feed(records)
+            gone = {reason: (counts[0], counts[1]) for reason, counts in reader.gone.items()}
+            file.marks.append(_Mark(lanes, reader.positions, gone))
+        self._tell_losses(file, tell)
+        file.ended = file.over
+        file.commit()
+        moved = (after - earlier for earlier, after in zip(before, reader.positions, strict=True))
+        return max(count / min(ring.capacity, LOOK) for count, ring in zip(moved, reader.rings, strict=True))
 
-    def _commit(self, file: _File) -> None:
-        settled = None
-        while file.marks and self.bus.is_settled(file.marks[0][0]):
-            settled = file.marks.pop(0)[1]
-        if settled is not None:
-            file.reader.commit(settled)
-
-    def _tell_losses(self, file: _File) -> None:
+    def _tell_losses(self, file: _File, tell: Callable[[Any], object]) -> None:
         for reason, count in file.reader.lost.items():
             new = count - file.told.get(reason, 0)
             if new:
                 file.told[reason] = count
                 context = file.reader.header.context
-                self._record("recorder.lost", rank=context.rank, pid=context.pid, reason=reason, count=new)
+                tell(_event("recorder.lost", rank=context.rank, pid=context.pid, reason=reason, count=new))
 
     def _death(self, file: _File) -> Record:
-        """Return `worker.died`, as the record after the process's last: a launcher that repeats it repeats its id."""
-        context = file.reader.header.context
+        """Return `worker.died`, as the record after the process's last: a collector that repeats it repeats its id."""
+        header = file.reader.header
+        context = header.context
         code = self._exit_code(context.pid)
         ended: dict[str, Any] = {} if code is None else {"exit_code": code} if code >= 0 else {"signal": _name(-code)}
         now = time.monotonic_ns()
@@ -207,16 +263,14 @@ class Collector:
             "last_record_age_s": round((now - file.reader.last_ns) / 1e9, 6),
             **ended,
         }
+        name = "agent.died" if header.source == "AGENT" else "worker.died"
         seq = file.reader.rings[0].position
-        return Record("event", seq, time.time_ns(), now, "worker.died", "null", ("AGENT", 0, about), context, 0, True)
-
-    def _record(self, name: str, **metadata: Any) -> None:
-        self.bus.record(SimpleNamespace(name=name, source="AGENT", timestamp=0, metadata=metadata))
+        return Record("event", seq, time.time_ns(), now, name, "null", ("AGENT", 0, about), context, 0, True)
 
     def _tell_foreign(self, path: Path, error: InputError) -> None:
         if path.name not in self._foreign:
             self._foreign.add(path.name)
-            self._record("recorder.foreign", file=path.name, reason=str(error))
+            self._about(_event("recorder.foreign", file=path.name, reason=str(error)))
 
     def _quarantine(self, path: Path, error: InputError) -> None:
         """Put a file aside that is no ring, and keep the newest of these."""
@@ -226,7 +280,7 @@ class Collector:
             aside = sorted(self.directory.glob("*.bad"), key=lambda bad: bad.lstat().st_mtime)
             for old in aside[:-QUARANTINE]:
                 old.unlink()
-        self._record("recorder.damaged", file=path.name, reason=str(error), damaged=self.damaged)
+        self._about(_event("recorder.damaged", file=path.name, reason=str(error), damaged=self.damaged))
 
 
 async def collect(
@@ -247,7 +301,10 @@ async def collect(
     Raises:
         ConfigError: the directory cannot be used, or another launcher collects it.
     """
-    collector = Collector(Path(directory), bus, exit_code)
+    collector = Collector(Path(directory), lambda _reader: (bus.lanes, bus.record), bus.record, exit_code)
+    mine = getattr(bus.rings[0], "path", None)
+    if mine is not None:
+        collector.skip.add(mine)
     worker = Worker("elastic-events collector")
 
     async def begin() -> None:
@@ -266,13 +323,22 @@ async def collect(
             if anyio.current_time() >= scan_at:
                 await worker.run(collector.scan)
                 scan_at = anyio.current_time() + 4 * interval
-            # A full sweep means that more is waiting, in rings that may overflow: look again at once.
-            await anyio.sleep(0 if collector.sweep() else interval)
+            # A sweep that found much may have left more, in rings that may overflow: look again at once.
+            await anyio.sleep(0 if collector.sweep() >= FULL else interval)
     finally:
         worker.close()
         if collector.is_open:
             collector.last_look()  # in this thread: at interpreter exit no other can be counted on (M4)
             bus.at_end(collector.close)
+
+
+def _event(name: str, **metadata: Any) -> SimpleNamespace:
+    return SimpleNamespace(name=name, source="AGENT", timestamp=0, metadata=metadata)
+
+
+def _room(lanes: Sequence[Lane]) -> bool:
+    """Whether some lane could take more: the others lose by their own slowness."""
+    return not lanes or any(2 * len(lane.backlog) < lane.backlog.records or lane.backlog.spool for lane in lanes)
 
 
 def _process(stem: str) -> str:

@@ -3,9 +3,10 @@
 ::
 
     0      magic "ELEVREC1", header length (u32), CRC-32 of the header (u32), header (msgpack of `Header`)
-    2048   events collected up to (u64), metrics collected up to (u64)      written by the collector
-    2064   1 when the process closed its rings in order (u64)               written by the process at its end
-    4096   slots of the events ring, slots of the metrics ring, blocks for long records
+    2048   words (u64) of the collector, see `WORDS`
+    2560   1 when the process closed its rings in order (u64)               written by the process, as is
+    2568   keys of the requests that want its records (u64 each, 0 = none)  up to `REQUESTS` of them
+    4096   events: slots, then blocks for long records; metrics: slots, then blocks
 
 A slot is one u64 word, then the frame. The word is `length << 32 | crc32(frame)`, and is written last: a slot whose frame
 does not match its word was torn by the death of its writer, or is being written. The frame begins with its own sequence
@@ -24,20 +25,30 @@ from elastic_events.bus.errors import InputError
 
 __all__ = (
     "BLOCK",
+    "CLOSED",
+    "EVENTS",
     "EVENT_SLOT",
     "LONG",
-    "METRIC_SLOT",
+    "LOSSES",
+    "METRICS",
+    "REQUESTED",
+    "REQUESTS",
+    "WORDS",
     "Geometry",
     "Header",
     "OtherVersionError",
+    "RingShape",
     "pack_header",
     "read_header",
+    "shapes_of",
 )
 
 MAGIC = b"ELEVREC1"
-VERSION = 1
-COLLECTED = 2048
-CLOSED = 2064
+VERSION = 2
+WORDS_AT = 2048
+CLOSED = 2560
+REQUESTED = 2568
+REQUESTS = 64
 START = 4096
 
 EVENT_SLOT = 512
@@ -45,39 +56,71 @@ METRIC_SLOT = 128
 BLOCK = 16_384
 LONG = 1 << 31
 
+#: Why a record was lost before a collector could read it.
+LOSSES = ("overwritten", "interrupted", "undecodable")
+
+#: The collector's words, in order, the first of each pair for events. `safe`: no later collector needs what is before;
+#: `settled`: every lane has delivered, refused or filtered it; the others count what was lost of that.
+WORDS = ("safe", "settled", *LOSSES)
+
 
 class OtherVersionError(InputError):
     """A recorder file of another version of this package: none of ours to judge."""
+
+
+class RingShape(msgspec.Struct, frozen=True, array_like=True):
+    """How much of one ring a file holds."""
+
+    capacity: int  #: slots, a power of two
+    slot: int  #: bytes of a slot
+    blocks: int  #: blocks for records longer than a slot
+
+
+#: What a burst writes before a collector has started, or between two of its looks: 8 MiB of events, 4 of metrics.
+EVENTS = RingShape(16_384, EVENT_SLOT, 256)
+METRICS = RingShape(32_768, METRIC_SLOT, 32)
 
 
 class Header(msgspec.Struct, frozen=True):
     """What a reader must know before it reads a slot."""
 
     version: int
-    capacity: int  #: slots of each ring
-    blocks: int  #: blocks for long records
+    shapes: tuple[RingShape, RingShape]  #: of events and metrics
     context: Context
     boot_id: str  #: monotonic clocks of different boots cannot be compared
+    pid_namespace: str  #: pids of different ones cannot be compared; "" where it is not known
     time_ns: int  #: wall clock when the file was made, and
     monotonic_ns: int  #: the monotonic clock at that moment
+    source: str = "WORKER"  #: who writes: "WORKER" or "AGENT"
 
 
 class Geometry:
-    """Where things lie in a file of this capacity."""
+    """Where things lie in a file of these shapes."""
 
-    def __init__(self, capacity: int, blocks: int) -> None:
-        self.capacity = capacity
-        self.blocks = blocks
-        self.rings = (START, START + capacity * EVENT_SLOT)
-        self.slots = (EVENT_SLOT, METRIC_SLOT)
-        self.spill = START + capacity * (EVENT_SLOT + METRIC_SLOT)
-        self.size = self.spill + blocks * BLOCK
+    def __init__(self, shapes: tuple[RingShape, RingShape]) -> None:
+        self.shapes = shapes
+        self.slots: list[int] = []  #: where each ring's slots begin
+        self.spill: list[int] = []  #: where each ring's blocks begin
+        at = START
+        for shape in shapes:
+            self.slots.append(at)
+            at += shape.capacity * shape.slot
+            self.spill.append(at)
+            at += shape.blocks * BLOCK
+        self.size = at
+
+
+def shapes_of(capacity: int | None) -> tuple[RingShape, RingShape]:
+    """Return the shapes of rings of `capacity` slots each; None for the default."""
+    if capacity is None:
+        return EVENTS, METRICS
+    return RingShape(capacity, EVENT_SLOT, 64), RingShape(capacity, METRIC_SLOT, 16)
 
 
 def pack_header(header: Header) -> bytes:
     """Return the first bytes of a file."""
     body = msgspec.msgpack.encode(header)
-    if len(body) > COLLECTED - 16:
+    if len(body) > WORDS_AT - 16:
         raise InputError("the context does not fit the header of a recorder file: shorten ROLE_NAME or the run id")
     return MAGIC + len(body).to_bytes(4, "little") + crc32(body).to_bytes(4, "little") + body
 
@@ -102,7 +145,11 @@ def read_header(data: "mmap.mmap | bytes") -> Header:
         header = msgspec.msgpack.decode(body, type=Header)
     except (msgspec.MsgspecError, AttributeError) as error:
         raise InputError(f"the header of this recorder file is damaged: {error}") from error
-    good = header.capacity >= 2 and not header.capacity & (header.capacity - 1) and header.blocks > 0
-    if not good or len(data) < Geometry(header.capacity, header.blocks).size:
+    if not all(map(_possible, header.shapes)) or len(data) < Geometry(header.shapes).size:
         raise InputError("this recorder file is shorter than its header says")
     return header
+
+
+def _possible(shape: RingShape) -> bool:
+    power = shape.capacity >= 2 and not shape.capacity & (shape.capacity - 1)
+    return power and shape.blocks > 0 and shape.slot >= 64 and shape.slot % 8 == 0

@@ -9,30 +9,45 @@ from functools import partial
 from pathlib import Path
 
 from elastic_events.bus.codec import decode
-from elastic_events.bus.context import start_time
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import GRACE, Cursor, Make, to_records
 from elastic_events.bus.record import Record
-from elastic_events.recorder.format import CLOSED, COLLECTED, Geometry, Header, read_header
-from elastic_events.recorder.writer import boot_id, read_slot, why_gone
+from elastic_events.recorder.alive import boot_id, lives
+from elastic_events.recorder.format import (
+    CLOSED,
+    LOSSES,
+    REQUESTED,
+    REQUESTS,
+    WORDS,
+    WORDS_AT,
+    Geometry,
+    Header,
+    read_header,
+)
+from elastic_events.recorder.writer import read_slot, why_gone
 
-__all__ = ("RecorderReader", "read_directory", "runs")
+__all__ = ("RecorderReader", "read_directory")
 
 #: How far past an unfilled slot a reader looks for filled ones.
 _PROBE = 8
+
+#: Records of each ring in one look, at most, unless its caller says otherwise.
+LOOK = 4096
 
 
 class ForeignRing:
     """One ring of another process's file, as a cursor reads it. Its head is found by looking, since only its owner counts."""
 
     def __init__(self, file: mmap.mmap, geometry: Geometry, ring: int) -> None:
-        self.capacity = geometry.capacity
+        shape = geometry.shapes[ring]
+        self.capacity = shape.capacity
         self.position = 0
         self._file = file
         self._words = memoryview(file).cast("Q")
-        self._geometry = geometry
-        self._base = geometry.rings[ring]
-        self._stride = geometry.slots[ring]
+        self._base = geometry.slots[ring]
+        self._stride = shape.slot
+        self._spill = geometry.spill[ring]
+        self._blocks = shape.blocks
         self._stamp: tuple[int, ...] = ()
         end = self._base + self.capacity * self._stride
         self._every = self._words[self._base >> 3 : end >> 3 : self._stride >> 3]
@@ -49,7 +64,7 @@ class ForeignRing:
             return self.position
         before = self.position
         while (found := max(self._sequence(self.position + ahead) for ahead in range(_PROBE))) >= self.position:
-            self.position = found + 1
+            self._leap(found + 1)
             stamp = self._look_ahead()
         # Slots may stay unfilled, or point to blocks that were used again: past these, only a look at all of them leads.
         if self.position == before:
@@ -59,13 +74,20 @@ class ForeignRing:
             self._stamp = ()  # the next look, if it finds no more, looks at all
         return self.position
 
+    def _leap(self, head: int) -> None:
+        """Go on from `head` by doubled steps while they meet records: a burst costs a few looks, not one for each eight."""
+        step = _PROBE
+        while step < self.capacity and (found := self._sequence(head + step)) >= head + step:
+            head, step = found + 1, 2 * step
+        self.position = head
+
     def frames(self, first: int, stop: int) -> list[bytes | None]:
         """Return what the slots of `first` to `stop` hold, where it is whole."""
         return [self._frame(seq) for seq in range(first, stop)]
 
     def _frame(self, seq: int) -> bytes | None:
         at = self._base + (seq & (self.capacity - 1)) * self._stride
-        return read_slot(self._file, at, self._stride, self._geometry.spill, self._geometry.blocks)
+        return read_slot(self._file, at, self._stride, self._spill, self._blocks)
 
     def why_gone(self, seq: int) -> str:
         """Return how the record `seq`, which its slot does not hold, was lost."""
@@ -103,6 +125,7 @@ class RecorderReader:
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         self.path = path
+        self._write = write
         try:
             fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -121,27 +144,38 @@ class RecorderReader:
             self.header: Header = read_header(self._file)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        geometry = Geometry(self.header.capacity, self.header.blocks)
+        geometry = Geometry(self.header.shapes)
+        self._words = memoryview(self._file)[WORDS_AT : REQUESTED + 8 * REQUESTS].cast("Q")
         self.rings = [ForeignRing(self._file, geometry, ring) for ring in range(2)]
         self.cursors = [Cursor(ring) for ring in self.rings]
-        self.lost: dict[str, int] = {}
+        self.gone = {reason: list(self.told(reason)) for reason in LOSSES}  #: lost events and metrics, by reason
         self.last_ns = self.header.monotonic_ns  # monotonic time of the last record seen
-        for index, cursor in enumerate(self.cursors):
-            begin = self._word(COLLECTED + 8 * index)
-            self.rings[index].find_head()
-            cursor.position = begin if begin <= self.rings[index].position else 0
+        for ring, cursor, begin in zip(self.rings, self.cursors, self.told("safe"), strict=True):
+            ring.find_head()
+            cursor.position = begin if begin <= ring.position else 0
 
     @property
     def closed(self) -> bool:
         """Whether the process ended its recording in order."""
-        return self._word(CLOSED) == 1
+        return self._words[(CLOSED - WORDS_AT) // 8] == 1
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many records were lost before anybody could read them, by reason; those of earlier collectors, too."""
+        return {reason: sum(counts) for reason, counts in self.gone.items() if any(counts)}
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs: pid, start time and boot must be those of the header (F13)."""
-        return self.header.boot_id == boot_id() and runs(self.header.context.process)
+        """Whether the process still runs."""
+        return lives(self.header, self.path)
 
-    def look(self, most: int = 512, *, dead: bool = False) -> list[Record]:
+    @property
+    def requests(self) -> set[int]:
+        """The keys of the requests that want what this process records."""
+        first = (REQUESTED - WORDS_AT) // 8
+        return set(self._words[first : first + REQUESTS]) - {0}
+
+    def look(self, most: int = LOOK, *, dead: bool = False) -> list[Record]:
         """Return up to `most` new records of each ring, by time; with `dead`, wait for no interrupted emitter."""
         if self.header.boot_id == boot_id():
             offset = time.time_ns() - time.monotonic_ns()
@@ -184,28 +218,22 @@ class RecorderReader:
         events, metrics = (min((cursor.position, *cursor.late)) for cursor in self.cursors)
         return events, metrics
 
-    def commit(self, positions: tuple[int, int]) -> None:
-        """Note in the file that everything before `positions` was delivered; a later collector goes on there."""
-        self._file[COLLECTED : COLLECTED + 16] = b"".join(place.to_bytes(8, "little") for place in positions)
+    def told(self, word: str) -> tuple[int, int]:
+        """Return what a collector noted of events and of metrics; see `format.WORDS`."""
+        at = 2 * WORDS.index(word)
+        return self._words[at], self._words[at + 1]
+
+    def note(self, word: str, counts: tuple[int, int]) -> None:
+        """Note it in the file. The process reads it, and a later collector."""
+        at = 2 * WORDS.index(word)
+        self._words[at], self._words[at + 1] = counts
 
     def _look(self, cursor: Cursor, most: int, now: float, make: Make) -> list[Record]:
         found = cursor.look(most, now, make)
+        ring = self.cursors.index(cursor)
         for reason, _, count in cursor.lost:
-            self.lost[reason] = self.lost.get(reason, 0) + count
+            self.gone[reason][ring] += count
         return found
-
-    def _word(self, at: int) -> int:
-        return int.from_bytes(self._file[at : at + 8], "little")
-
-
-def runs(process: str) -> bool:
-    """Whether the process of this identity runs on this host: a pid alone may be another's by now (F13)."""
-    pid, _, rest = process.partition("-")
-    try:
-        started = start_time(int(pid, 16))
-    except ValueError:
-        return False
-    return started != 0 and rest.partition("-")[0] == f"{started:x}"
 
 
 def read_directory(

@@ -1,47 +1,40 @@
-"""The writing end: a ring whose slots lie in a mapped file."""
+"""The writing end: rings whose slots lie in a mapped file."""
 
 import itertools
 import mmap
 import os
 import re
 import secrets
-import stat
 import time
-from collections.abc import Callable
-from functools import cache
 from operator import length_hint
 from pathlib import Path
 from zlib import crc32
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.process import close_at_exit
 from elastic_events.bus.ring import END, Pipe
-from elastic_events.recorder.format import BLOCK, CLOSED, EVENT_SLOT, LONG, VERSION, Geometry, Header, pack_header
+from elastic_events.recorder.alive import boot_id, hold, pid_namespace, release
+from elastic_events.recorder.directory import secure
+from elastic_events.recorder.format import (
+    BLOCK,
+    CLOSED,
+    EVENT_SLOT,
+    LONG,
+    REQUESTED,
+    REQUESTS,
+    VERSION,
+    WORDS,
+    WORDS_AT,
+    Geometry,
+    Header,
+    pack_header,
+    shapes_of,
+)
 
-__all__ = ("MappedRing", "boot_id", "open_rings", "read_slot", "why_gone")
-
-#: Blocks for records longer than a slot, a file: the last so many of these survive.
-BLOCKS = 64
+__all__ = ("MappedRing", "RecorderFile", "open_rings", "read_slot", "why_gone")
 
 #: Upper halves of the words of short frames: looked up, they cost less than a shift and an or.
 _HIGH = tuple(length << 32 for length in range(EVENT_SLOT))
-
-_NETWORK = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "lustre",
-    "ceph",
-    "9p",
-    "glusterfs",
-    "beegfs",
-    "gpfs",
-    "afs",
-    "fuse.sshfs",
-}
 
 
 class MappedSlots:
@@ -49,17 +42,17 @@ class MappedSlots:
 
     __slots__ = ("_base", "_blocks", "_file", "_first", "_next_block", "_room", "_spill", "_step", "_stride", "_words")
 
-    def __init__(self, file: mmap.mmap, geometry: Geometry, ring: int, next_block: Callable[[], int]) -> None:
+    def __init__(self, file: mmap.mmap, geometry: Geometry, ring: int) -> None:
         self._file = file
-        self._base = geometry.rings[ring]
+        self._base = geometry.slots[ring]
         self._first = self._base + 8
-        self._stride = geometry.slots[ring]
+        self._stride = geometry.shapes[ring].slot
         self._step = self._stride >> 3
         self._words = memoryview(file).cast("Q")[self._base >> 3 :]
         self._room = self._stride - 8
-        self._spill = geometry.spill
-        self._blocks = geometry.blocks
-        self._next_block = next_block
+        self._spill = geometry.spill[ring]
+        self._blocks = geometry.shapes[ring].blocks
+        self._next_block = itertools.count().__next__
 
     def __setitem__(self, index: int, frame: bytes) -> None:
         """Store `frame` in slot `index`. Frames are at most the encoder's limit long, which fits a block."""
@@ -110,17 +103,53 @@ def why_gone(frame: bytes | None, word: int, *, old: bool) -> str:
     return "overwritten" if frame is None and word and (old or word >> 32 & LONG) else "interrupted"
 
 
+class RecorderFile:
+    """This process's file in a directory of recorders: two rings, and what the collector says of them.
+
+    Any thread may read it. A forked child must not touch it: it makes one of its own.
+    """
+
+    def __init__(self, path: Path, file: mmap.mmap, geometry: Geometry, lock: int) -> None:
+        self.path = path
+        self.rings = (MappedRing(self, file, geometry, 0), MappedRing(self, file, geometry, 1))
+        self._file = file
+        self._words = memoryview(file)[WORDS_AT : REQUESTED + 8 * REQUESTS].cast("Q")
+        self._lock = lock
+        self._pid = os.getpid()
+
+    def request(self, key: int) -> None:
+        """Ask that the sink of this request gets what is recorded here. Only the thread that opens or subscribes."""
+        first = (REQUESTED - WORDS_AT) // 8
+        for at in range(first, first + REQUESTS):
+            if self._words[at] in (0, key):
+                self._words[at] = key
+                return
+
+    def told(self, word: str) -> tuple[int, int]:
+        """Return what the collector says of events and of metrics; see `format.WORDS`."""
+        at = 2 * WORDS.index(word)
+        return self._words[at], self._words[at + 1]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the rings were closed in order."""
+        return self._words[(CLOSED - WORDS_AT) // 8] == 1
+
+    def close(self) -> None:
+        """Note that this process ended its recording in order: what it left is no sign of a death. Idempotent."""
+        if os.getpid() == self._pid:
+            self._words[(CLOSED - WORDS_AT) // 8] = 1
+            release(self._lock)
+
+
 class MappedRing:
     """A ring in a file: the same interface as `bus.ring.Ring`, and what is stored outlives the process."""
 
-    def __init__(
-        self, file: mmap.mmap, path: Path, geometry: Geometry, ring: int, next_block: Callable[[], int]
-    ) -> None:
-        self.path = path
-        self.capacity = geometry.capacity
-        self._file = file
-        self._pid = os.getpid()
-        self._slots = MappedSlots(file, geometry, ring, next_block)
+    def __init__(self, file: RecorderFile, data: mmap.mmap, geometry: Geometry, ring: int) -> None:
+        self.file = file
+        self.path = file.path
+        self.capacity = geometry.shapes[ring].capacity
+        self._slots = MappedSlots(data, geometry, ring)
         self._numbers = iter(range(END))
         self.pipe: Pipe = (self._numbers.__next__, self._slots, self.capacity - 1, time.monotonic_ns)
 
@@ -139,83 +168,47 @@ class MappedRing:
         return why_gone(self._slots[index], self._slots.word(index), old=seq < self.head - self.capacity // 2)
 
     def close(self) -> None:
-        """Note in the file that this process ended in order: what it left is no sign of a death."""
-        if os.getpid() == self._pid:
-            self._file[CLOSED : CLOSED + 8] = (1).to_bytes(8, "little")
+        """Close the file of both rings in order."""
+        self.file.close()
 
 
-def open_rings(directory: Path, context: Context, capacity: int = 2048) -> tuple[MappedRing, MappedRing]:
+def open_rings(
+    directory: Path, context: Context, capacity: int | None = None, *, source: str = "WORKER"
+) -> tuple[MappedRing, MappedRing]:
     """Make this process's file in `directory` and return its rings of events and metrics.
+
+    Args:
+        directory: made, private, if it is missing.
+        context: who speaks; its run and process name the file.
+        capacity: slots of each ring; by default 16,384.
+        source: "WORKER" or "AGENT": as what a reader shall tell the death of this process.
 
     Raises:
         ConfigError: the directory cannot be used, and why.
         OSError: the disk is full, or worse.
     """
     secure(directory)
-    geometry = Geometry(capacity, BLOCKS)
-    header = Header(VERSION, capacity, BLOCKS, context, boot_id(), time.time_ns(), time.monotonic_ns())
+    shapes = shapes_of(capacity)
+    geometry = Geometry(shapes)
+    clocks = time.time_ns(), time.monotonic_ns()
+    packed = pack_header(Header(VERSION, shapes, context, boot_id(), pid_namespace(), *clocks, source))
     name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{context.run_id[:40]}-{context.process}") + ".ring"
     part = directory / f".{name}.{secrets.token_hex(4)}.part"
-    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock = -1
     try:
+        lock = hold(part)  # before it has its name: no reader sees a file of a live process without a lock
         # Writing to a mapped page that the disk has no room for is SIGBUS, the end of a training process (M7).
-        os.posix_fallocate(fd, 0, geometry.size)
-        file = mmap.mmap(fd, geometry.size)
-        packed = pack_header(header)
-        file[: len(packed)] = packed
+        os.posix_fallocate(descriptor, 0, geometry.size)
+        data = mmap.mmap(descriptor, geometry.size)
+        data[: len(packed)] = packed
         os.rename(part, directory / name)
     except BaseException:
+        release(lock)
         os.unlink(part)
         raise
     finally:
-        os.close(fd)
-    next_block = itertools.count().__next__
-    rings = [MappedRing(file, directory / name, geometry, ring, next_block) for ring in range(2)]
-    close_at_exit(rings[0].close)
-    return rings[0], rings[1]
-
-
-def secure(directory: Path) -> None:
-    """Make `directory` if its parent is there; refuse one that others could write to, or that is on a network.
-
-    Raises:
-        ConfigError: it cannot be used, and what to do.
-    """
-    try:
-        directory.mkdir(0o700, exist_ok=True)
-        found = directory.lstat()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{directory.parent} is missing: make it, or name another directory for the recorder"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{directory} cannot be used for the recorder: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"{directory} is no directory, or a symbolic link to one: name a directory for the recorder")
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise ConfigError(f"{directory} belongs to or can be written by others: chmod 700 it, or name another")
-    kind = file_system(directory)
-    if kind in _NETWORK:
-        raise ConfigError(
-            f"{directory} is on a network file system ({kind}), where mapped files tear: name a local one"
-        )
-
-
-def file_system(path: Path) -> str:
-    """Return the type of the file system that holds `path`, as /proc/mounts has it, or ""."""
-    try:
-        rows = [line.split() for line in Path("/proc/mounts").read_text("utf-8", "replace").splitlines()]
-    except OSError:
-        return ""
-    resolved = path.resolve()
-    mounts = {Path(row[1]): row[2] for row in rows if len(row) > 2}
-    return next((mounts[place] for place in (resolved, *resolved.parents) if place in mounts), "")
-
-
-@cache
-def boot_id() -> str:
-    """Return the identity of this boot of the host."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
+        os.close(descriptor)
+    file = RecorderFile(directory / name, data, geometry, lock)
+    close_at_exit(file.close)
+    return file.rings

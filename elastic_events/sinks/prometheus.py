@@ -13,8 +13,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from elastic_events.bus.bus import buses
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
-from elastic_events.bus.record import Record
 from elastic_events.bus.ledger import BusStats
+from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 from elastic_events.sinks.options import Options
 

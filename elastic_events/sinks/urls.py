@@ -16,15 +16,16 @@ written percent-encoded. A sink's module is imported when its URL is opened.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable
 from importlib import import_module
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
 
-__all__ = ("EXAMPLES", "SCHEMES", "open_url", "parse_sinks")
+__all__ = ("EXAMPLES", "SCHEMES", "absolute", "open_url", "parse_sinks")
 
 
 def _module(name: str) -> Callable[[SplitResult], Sink]:
@@ -67,6 +68,9 @@ EXAMPLES: dict[str, str] = {
     "wandb": "wandb://PROJECT",
 }
 
+#: Schemes whose URLs name files.
+_FILES = frozenset({"jsonl", "mlflow", "sqlite", "tensorboard"})
+
 _SUFFIXES = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -94,6 +98,14 @@ def open_url(url: str) -> Sink:
         raise
     except ValueError as error:  # a port that is no number, say
         raise ConfigError(f"the {parts.scheme} URL cannot be read: {error}") from None
+
+
+def absolute(url: str) -> str:
+    """Return `url` such that it names the same file from every working directory."""
+    scheme, colon, rest = url.strip().partition(":")
+    if scheme in _FILES and rest.startswith("///") and not rest.startswith("////"):
+        return f"{scheme}{colon}///{quote(os.getcwd())}/{rest[3:]}"
+    return url.strip()
 
 
 def parse_sinks(text: str) -> list[str]:

@@ -31,7 +31,7 @@ from elastic_events.bus.handler import Sink
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.process import forget
 from elastic_events.bus.record import Record
-from elastic_events.recorder import collect
+from elastic_events.recorder.collect import collect
 from elastic_events.sinks.urls import open_url, parse_sinks
 from elastic_events.torchrun.begin import plain
 from elastic_events.torchrun.install import Installation

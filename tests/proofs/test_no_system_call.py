@@ -23,7 +23,7 @@ from elastic_events.bus.context import read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Ring
-from elastic_events.recorder import open_rings
+from elastic_events.recorder.writer import open_rings
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the filter is written for Linux on x86-64"

@@ -10,13 +10,14 @@ from zlib import crc32
 import msgspec
 import pytest
 
-import elastic_events.recorder.writer as mapped_module
+import elastic_events.recorder.format as format_module
 from elastic_events import ConfigError, Event, EventBus, EventSource, InputError
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
-from elastic_events.recorder import RecorderReader, open_rings, read_directory
-from elastic_events.recorder.writer import BLOCKS
+from elastic_events.recorder.format import EVENT_SLOT, METRIC_SLOT, Geometry, RingShape, shapes_of
+from elastic_events.recorder.reader import RecorderReader, read_directory
+from elastic_events.recorder.writer import open_rings
 from elastic_events.testing import ListSink
 from tests.reliability.scripts import run
 
@@ -73,6 +74,7 @@ def test_long_records_survive(folder: Path, length: int) -> None:
 def test_live_reader_passes_long_records_that_were_overwritten(folder: Path, earlier: int) -> None:
     """A burst of long records, of which only the last have their blocks, does not hide what follows from a live reader."""
     events, metrics = open_rings(folder, read_context(), 512)
+    blocks = shapes_of(512)[0].blocks
     emitter = Emitter(events.pipe, metrics.pipe, Redactor())
     reader = RecorderReader(events.path)
     for number in range(earlier):
@@ -81,17 +83,17 @@ def test_live_reader_passes_long_records_that_were_overwritten(folder: Path, ear
         emitter.record(Event("long", EventSource.WORKER, metadata={"n": number, "text": "x" * 1000}))
     found = [*reader.look(), *reader.look()]
     numbers = [record.fields[2]["n"] for record in found if record.name == "long"]
-    assert numbers == list(range(200 - BLOCKS, 200))
+    assert numbers == list(range(200 - blocks, 200))
     assert len(found) - len(numbers) == earlier
     reader.look(dead=True)  # which waits for no late one
-    assert reader.lost == {"overwritten": 200 - BLOCKS}
+    assert reader.lost == {"overwritten": 200 - blocks}
 
 
 def test_record_whose_slot_was_torn_by_its_successor_is_overwritten(folder: Path) -> None:
     """A kill amid a store costs the oldest record, which is counted as overwritten, and none else (M8)."""
     path = record_some(folder, 8, 8)
     data = bytearray(path.read_bytes())
-    data[4096 + 8 * 512 + 8 + 3] ^= 0xFF  # the oldest metric: a new frame was begun over it, its word is still the old
+    data[Geometry(shapes_of(8)).slots[1] + 8 + 3] ^= 0xFF  # the oldest metric: the next lap began over it
     path.write_bytes(data)
     reader = RecorderReader(path)
     assert [r.seq for r in reader.all_dead() if r.kind == "metric"] == list(range(1, 8))
@@ -185,8 +187,9 @@ def test_recorder_that_cannot_be_had_is_warned_about_once(tmp_path: Path) -> Non
 @pytest.fixture
 def small_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of few slots and one block, with long and short records."""
-    monkeypatch.setattr(mapped_module, "BLOCKS", 1)
-    events, metrics = open_rings(folder, Context("run", "p-1-x"), 2)
+    monkeypatch.setattr(format_module, "EVENTS", RingShape(2, EVENT_SLOT, 1))
+    monkeypatch.setattr(format_module, "METRICS", RingShape(2, METRIC_SLOT, 1))
+    events, metrics = open_rings(folder, Context("run", "p-1-x"))
     emitter = Emitter(events.pipe, metrics.pipe, Redactor())
     emitter.put_metric("m", 1)
     emitter.put_metric("m", 2)
@@ -220,11 +223,12 @@ def test_every_bit_flip(small_file: Path, tmp_path: Path) -> None:
     assert len(truth) == 4
     flipped = tmp_path / "flipped.ring"
     flipped.write_bytes(whole)
+    geometry = Geometry((format_module.EVENTS, format_module.METRICS))
+    events, metrics = geometry.slots
+    spilled = geometry.spill[0]
     places = [
-        *range(330),
-        *range(2040, 2080),
-        *range(4096, 4096 + 2 * 640),
-        *range(4096 + 2 * 640, 4096 + 2 * 640 + 700),
+        *(*range(360), *range(2040, 2080), *range(events, events + 2 * EVENT_SLOT)),
+        *(*range(metrics, metrics + 2 * METRIC_SLOT), *range(spilled, spilled + 700)),
     ]
     with open(flipped, "r+b", buffering=0) as file:
         for place in places:

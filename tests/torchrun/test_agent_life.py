@@ -12,7 +12,7 @@ import pytest
 
 from elastic_events import EventBus
 from elastic_events.bus.record import Record
-from elastic_events.recorder import RecorderReader
+from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.urls import SCHEMES
 from elastic_events.torchrun.begin import recorder_directory
 from elastic_events.torchrun.install import Installation

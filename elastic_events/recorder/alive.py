@@ -1,0 +1,115 @@
+"""Whether the process that writes a recorder file still lives, told by what cannot be mistaken for it.
+
+Within one PID namespace that is its pid and its start time: a pid alone may be another's by now (F13), and a process forked
+in C may hold its parent's lock. Across namespaces, where pids mean nothing, it is a `flock` that the writer holds on a
+descriptor of its own: the kernel lets it go when the process ends, however it ends.
+"""
+
+import fcntl
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from elastic_events.bus.context import start_time
+from elastic_events.recorder.format import Header
+
+__all__ = ("boot_id", "hold", "is_locked", "lives", "pid_namespace", "release", "runs")
+
+#: Descriptors that hold locks -> device and inode of their file.
+_held: dict[int, tuple[int, int]] = {}
+
+
+def hold(path: Path) -> int:
+    """Lock the file at `path` for as long as this process lives or until `release`; return what to release.
+
+    The descriptor is none that is mapped: a mapping keeps a copy, which forked children keep. A child closes it; another
+    file may have its number there, since programs close descriptors that are not theirs.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _held[descriptor] = _identity(descriptor)
+    return descriptor
+
+
+def release(descriptor: int) -> None:
+    """Let a lock go; the second call does nothing."""
+    identity = _held.pop(descriptor, None)
+    with suppress(OSError):
+        if identity is not None and _identity(descriptor) == identity:
+            os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the file at `path`. Holds it for some microseconds itself."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def lives(header: Header, path: Path) -> bool:
+    """Whether the process that wrote `header` into the file at `path` still lives on this boot of this host."""
+    if header.boot_id != boot_id():
+        return False
+    if header.pid_namespace and header.pid_namespace == pid_namespace():
+        return runs(header.context.process)
+    return is_locked(path)
+
+
+def runs(process: str) -> bool:
+    """Whether the process of this identity runs in this PID namespace; a zombie does not."""
+    pid, _, rest = process.partition("-")
+    try:
+        started = start_time(int(pid, 16))
+    except ValueError:
+        return False
+    return started != 0 and rest.partition("-")[0] == f"{started:x}"
+
+
+@cache
+def boot_id() -> str:
+    """Return the identity of this boot of the host."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def pid_namespace() -> str:
+    """Return the identity of this process's PID namespace; "" where /proc does not tell, or tells of another."""
+    return _namespace_of(os.getpid())
+
+
+@cache
+def _namespace_of(pid: int) -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid") if os.readlink("/proc/self") == str(pid) else ""
+    except OSError:
+        return ""
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _forget() -> None:
+    """In a forked child: the parent's locks must fall when the parent ends."""
+    for descriptor in list(_held):
+        release(descriptor)
+
+
+os.register_at_fork(after_in_child=_forget)

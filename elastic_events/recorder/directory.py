@@ -1,0 +1,159 @@
+"""A directory of recorders: whether it can be used, who collects it, and how to wake that collector up."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from elastic_events.bus.errors import ConfigError
+from elastic_events.recorder.alive import is_locked
+
+__all__ = ("Kicks", "is_collected", "kick", "remove", "secure", "take")
+
+#: The files of a directory beside `*.ring`.
+LOCK, FIFO, PAGE, REQUESTS, SPOOL, LOG = ".collector", ".kick", ".page", ".requests", ".spool", ".collector.log"
+
+_NETWORK = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "9p", "glusterfs", "beegfs", "gpfs", "afs"),
+    "fuse.sshfs",
+}
+
+
+def secure(directory: Path) -> None:
+    """Make `directory` if its parent is there; refuse one that others could write to, or that is on a network.
+
+    Raises:
+        ConfigError: it cannot be used, and what to do.
+    """
+    try:
+        directory.mkdir(0o700, exist_ok=True)
+        found = directory.lstat()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{directory.parent} is missing: make it, or name another directory for the recorder"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be used for the recorder: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"{directory} is no directory, or a symbolic link to one: name a directory for the recorder")
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(f"{directory} belongs to or can be written by others: chmod 700 it, or name another")
+    kind = file_system(directory)
+    if kind in _NETWORK:
+        raise ConfigError(
+            f"{directory} is on a network file system ({kind}), where mapped files tear: name a local one"
+        )
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that holds `path`, as /proc/mounts has it, or ""."""
+    try:
+        rows = [line.split() for line in Path("/proc/mounts").read_text("utf-8", "replace").splitlines()]
+    except OSError:
+        return ""
+    resolved = path.resolve()
+    mounts = {Path(row[1]): row[2] for row in rows if len(row) > 2}
+    return next((mounts[place] for place in (resolved, *resolved.parents) if place in mounts), "")
+
+
+# --- who collects ---
+
+
+def take(directory: Path) -> int | None:
+    """Become the one who collects `directory`: return the descriptor that holds its lock, or None where somebody else does.
+
+    Closing the last copy of the descriptor lets the lock go. A lock on a file that was removed meanwhile is none.
+    """
+    path = directory / LOCK
+    # Who only asks holds the lock for microseconds: one refusal is no answer.
+    for _ in range(3):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(path, descriptor):
+                return descriptor
+            os.close(descriptor)  # its last holder removed it between our two calls
+        except BlockingIOError:
+            os.close(descriptor)
+            time.sleep(0.001)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return None
+
+
+def is_collected(directory: Path) -> bool:
+    """Whether somebody collects `directory` now."""
+    return is_locked(directory / LOCK)
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        found, opened = path.lstat(), os.fstat(descriptor)
+        return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+    return False
+
+
+def remove(directory: Path, *, whole: bool) -> None:
+    """Remove what a collector made in `directory`, its lock last; with `whole` the directory, too, if that empties it."""
+    for name in (FIFO, PAGE, LOG):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink()
+    for name in (REQUESTS, SPOOL):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (directory / LOCK).unlink()
+    if whole:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+            directory.parent.rmdir()
+
+
+# --- waking it up ---
+
+
+class Kicks:
+    """The collector's end of the FIFO: readable when somebody wants it to look now."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / FIFO
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        os.mkfifo(path, 0o600)
+        # For writing as well: without a writer it would be readable for ever.
+        self.descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def clear(self) -> bool:
+        """Take all that is in it; return whether there was something."""
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self.descriptor, 65_536))
+        return False
+
+    def close(self) -> None:
+        """Let it go."""
+        os.close(self.descriptor)
+
+
+def kick(directory: Path) -> bool:
+    """Ask the collector of `directory` to look now; return whether there is one to hear it. Never waits."""
+    try:
+        descriptor = os.open(directory / FIFO, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # none has opened it yet, or any more
+    try:
+        os.write(descriptor, b"!")
+    except OSError as error:
+        return error.errno == errno.EAGAIN  # full of kicks
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def rings(directory: Path) -> Iterator[Path]:
+    """Give the recorder files in `directory`."""
+    yield from sorted(directory.glob("*.ring"))

@@ -1,0 +1,206 @@
+"""A program's end of its collector process: ask for a sink, see that somebody collects, ask how far it has come."""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from elastic_events.bus.context import Context, start_time
+from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.ledger import LaneStats
+from elastic_events.recorder.alive import is_locked
+from elastic_events.recorder.directory import is_collected, kick, rings, secure, take
+from elastic_events.recorder.launch import launch, why_not
+from elastic_events.recorder.page import PageReader, lanes_of
+from elastic_events.recorder.request import INHERITED, VARIABLES, Request, inherited, submit
+from elastic_events.recorder.writer import MappedRing, RecorderFile, open_rings
+
+__all__ = ("Link", "recorder_directory")
+
+#: Seconds between two looks at how far the collector has come, and between two at whether there is one.
+STEP, CHECK = 0.001, 0.1
+
+
+class Link:
+    """What one process knows of the collector of its directory. Any thread may ask it; one at a time opens.
+
+    Args:
+        directory: of the recorders.
+        private: it was made for this run, and goes with it.
+        everyone: what is asked for is for all processes of the run, not for this one and those below it.
+        source: as what a reader shall tell the death of this process.
+    """
+
+    def __init__(
+        self, directory: Path, *, private: bool = False, everyone: bool = False, source: str = "WORKER"
+    ) -> None:
+        self.directory = directory
+        self.private = private
+        self.everyone = everyone
+        self.source = source
+        self.file: RecorderFile | None = None
+        self.requests: dict[int, Request] = {}
+        self._keys: set[int] = set(inherited())
+        self._page = PageReader(directory)
+
+    def open(self, context: Context, urls: Sequence[str]) -> tuple[MappedRing, MappedRing]:
+        """Ask for the sinks of `urls`, make this process's rings and see that somebody collects them.
+
+        Raises:
+            ConfigError: a URL is wrong, the directory cannot be used, or no process can be started from here.
+            OSError: the disk is full, or worse.
+        """
+        reason = why_not()
+        if reason:
+            raise ConfigError(reason)
+        secure(self.directory)
+        for url in urls:
+            self._ask(url, context.run_id)
+        return self.reopen(context)
+
+    def reopen(self, context: Context) -> tuple[MappedRing, MappedRing]:
+        """Make rings of this process's own under the requests that there are: at the start, and in a forked child."""
+        for _ in range(3):
+            try:
+                secure(self.directory)
+                for request in self.requests.values():
+                    submit(self.directory, request)
+                made = open_rings(self.directory, context, source=self.source)
+                break
+            except FileNotFoundError:  # a collector that ended has just removed its directory
+                continue
+        else:
+            raise ConfigError(f"{self.directory} is removed again and again: name another directory")
+        self.file = made[0].file
+        for key in self._keys:
+            self.file.request(key)
+        self.see_to_it()
+        return made
+
+    def subscribe(self, url: str) -> str:
+        """Let the sink of `url` have what this process records from now on; return the name of its lane."""
+        assert self.file is not None
+        request = self._ask(url, self._run_id)
+        submit(self.directory, request)
+        self.file.request(request.key)
+        kick(self.directory)
+        return request.url.partition(":")[0]
+
+    def see_to_it(self) -> bool:
+        """Start a collector unless there is one; return whether there is one now."""
+        try:
+            lock = take(self.directory)
+            if lock is None:
+                return kick(self.directory) or True
+            try:
+                launch(self.directory, lock)
+            finally:
+                os.close(lock)
+        except (OSError, ConfigError):
+            return False
+        return True
+
+    # --- asked by the bus ---
+
+    def lanes(self) -> dict[str, LaneStats]:
+        """Return the ledgers of the collector's lanes that this process's records go to: those of all its processes."""
+        run_id, keys = self._run_id, self._keys
+        found = lanes_of(self._page.read(), run_id, keys)
+        return {name: _stats(lane.ledger) for name, lane in found.items()}
+
+    def flush(self, heads: Sequence[int], timeout: float) -> dict[str, int]:
+        """Wait until all before `heads` is delivered, `timeout` seconds at most; return what is not, by lane."""
+        end = time.monotonic() + timeout
+        kick(self.directory)
+        self._wait(heads, end)
+        return self._undelivered(heads)
+
+    def close(self, heads: Sequence[int], timeout: float) -> dict[str, int]:
+        """As `flush`, for good. The last writer of a directory waits for its collector's end as well, for its ledgers."""
+        end = time.monotonic() + timeout
+        assert self.file is not None
+        self.file.close()
+        kick(self.directory)
+        if self._wait(heads, end) and not self._others():
+            while time.monotonic() < end and is_collected(self.directory):
+                self._page.read()  # so that it is at hand when the directory is gone
+                time.sleep(2 * STEP)
+        return self._undelivered(heads)
+
+    def _wait(self, heads: Sequence[int], end: float) -> bool:
+        """Wait until the collector has settled all before `heads`, or `end`; start one where there is none any more."""
+        checked = time.monotonic()
+        while not self._settled(heads):
+            now = time.monotonic()
+            if now >= end:
+                return False
+            if now - checked >= CHECK:
+                checked = now
+                if not is_collected(self.directory) and not self.see_to_it():
+                    return False
+                kick(self.directory)
+            time.sleep(STEP)
+        return True
+
+    def _settled(self, heads: Sequence[int]) -> bool:
+        assert self.file is not None
+        return all(done >= head for done, head in zip(self.file.told("settled"), heads, strict=True))
+
+    def _undelivered(self, heads: Sequence[int]) -> dict[str, int]:
+        if self._settled(heads):
+            return {}
+        assert self.file is not None
+        left = sum(max(head - done, 0) for done, head in zip(self.file.told("settled"), heads, strict=True))
+        waiting = {name: min(stats.pending, left) for name, stats in self.lanes().items() if stats.pending}
+        return waiting or {"collector": left}
+
+    def _others(self) -> bool:
+        """Whether another process still writes into the directory."""
+        mine = self.file.path if self.file is not None else None
+        return any(is_locked(path) for path in rings(self.directory) if path != mine)
+
+    @property
+    def _run_id(self) -> str:
+        return next((request.run_id for request in self.requests.values()), "")
+
+    def _ask(self, url: str, run_id: str) -> Request:
+        from elastic_events.sinks.urls import absolute, open_url
+
+        open_url(url)  # what is wrong with it is said here, where somebody reads it; nothing is opened
+        environ = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+        request = Request(absolute(url), run_id, everyone=self.everyone, private=self.private, environ=environ)
+        self.requests[request.key] = request
+        self._keys.add(request.key)
+        return request
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the variables by which processes that are started now join: what they record goes where ours goes."""
+        keys = ",".join(f"{key:016x}" for key in sorted(self._keys))
+        return {"ELASTIC_EVENTS_DIR": str(self.directory), INHERITED: keys}
+
+
+def recorder_directory(context: Context) -> Path:
+    """Return a directory of this user and run for recorders, made if need be; it is the run's own.
+
+    Raises:
+        ConfigError: it cannot be made, or belongs to somebody else.
+    """
+    home = Path(tempfile.gettempdir()) / f"elastic-events-{os.getuid()}"
+    secure(home)
+    name = context.run_id
+    if name == "none":
+        # No launcher named the run: ranks have their launcher in common, another program has nothing.
+        parent = os.getppid()
+        name = context.process if context.rank is None else f"launcher-{parent:x}-{start_time(parent):x}"
+    directory = home / (re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100] or "_")
+    secure(directory)
+    return directory
+
+
+def _stats(ledger: Mapping[str, object]) -> LaneStats:
+    with suppress(TypeError):
+        return LaneStats(**{name: ledger[name] for name in LaneStats._fields if name in ledger})  # type: ignore[arg-type]
+    return LaneStats(0, 0, 0, {}, 0, 0, 0, "closed", 0, 0, "")

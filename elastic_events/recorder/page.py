@@ -1,0 +1,114 @@
+"""How the collector of a directory stands: one page, preallocated, since a disk is full just when it matters.
+
+::
+
+    0   magic "ELEVPAGE", sequence (u64; odd while it is written), length (u32), CRC-32 (u32), then msgpack of `Standing`
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from elastic_events.recorder.directory import PAGE
+
+__all__ = ("LaneLedger", "PageReader", "PageWriter", "Standing")
+
+MAGIC = b"ELEVPAGE"
+SIZE = 65_536
+BODY = 24
+
+
+class LaneLedger(msgspec.Struct, frozen=True):
+    """The ledger of one lane of the collector, for one request."""
+
+    name: str
+    run_id: str
+    key: int  #: of the request
+    everyone: bool
+    ledger: dict[str, Any]  #: the fields of `LaneStats`
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What the collector says of itself."""
+
+    pid: int
+    time_ns: int  #: wall clock of this page
+    lanes: tuple[LaneLedger, ...] = ()
+    ended: bool = False  #: in order: everything that could be delivered is
+
+
+class PageWriter:
+    """The collector's end.
+
+    Raises:
+        OSError: the disk has no room for one page.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(directory / PAGE, flags, 0o600)
+        os.posix_fallocate(self._descriptor, 0, SIZE)
+        self._sequence = int.from_bytes(os.pread(self._descriptor, 8, 8), "little") | 1
+
+    def write(self, standing: Standing) -> None:
+        """Replace what the page says."""
+        body = msgspec.msgpack.encode(standing)
+        while len(body) > SIZE - BODY:  # hundreds of sinks: the last ones are left out
+            standing = msgspec.structs.replace(standing, lanes=standing.lanes[: len(standing.lanes) // 2])
+            body = msgspec.msgpack.encode(standing)
+        check = len(body).to_bytes(4, "little") + crc32(body).to_bytes(4, "little")
+        os.pwrite(self._descriptor, MAGIC + self._sequence.to_bytes(8, "little"), 0)
+        os.pwrite(self._descriptor, check + body, 16)
+        self._sequence += 1
+        os.pwrite(self._descriptor, self._sequence.to_bytes(8, "little"), 8)
+        self._sequence += 1
+
+    def close(self) -> None:
+        """Let it go."""
+        os.close(self._descriptor)
+
+
+class PageReader:
+    """The programs' end. Keeps the page open, so that the last word of a collector that has removed it can be read."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / PAGE
+        self._descriptor = -1
+
+    def read(self) -> Standing | None:
+        """Return what the page says, or None where there is none that is whole. Never waits."""
+        self._open()
+        for _ in range(20):  # it is being written
+            with suppress(OSError, msgspec.MsgspecError):
+                data = os.pread(self._descriptor, SIZE, 0)
+                length, check = int.from_bytes(data[16:20], "little"), int.from_bytes(data[20:24], "little")
+                body = data[BODY : BODY + length]
+                if data[:8] == MAGIC and not data[8] & 1 and crc32(body) == check:
+                    return msgspec.msgpack.decode(body, type=Standing)
+        return None
+
+    def close(self) -> None:
+        """Let it go."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _open(self) -> None:
+        """Open the page that has the name now; a new collector may have made a new one."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        self.close()
+        self._descriptor = descriptor
+
+
+def lanes_of(standing: Standing | None, run_id: str, keys: set[int]) -> Mapping[str, LaneLedger]:
+    """Return the lanes that the records of a process of this run and these requests go to, by name."""
+    lanes = standing.lanes if standing is not None else ()
+    return {lane.name: lane for lane in lanes if lane.key in keys or (lane.everyone and lane.run_id in ("", run_id))}

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from elastic_events.bus.context import read_context
 from elastic_events.bus.errors import ElasticEventsError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.retry import Retry
+from elastic_events.recorder.alive import is_locked
 from elastic_events.recorder.collect import Collector, Outlet
-from elastic_events.recorder.directory import SPOOL, Kicks, remove
+from elastic_events.recorder.directory import REQUESTS, SPOOL, Kicks, remove, rings, take
 from elastic_events.recorder.page import LaneLedger, PageWriter, Standing
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import Request, drop, read_requests, submit
@@ -45,6 +47,9 @@ SCAN = 0.25
 #: Seconds that a sink may take to write the rest and its ledger when its run is over.
 LAST_WORDS = 5.0
 
+#: Seconds between two writings of the page, at least, unless somebody kicks.
+NOTE = 0.1
+
 #: A sink that is away is a delay, never a reason to give up: what it refuses is another matter.
 FOREVER = Retry(budget=float("inf"), cap=2.0)
 
@@ -60,6 +65,7 @@ class Run:
         self._spools = directory / SPOOL
         context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
         self.bus = EventBus(context=context, interval=IDLE, deadline=LAST_WORDS)
+        self.closing = False
         self._over = anyio.Event()
         self._closed = anyio.Event()
 
@@ -113,66 +119,76 @@ class Daemon:
     Args:
         directory: to collect.
         lock: descriptor of the directory's lock.
-        stay: go on when nothing is left, until `stop`; for the command.
+        known: requests of an earlier collector of this process, by key.
+        stay: go on when no writer lives, until `stop`; for the command.
     """
 
-    def __init__(self, directory: Path, lock: int, *, stay: bool = False) -> None:
+    def __init__(
+        self, directory: Path, lock: int, known: Mapping[int, Request] | None = None, *, stay: bool = False
+    ) -> None:
         self.directory = directory
+        self.known = dict(known or {})
         self.undelivered = 0
         self._stay = stay
-        self._stop = False
-        self._known: dict[int, Request] = {}
-        self._wrong: set[str] = set()
+        self._patience_from = time.monotonic()  # when the last writer was seen, or somebody asked for the end
+        self._stopped = False
+        self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}
-        self._about: EventBus | None = None
+        self._past: deque[LaneLedger] = deque(maxlen=32)  # of runs that are over
         self.collector = Collector(directory, self._outlet, self._tell)
         self.collector.open(lock)
         self._kicks = Kicks(directory)
+        self._kicked = True
         self._page = PageWriter(directory)
+        self._noted = 0.0
         self._woken = anyio.Event()
-        self._last_writer = time.monotonic()
 
     async def run(self) -> None:
         """Collect until nothing is left to do; close what was opened and remove what was made."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hear)
             await self._work(tasks)
-            await self._close_runs(list(self._runs.values()), self._remaining())
+            async with anyio.create_task_group() as closing:
+                for run in self._runs.values():
+                    closing.start_soon(run.close, LAST_WORDS if run.settled else self._patience)
             tasks.cancel_scope.cancel()
         self._end()
 
     def stop(self) -> None:
-        """End as soon as what is there is delivered, or at once where nothing waits; any signal handler may call it."""
-        self._stop = True
+        """End when what is there is delivered, within the seconds for last words. Only in the loop."""
+        self._stopped, self._patience_from = True, time.monotonic()
+        self._woken.set()
 
     # --- the loop ---
 
     async def _work(self, tasks: TaskGroup) -> None:
-        pause, scanned, looked = 0.0, 0.0, time.monotonic()
+        scanned, looked = 0.0, time.monotonic()
         while True:
-            kicked = self._kicks.clear()
             now = time.monotonic()
+            kicked, self._kicked = self._kicked, False
             if kicked or now - scanned >= SCAN:
+                self._woken = anyio.Event()
                 await self._open_requests(tasks)
                 self.collector.scan()
-                await self._finish_runs()
+                self._finish_runs(tasks)
                 scanned = now
             filled = self.collector.sweep()
-            self._note()
+            if kicked or now - self._noted >= NOTE:
+                self._note()
             if self._done():
                 return
-            pause = _pause(filled, now - looked)
-            looked = now
-            self._woken = anyio.Event()
+            pause, looked = _pause(filled, now - looked), now
             with anyio.move_on_after(pause):
                 await self._woken.wait()
+            self._woken = anyio.Event()
             self.collector.commit()
 
     async def _hear(self) -> None:
         while True:
             await anyio.wait_readable(self._kicks.descriptor)
+            self._kicks.clear()
+            self._kicked = True
             self._woken.set()
-            await anyio.sleep(0.001)  # the loop takes the kick
 
     async def _follow(self, lane: Lane) -> None:
         """Wake the loop when a lane has delivered: somebody may wait in a flush for the file to say so."""
@@ -181,40 +197,39 @@ class Daemon:
             self._woken.set()
 
     def _done(self) -> bool:
-        if self.collector.live:
-            self._last_writer = time.monotonic()
+        if self.collector.live and not self._stopped:
+            self._patience_from = time.monotonic()
             return False
-        waiting = self.collector.files or not all(run.settled for run in self._runs.values())
-        if self._stop:
-            return not waiting or self._remaining() <= 0
-        if self._stay:
+        if self._stay and not self._stopped:
             return False
-        return not waiting or self._remaining() <= 0
+        files = 0 if self.collector.live else self.collector.files
+        waiting = files or not all(run.settled for run in self._runs.values())
+        return not waiting or self._patience <= 0
 
-    def _remaining(self) -> float:
-        """Return the seconds that are left for sinks that are away, since the last writer has ended."""
-        patience = max((request.patience for request in self._known.values()), default=LAST_WORDS)
-        return max(patience - (time.monotonic() - self._last_writer), 0.0)
+    @property
+    def _patience(self) -> float:
+        """The seconds that are left for sinks that are away."""
+        patience = max((request.patience for request in self.known.values()), default=LAST_WORDS)
+        return max((LAST_WORDS if self._stopped else patience) - (time.monotonic() - self._patience_from), 0.0)
 
     # --- requests and runs ---
 
     async def _open_requests(self, tasks: TaskGroup) -> None:
-        fresh, wrong = read_requests(self.directory, self._known)
+        fresh, wrong = read_requests(self.directory, self.known)
         for sentence in wrong:
             self._complain(sentence)
-        self._known.update(fresh)
-        for key, request in self._known.items():
+        self.known.update(fresh)
+        for key, request in list(self.known.items()):
             run = self._runs.get(request.run_id)
-            if (run is None or key not in run.lanes) and self._wanted(request):
+            if (run is None or (key not in run.lanes and not run.closing)) and self._wanted(request):
                 await self._open(tasks, request)
 
     def _wanted(self, request: Request) -> bool:
-        """Whether a request is to be served: it is there, or a process that names it writes on when its run was over."""
-        path = self.directory / ".requests" / f"{request.key:016x}.json"
-        if not path.exists() and request.run_id in self.collector.live:
+        """Whether to serve a request: it is there; or it went with its run, and another process of the run came then."""
+        if request.run_id in self.collector.live:
             with contextlib.suppress(OSError):
                 submit(self.directory, request)
-        return path.exists()
+        return (self.directory / REQUESTS / f"{request.key:016x}.json").exists()
 
     async def _open(self, tasks: TaskGroup, request: Request) -> None:
         run = self._runs.get(request.run_id)
@@ -223,39 +238,31 @@ class Daemon:
             await tasks.start(run.serve)
         try:
             tasks.start_soon(self._follow, run.add(request))
-        except ElasticEventsError as error:
-            self._complain(f"{request.url.partition(':')[0]}: {error}")
-            del self._known[request.key]  # what is wrong may be mended: the next scan tries again
+        except (ElasticEventsError, OSError) as error:
+            self._complain(f"{request.url.partition(':')[0]}: {error}")  # the next scan tries again
 
-    async def _finish_runs(self) -> None:
-        """Close the runs whose processes have all ended, and whose records are all delivered."""
-        if self._stay:
-            return
+    def _finish_runs(self, tasks: TaskGroup) -> None:
+        """Close the runs whose processes have all ended and whose records are all delivered; the last ones at the end."""
         busy = self.collector.runs
-        over = [run for name, run in self._runs.items() if (name not in busy if name else not busy) and run.settled]
-        if over and len(over) < len(self._runs):  # the last ones are closed at the end
-            await self._close_runs(over, LAST_WORDS)
+        over = [run for name, run in self._runs.items() if name and name not in busy and run.settled]
+        if len(over) < len(self._runs):
             for run in over:
-                self._forget(run)
+                if not run.closing:
+                    run.closing = True
+                    tasks.start_soon(self._finish, run)
 
-    async def _close_runs(self, runs: list[Run], timeout: float) -> None:
-        async with anyio.create_task_group() as tasks:
-            for run in runs:
-                tasks.start_soon(run.close, timeout if not run.settled else LAST_WORDS)
-
-    def _forget(self, run: Run) -> None:
+    async def _finish(self, run: Run) -> None:
+        await run.close(LAST_WORDS)
+        self._past.extend(run.standing())
         del self._runs[run.run_id]
         for key in run.requests:
             drop(self.directory, key)
-            del self._known[key]
 
     def _outlet(self, reader: RecorderReader) -> Outlet | None:
         run_id, keys = reader.header.context.run_id, reader.requests
-        lanes = [
-            lane for name in dict.fromkeys((run_id, "")) if name in self._runs for lane in self._runs[name].outlet(keys)
-        ]
-        bus = self._runs.get(run_id) or self._runs.get("") or next(iter(self._runs.values()), None)
-        return (lanes, bus.bus.record) if lanes and bus is not None else None
+        runs = [run for name in dict.fromkeys((run_id, "")) if (run := self._runs.get(name)) and not run.closing]
+        lanes = [lane for run in runs for lane in run.outlet(keys)]
+        return (lanes, runs[0].bus.record) if lanes else None
 
     def _tell(self, event: Any) -> None:
         for run in self._runs.values():
@@ -264,12 +271,13 @@ class Daemon:
     # --- what it says ---
 
     def _note(self, *, ended: bool = False) -> None:
-        lanes = tuple(ledger for run in self._runs.values() for ledger in run.standing())
+        self._noted = time.monotonic()
+        lanes = (*self._past, *(ledger for run in self._runs.values() for ledger in run.standing()))
         self._page.write(Standing(os.getpid(), time.time_ns(), lanes, ended))
 
     def _complain(self, sentence: str) -> None:
-        if sentence not in self._wrong:
-            self._wrong.add(sentence)
+        if sentence not in self._complaints:
+            self._complaints.add(sentence)
             sys.stderr.write(f"elastic_events: {sentence}\n")
             sys.stderr.flush()
 
@@ -280,10 +288,10 @@ class Daemon:
         self.collector.scan()
         self.undelivered = sum(lane.stats().pending for run in self._runs.values() for lane in run.lanes.values())
         self._note(ended=True)
+        private = any(request.private for request in self.known.values())
         if not self.collector.files and not self.undelivered:
-            private = any(request.private for request in self._known.values())
-            for run in list(self._runs.values()):
-                self._forget(run)
+            for key in self.known:
+                drop(self.directory, key)
             remove(self.directory, whole=private)
         self._kicks.close()
         self._page.close()
@@ -309,6 +317,18 @@ def _pause(filled: float, seconds: float) -> float:
     return min(max(seconds * 0.25 / filled, BUSY), IDLE) if filled < 1 else 0.0
 
 
+def collect_to_the_end(directory: Path, lock: int) -> None:
+    """Collect `directory`; who came while the last collector ended found its lock held, and is collected by the next."""
+    known: dict[int, Request] = {}
+    held: int | None = lock
+    while held is not None:
+        daemon = Daemon(directory, held, known)
+        anyio.run(daemon.run)
+        known, held = daemon.known, None
+        if any(is_locked(path) for path in rings(directory)):
+            held = take(directory)
+
+
 def main(directory: str, lock: int) -> None:
     """Be the collector of `directory`, whose lock is the descriptor `lock`. Called in a process of its own."""
     os.umask(0o077)
@@ -317,5 +337,5 @@ def main(directory: str, lock: int) -> None:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    anyio.run(Daemon(Path(directory), lock).run)
-    os._exit(0)
+    collect_to_the_end(Path(directory), lock)
+    os._exit(0)  # nothing is left to do, and the program that waits for the lock waits for the interpreter's end

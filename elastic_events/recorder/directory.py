@@ -100,18 +100,21 @@ def _names(path: Path, descriptor: int) -> bool:
 
 
 def remove(directory: Path, *, whole: bool) -> None:
-    """Remove what a collector made in `directory`, its lock last; with `whole` the directory, too, if that empties it."""
+    """Remove what a collector made in `directory`, its lock last; with `whole` the directory, too, if that empties it.
+
+    What another program has put there meanwhile stays.
+    """
     for name in (FIFO, PAGE, LOG):
         with contextlib.suppress(OSError):
             (directory / name).unlink()
-    for name in (REQUESTS, SPOOL):
-        shutil.rmtree(directory / name, ignore_errors=True)
+    shutil.rmtree(directory / SPOOL, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (directory / REQUESTS).rmdir()
     with contextlib.suppress(OSError):
         (directory / LOCK).unlink()
     if whole:
         with contextlib.suppress(OSError):
             directory.rmdir()
-            directory.parent.rmdir()
 
 
 # --- waking it up ---
@@ -122,9 +125,8 @@ class Kicks:
 
     def __init__(self, directory: Path) -> None:
         path = directory / FIFO
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        os.mkfifo(path, 0o600)
+        with contextlib.suppress(FileExistsError):  # a collector that was killed left it
+            os.mkfifo(path, 0o600)
         # For writing as well: without a writer it would be readable for ever.
         self.descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 

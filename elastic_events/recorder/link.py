@@ -94,8 +94,11 @@ class Link:
         try:
             lock = take(self.directory)
             if lock is None:
-                return kick(self.directory) or True
+                kick(self.directory)
+                return True
             try:
+                for request in self.requests.values():  # the last collector may have dropped them with their run
+                    submit(self.directory, request)
                 launch(self.directory, lock)
             finally:
                 os.close(lock)

@@ -7,6 +7,7 @@ __all__ = ("main",)
 
 #: Command -> what `--help` says; each lives in the module of its name, imported when it is asked for.
 COMMANDS = {
+    "collect": "Deliver what processes record in a directory, as they do.",
     "demo": "Run a small elastic job that loses a worker.",
     "diff": "Compare two runs, phase by phase.",
     "export": "Write a trace for Perfetto, or tables.",

@@ -18,7 +18,7 @@ from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 from elastic_events.recorder.alive import is_locked, runs
-from elastic_events.recorder.directory import rings, secure, take
+from elastic_events.recorder.directory import LOOP, rings, secure, take
 from elastic_events.recorder.format import LOSSES, OtherVersionError
 from elastic_events.recorder.reader import LOOK, RecorderReader
 
@@ -128,7 +128,7 @@ class Collector:
         if self.is_open:
             return
         secure(self.directory)
-        self._lock = take(self.directory) if lock is None else lock
+        self._lock = take(self.directory, LOOP) if lock is None else lock
         if self._lock is None:
             raise ConfigError(f"{self.directory} is collected by another launcher: give each its own directory")
 

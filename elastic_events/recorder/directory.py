@@ -13,10 +13,13 @@ from pathlib import Path
 from elastic_events.bus.errors import ConfigError
 from elastic_events.recorder.alive import is_locked
 
-__all__ = ("Kicks", "is_collected", "kick", "remove", "secure", "take")
+__all__ = ("LOOP", "PROCESS", "Kicks", "is_collected", "kick", "remove", "rings", "secure", "serves_requests", "take")
 
 #: The files of a directory beside `*.ring`.
 LOCK, FIFO, PAGE, REQUESTS, SPOOL, LOG = ".collector", ".kick", ".page", ".requests", ".spool", ".collector.log"
+
+#: Who holds the lock, as it says in the file.
+PROCESS, LOOP = b"proc", b"loop"
 
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "9p", "glusterfs", "beegfs", "gpfs", "afs"),
@@ -64,10 +67,11 @@ def file_system(path: Path) -> str:
 # --- who collects ---
 
 
-def take(directory: Path) -> int | None:
+def take(directory: Path, who: bytes = PROCESS) -> int | None:
     """Become the one who collects `directory`: return the descriptor that holds its lock, or None where somebody else does.
 
-    Closing the last copy of the descriptor lets the lock go. A lock on a file that was removed meanwhile is none.
+    Closing the last copy of the descriptor lets the lock go. A lock on a file that was removed meanwhile is none. `who`
+    says whether it is a collector process, which serves the requests of programs, or a bus in a launcher's loop.
     """
     path = directory / LOCK
     # Who only asks holds the lock for microseconds: one refusal is no answer.
@@ -76,6 +80,8 @@ def take(directory: Path) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _names(path, descriptor):
+                with contextlib.suppress(OSError):  # a full disk: who asks takes it for a process
+                    os.pwrite(descriptor, who, 0)
                 return descriptor
             os.close(descriptor)  # its last holder removed it between our two calls
         except BlockingIOError:
@@ -85,6 +91,13 @@ def take(directory: Path) -> int | None:
             os.close(descriptor)
             raise
     return None
+
+
+def serves_requests(directory: Path) -> bool:
+    """Whether who collects `directory` is a collector process."""
+    with contextlib.suppress(OSError):
+        return (directory / LOCK).read_bytes()[:4] != LOOP
+    return True
 
 
 def is_collected(directory: Path) -> bool:

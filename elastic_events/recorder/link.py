@@ -12,16 +12,20 @@ from elastic_events.bus.context import Context, start_time
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.recorder.alive import is_locked
-from elastic_events.recorder.directory import is_collected, kick, rings, secure, take
+from elastic_events.recorder.directory import is_collected, kick, rings, secure, serves_requests, take
 from elastic_events.recorder.launch import launch, why_not
 from elastic_events.recorder.page import PageReader, lanes_of
 from elastic_events.recorder.request import INHERITED, VARIABLES, Request, inherited, submit
 from elastic_events.recorder.writer import MappedRing, RecorderFile, open_rings
 
-__all__ = ("Link", "recorder_directory")
+__all__ = ("CollectedByLoop", "Link", "recorder_directory")
 
 #: Seconds between two looks at how far the collector has come, and between two at whether there is one.
 STEP, CHECK = 0.001, 0.1
+
+
+class CollectedByLoop(ConfigError):
+    """Nothing is wrong: the launcher collects by itself, and serves no requests."""
 
 
 class Link:
@@ -57,6 +61,8 @@ class Link:
         if reason:
             raise ConfigError(reason)
         secure(self.directory)
+        if is_collected(self.directory) and not serves_requests(self.directory):
+            raise CollectedByLoop(f"{self.directory} is collected by a bus in its launcher's event loop")
         for url in urls:
             self._ask(url, context.run_id)
         return self.reopen(context)

@@ -1,0 +1,50 @@
+"""`elastic-events collect`: the collector of a directory in the foreground."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import click
+
+from elastic_events.bus.errors import ConfigError, ElasticEventsError
+from elastic_events.recorder.daemon import Daemon
+from elastic_events.recorder.directory import secure, take
+from elastic_events.recorder.request import VARIABLES, Request, submit
+from elastic_events.sinks.urls import absolute, open_url
+
+__all__ = ("command",)
+
+
+@click.command("collect")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("urls", nargs=-1, metavar="[URL]...")
+@click.option("--once", is_flag=True, help="End when no process writes any more and all is delivered.")
+@click.option("--run", "run_id", default="", metavar="ID", help="Only the records of this run.")
+def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> None:
+    """Deliver what processes record in DIRECTORY to the sinks URL..., until Ctrl-C.
+
+    Those processes have ELASTIC_EVENTS_DIR=DIRECTORY in their environment. Without a URL, the sinks that programs asked for
+    there are served: what a collector left when it was killed with its machine, say, goes on to where it was to go.
+    """
+    secure(directory)
+    environ = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    for url in urls:
+        open_url(url)  # connects to nothing; what is wrong with it is said before anything is waited for
+        submit(directory, Request(absolute(url), run_id, everyone=True, environ=environ))
+    lock = take(directory)
+    if lock is None:
+        raise ConfigError(f"{directory} is collected already: stop that collector, or let it take these sinks, too")
+    left = anyio.run(_collect, directory, lock, once)
+    if left:
+        raise ElasticEventsError(f"{left} records are not delivered; they stay in {directory}: collect it again")
+
+
+async def _collect(directory: Path, lock: int, once: bool) -> int:
+    daemon = Daemon(directory, lock, stay=not once)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, daemon.stop)
+    await daemon.run()
+    return daemon.undelivered

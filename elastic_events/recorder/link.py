@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.recorder.alive import is_locked
 from elastic_events.recorder.directory import is_collected, kick, rings, secure, serves_requests, take
+from elastic_events.recorder.format import LOSSES
 from elastic_events.recorder.launch import launch, why_not
 from elastic_events.recorder.page import PageReader, lanes_of
 from elastic_events.recorder.request import INHERITED, VARIABLES, Request, inherited, submit
@@ -49,6 +50,8 @@ class Link:
         self.requests: dict[int, Request] = {}
         self._keys: set[int] = set(inherited())
         self._page = PageReader(directory)
+        self._before: dict[str, str | None] | None = None  # the environment, where it was changed
+        self._said = False
 
     def open(self, context: Context, urls: Sequence[str]) -> tuple[MappedRing, MappedRing]:
         """Ask for the sinks of `urls`, make this process's rings and see that somebody collects them.
@@ -131,13 +134,16 @@ class Link:
         """As `flush`, for good. The last writer of a directory waits for its collector's end as well, for its ledgers."""
         end = time.monotonic() + timeout
         assert self.file is not None
+        self._leave()
         self.file.close()
         kick(self.directory)
         if self._wait(heads, end) and not self._others():
             while time.monotonic() < end and is_collected(self.directory):
                 self._page.read()  # so that it is at hand when the directory is gone
                 time.sleep(2 * STEP)
-        return self._undelivered(heads)
+        left = self._undelivered(heads)
+        self._last_words(left)
+        return left
 
     def _wait(self, heads: Sequence[int], end: float) -> bool:
         """Wait until the collector has settled all before `heads`, or `end`; start one where there is none any more."""
@@ -185,10 +191,60 @@ class Link:
         self._keys.add(request.key)
         return request
 
-    def environment(self) -> Mapping[str, str]:
-        """Return the variables by which processes that are started now join: what they record goes where ours goes."""
+    # --- processes that are started from here ---
+
+    def join_children(self) -> None:
+        """Let what processes record that are started from now on go where ours goes, until `close`."""
         keys = ",".join(f"{key:016x}" for key in sorted(self._keys))
-        return {"ELASTIC_EVENTS_DIR": str(self.directory), INHERITED: keys}
+        variables = {"ELASTIC_EVENTS_DIR": str(self.directory), INHERITED: keys}
+        self._before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+
+    def _leave(self) -> None:
+        before, self._before = self._before or {}, None
+        for name, value in before.items():
+            if value is not None:
+                os.environ[name] = value
+            else:
+                os.environ.pop(name, None)
+
+    # --- the end ---
+
+    def _last_words(self, left: Mapping[str, int]) -> None:
+        """Say on stderr, once, what is not delivered and what was lost; nothing where there is nothing to say."""
+        sentences = [*self._late(left), *self._lost()]
+        if sentences and not self._said:
+            self._said = True
+            with suppress(OSError):
+                os.write(2, "".join(f"elastic_events: {one}\n" for one in sentences).encode(errors="backslashreplace"))
+
+    def _late(self, left: Mapping[str, int]) -> Iterator[str]:
+        if not left:
+            return
+        lanes = self.lanes()
+        why = [f"{name}: {lanes[name].last_error}" for name in left if name in lanes and lanes[name].last_error]
+        goes_on = (
+            "a collector goes on with them for a while; after that," if is_collected(self.directory) else "for them,"
+        )
+        yield (
+            f"{max(left.values())} records are not delivered yet ({'; '.join(why) or ', '.join(left)}); they are kept in "
+            f"{self.directory}: {goes_on} elastic-events collect {self.directory}"
+        )
+
+    def _lost(self) -> Iterator[str]:
+        assert self.file is not None
+        own = {reason: sum(self.file.told(reason)) for reason in LOSSES}
+        if any(own.values()):
+            told = ", ".join(f"{count} {reason}" for reason, count in own.items() if count)
+            yield f"of what this process recorded, {told} before it was collected"
+        if self._others():
+            return  # the last process says it for all
+        for name, lane in self.lanes().items():
+            if lane.lost:
+                dropped = ", ".join(f"{count} {reason}" for reason, count in lane.dropped.items() if count)
+                failed = f"{lane.failed} refused" if lane.failed else ""
+                told = ", ".join(filter(None, (failed, dropped)))
+                yield f"{name} lost records: {told}{f' ({lane.last_error})' if lane.last_error else ''}"
 
 
 def recorder_directory(context: Context) -> Path:

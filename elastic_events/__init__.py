@@ -34,16 +34,10 @@ if TYPE_CHECKING:
     from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
     from elastic_events.bus.record import Record
     from elastic_events.bus.retry import Retry
+    from elastic_events.front import record, record_rdzv_event
     from elastic_events.handlers import _events_loggers, _get_or_create_logger, get_logging_handler
     from elastic_events.recorder.collect import collect
-    from elastic_events.recording import (
-        construct_and_record_rdzv_event,
-        current_bus,
-        record,
-        record_rdzv_event,
-        start,
-        stop,
-    )
+    from elastic_events.recording import construct_and_record_rdzv_event, current_bus, start, stop
     from elastic_events.training import checkpoint, restore, step
 
 __all__ = (
@@ -85,8 +79,14 @@ __all__ = (
 
 #: Module -> its names here. Loaded together with the first one that is asked for, and not before: torch imports this
 #: package in every process that imports its rendezvous, to find the plug-in, and most of those processes want nothing.
-_NAMES = {
+_TO_RECORD = {
     "elastic_events.api": ("Event", "EventMetadataValue", "EventSource", "NodeState", "RdzvEvent"),
+    "elastic_events.front": ("record", "record_rdzv_event"),
+    "elastic_events.training": ("checkpoint", "restore", "step"),
+}
+
+#: The rest: what a process that only records does not pay for.
+_TO_DELIVER = {
     "elastic_events.bus.bus": ("EventBus",),
     "elastic_events.bus.context": ("Context",),
     "elastic_events.bus.errors": (
@@ -104,18 +104,10 @@ _NAMES = {
     "elastic_events.bus.retry": ("Retry",),
     "elastic_events.bus.ledger": ("BusStats", "FlushResult", "LaneStats"),
     "elastic_events.handlers": ("_events_loggers", "_get_or_create_logger", "get_logging_handler"),
-    "elastic_events.recording": (
-        "construct_and_record_rdzv_event",
-        "current_bus",
-        "record",
-        "record_rdzv_event",
-        "start",
-        "stop",
-    ),
-    "elastic_events.training": ("checkpoint", "restore", "step"),
+    "elastic_events.recording": ("construct_and_record_rdzv_event", "current_bus", "start", "stop"),
 }
 
-_SUBMODULES = frozenset({"api", "bus", "handlers", "recording", "testing", "training"})
+_SUBMODULES = frozenset({"api", "bus", "front", "handlers", "recording", "testing", "training"})
 
 if not TYPE_CHECKING:  # a type checker must still find a name that is not here
 
@@ -127,7 +119,8 @@ if not TYPE_CHECKING:  # a type checker must still find a name that is not here
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         # Rebinding a name that a test has patched would undo the patch.
-        for module, names in _NAMES.items():
+        light = any(name in names for names in _TO_RECORD.values())
+        for module, names in (_TO_RECORD if light else _TO_DELIVER).items():
             loaded = import_module(module)
             for public in names:
                 globals().setdefault(public, getattr(loaded, public))

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Union
 
-from elastic_events.bus.record import Record, builders
-
 __all__ = ("Event", "EventMetadataValue", "EventSource", "NodeState", "RdzvEvent")
 
 EventMetadataValue = Union[str, int, float, bool, None]  # noqa: UP007 - torch's alias is a Union, and code compares it
@@ -116,25 +114,3 @@ def _fields(data: object) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise TypeError(f"an event is a JSON object, not {type(fields).__name__}")
     return fields
-
-
-def _member(enum: type[Enum], value: Any) -> Any:
-    """Return the member of that name, or `value` where there is none: torch does not validate, and a record stays a record."""
-    return enum.__members__.get(value, value) if isinstance(value, str) else value
-
-
-def _event(record: Record) -> Event:
-    source, timestamp, metadata = record.fields
-    return Event(record.name, _member(EventSource, source), timestamp or record.time_ns // 1_000_000, metadata)
-
-
-def _rdzv(record: Record) -> RdzvEvent:
-    run_id, message, hostname, pid, state, *rest = record.fields
-    return RdzvEvent(record.name, run_id, message, hostname, pid, _member(NodeState, state), *rest)
-
-
-def _ledger(record: Record) -> Event:
-    return Event(record.name, EventSource.AGENT, record.time_ns // 1_000_000, record.fields[0])
-
-
-builders.update(event=_event, rdzv=_rdzv, ledger=_ledger)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_events.bus.errors import PermanentError
-from elastic_events.bus.handler import Sink, adapters, stages
+from elastic_events.bus.handler import Sink
 from elastic_events.bus.record import Record
+from elastic_events.front import front
 from elastic_events.sinks.blocking import BlockingSink
 
-__all__ = ("find", "get_logging_handler")
+__all__ = ("as_sink", "find", "get_logging_handler", "is_null")
 
 
 class _ConsoleHandler(logging.StreamHandler[Any]):
@@ -18,9 +19,7 @@ class _ConsoleHandler(logging.StreamHandler[Any]):
 
     def info(self, event: Any) -> None:
         """Record `event` for this handler's destination."""
-        from elastic_events.recording import record
-
-        record(event, _destination(self))
+        front.emitter.record(event, _destination(self))
 
 
 class _NullHandler(logging.NullHandler):
@@ -50,6 +49,11 @@ def get_logging_handler(destination: str = "null") -> logging.Handler:
 def find(destination: object) -> logging.Handler | None:
     """Return the logging handler of `destination`, or None. Never raises."""
     return _log_handlers.get(destination) if isinstance(destination, str) else None
+
+
+def is_null(handler: logging.Handler) -> bool:
+    """Return whether `handler` writes nothing."""
+    return isinstance(handler, logging.NullHandler)
 
 
 def _destination(handler: object) -> str:
@@ -171,23 +175,10 @@ def _text(event: Any) -> str:
         return repr(event)
 
 
-def _adapt(handler: Any) -> Sink | None:
-    if isinstance(handler, str):
-        from elastic_events.sinks.urls import open_url  # a process that names no sink does not pay for them
-
-        return open_url(handler)
+def as_sink(handler: Any) -> Sink | None:
+    """Return a synchronous handler as a sink: a `logging.Handler`, or a torch-style `MetricHandler`; None for others."""
     if isinstance(handler, logging.Handler):
         return LoggingSink(handler)
-    if not isinstance(handler, type) and callable(getattr(handler, "emit", None)):
+    if callable(getattr(handler, "emit", None)):
         return MetricSink(handler)
     return None
-
-
-def _roll_up(sink: Sink, every: float | str) -> Sink:
-    from elastic_events.sinks.rollup import Rollup
-
-    return Rollup(sink, every=every)
-
-
-adapters.append(_adapt)
-stages["rollup"] = _roll_up

@@ -10,7 +10,7 @@ import anyio
 from elastic_events.bus.bus import EventBus
 from elastic_events.bus.pump import Cursor, to_records
 from elastic_events.bus.record import Record
-from elastic_events.recording import _current
+from elastic_events.front import front
 
 __all__ = ("Capture", "FailingSink", "FakeClock", "GatedSink", "ListSink", "capture")
 
@@ -65,12 +65,12 @@ def capture(capacity: int = 65_536, **options: Any) -> Iterator[Capture]:
 
     A bus that is open keeps running, but gets nothing while the block lasts. `options` are those of `EventBus`.
     """
-    bus = EventBus(capacity=capacity, **options)
-    _current.opened(bus)
+    bus = EventBus(capacity=capacity, recorder=False, **options)
+    front.opened(bus)
     try:
         yield Capture(bus)
     finally:
-        _current.closed(bus)
+        front.closed(bus)
 
 
 class FakeClock:

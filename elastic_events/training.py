@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from elastic_events.api import Event, EventSource
-from elastic_events.recording import record
+from elastic_events.front import record
 
 __all__ = ("checkpoint", "restore", "step")
 

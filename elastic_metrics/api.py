@@ -5,11 +5,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from elastic_events.bus.record import MetricData
-from elastic_events.recording import default_bus, on_open, put_metric
-from elastic_metrics.profiling import get_metric_name, prof, profile_with
+from elastic_events.front import front, put_metric
+from elastic_metrics.profiling import get_metric_name, profile_with
 from elastic_metrics.routing import Routing
 
 __all__ = (
@@ -27,6 +27,8 @@ __all__ = (
     "publish_metric",
     "put_metric",
 )
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _get_metric_name = get_metric_name
 
@@ -98,7 +100,12 @@ def configure(handler: MetricHandler, group: str | None = None) -> None:
         _default_metrics_handler = handler
     else:
         _metrics_map[group] = handler
-    _routing.changed(None if isinstance(handler, NullMetricHandler) else default_bus())
+    if isinstance(handler, NullMetricHandler):
+        _routing.changed(None)
+        return
+    from elastic_events.recording import default_bus  # a process that only puts does not pay for it
+
+    _routing.changed(default_bus())
 
 
 def _table() -> dict[str | None, Any]:
@@ -107,7 +114,7 @@ def _table() -> dict[str | None, Any]:
 
 
 _routing = Routing(_table)
-on_open(_routing.opened)
+front.on_open(_routing.opened)
 
 
 def getStream(group: str | None) -> MetricStream:
@@ -122,10 +129,31 @@ def publish_metric(metric_group: str, metric_name: str, metric_value: Any) -> No
     getStream(metric_group).add_value(metric_name, metric_value)
 
 
+@overload
+def prof(fn: F, group: str = ...) -> F: ...
+@overload
+def prof(fn: None = ..., group: str = ...) -> Callable[[F], F]: ...
+def prof(fn: Callable[..., Any] | None = None, group: str = "torchelastic") -> Any:
+    """Publish `{name}.success` or `.failure` (1) and `{name}.duration.ms` for every call of the decorated function.
+
+    Coroutines, generators and async generators are measured from their first step to their end, by a monotonic clock;
+    one that is cancelled, closed early or left by Ctrl-C or `SystemExit` has a duration only. A handler that fails never
+    changes what the function returns or raises. The name is `module.function`, or the qualified name of a method.
+    """
+    if fn is None:
+        return lambda function: prof(function, group)
+    return profile_with(fn, None, group, _publish)
+
+
 def profile(group: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate as `prof` does, under the function's bare name. Deprecated, as in torch: use `prof`."""
     warnings.warn("profile is deprecated, use prof instead", FutureWarning, stacklevel=2)
-    return lambda function: profile_with(function, function.__name__, group)
+    return lambda function: profile_with(function, function.__name__, group, _publish)
+
+
+def _publish(group: str | None, name: str, value: int) -> None:
+    # Looked up at each call: programs and torch's tests replace it.
+    getStream(group).add_value(name, value)
 
 
 def get_elapsed_time_ms(start_time_in_seconds: float) -> int:

@@ -1,31 +1,16 @@
-"""`prof`: success, failure and duration of functions, coroutines and generators."""
+"""What `prof` measures: success, failure and duration of functions, coroutines and generators."""
 
 import inspect
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, wraps
-from typing import Any, TypeVar, overload
+from typing import Any
 
-__all__ = ("get_metric_name", "prof", "profile_with")
+__all__ = ("get_metric_name", "profile_with")
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@overload
-def prof(fn: F, group: str = ...) -> F: ...
-@overload
-def prof(fn: None = ..., group: str = ...) -> Callable[[F], F]: ...
-def prof(fn: Callable[..., Any] | None = None, group: str = "torchelastic") -> Any:
-    """Publish `{name}.success` or `.failure` (1) and `{name}.duration.ms` for every call of the decorated function.
-
-    Coroutines, generators and async generators are measured from their first step to their end, by a monotonic clock;
-    one that is cancelled, closed early or left by Ctrl-C or `SystemExit` has a duration only. A handler that fails never
-    changes what the function returns or raises. The name is `module.function`, or the qualified name of a method.
-    """
-    if fn is None:
-        return lambda function: prof(function, group)
-    return profile_with(fn, None, group)
+#: Puts one point: group, name, value.
+Publish = Callable[[str | None, str, int], object]
 
 
 def get_metric_name(fn: Callable[..., Any]) -> str:
@@ -38,75 +23,76 @@ def get_metric_name(fn: Callable[..., Any]) -> str:
     return f"{(getattr(fn, '__module__', None) or '').rpartition('.')[2]}.{name}"
 
 
-def profile_with(fn: Callable[..., Any], name: str | None, group: str | None) -> Callable[..., Any]:
-    """Return `fn` measured under `name`, or under the name of each call's own function where it is None."""
-    key = name or get_metric_name(fn)
+def profile_with(fn: Callable[..., Any], name: str | None, group: str | None, publish: Publish) -> Callable[..., Any]:
+    """Return `fn` measured under `name`, or under its metric name where it is None.
+
+    Its points go to `publish(group, name, value)`; what that raises changes nothing.
+    """
+    measure = partial(_Measure, name or get_metric_name(fn), group, publish)
     if inspect.isasyncgenfunction(fn):
-        wrapper: Callable[..., Any] = _async_generator(fn, key, group)
+        wrapper: Callable[..., Any] = _async_generator(fn, measure)
     elif inspect.iscoroutinefunction(fn):
-        wrapper = _coroutine(fn, key, group)
+        wrapper = _coroutine(fn, measure)
     elif inspect.isgeneratorfunction(fn):
-        wrapper = _generator(fn, key, group)
+        wrapper = _generator(fn, measure)
     else:
-        wrapper = _function(fn, key, group)
+        wrapper = _function(fn, measure)
     return wraps(fn)(wrapper) if not isinstance(fn, partial) else wrapper
 
 
 class _Measure:
     """One call: a context manager that publishes its outcome and lets every exception through."""
 
-    __slots__ = ("group", "key", "start")
+    __slots__ = ("_group", "_key", "_publish", "_start")
 
-    def __init__(self, key: str, group: str | None) -> None:
-        self.key = key
-        self.group = group
+    def __init__(self, key: str, group: str | None, publish: Publish) -> None:
+        self._key = key
+        self._group = group
+        self._publish = publish
 
     def __enter__(self) -> None:
-        self.start = time.monotonic_ns()
+        self._start = time.monotonic_ns()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        took = (time.monotonic_ns() - self.start) // 1_000_000
+        took = (time.monotonic_ns() - self._start) // 1_000_000
         if kind is None:
-            self.publish("success", 1)
+            self._put("success", 1)
         elif issubclass(kind, Exception):
-            self.publish("failure", 1)
-        self.publish("duration.ms", took)
+            self._put("failure", 1)
+        self._put("duration.ms", took)
 
-    def publish(self, what: str, value: int) -> None:
-        from elastic_metrics import api
-
+    def _put(self, what: str, value: int) -> None:
         with suppress(Exception):  # a handler that fails must never change what the function does
-            # Looked up at each call: programs and torch's tests replace it.
-            api.getStream(self.group).add_value(f"{self.key}.{what}", value)
+            self._publish(self._group, f"{self._key}.{what}", value)
 
 
-def _function(fn: Callable[..., Any], key: str, group: str | None) -> Callable[..., Any]:
+def _function(fn: Callable[..., Any], measure: Callable[[], "_Measure"]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with _Measure(key, group):
+        with measure():
             return fn(*args, **kwargs)
 
     return wrapper
 
 
-def _coroutine(fn: Callable[..., Any], key: str, group: str | None) -> Callable[..., Any]:
+def _coroutine(fn: Callable[..., Any], measure: Callable[[], "_Measure"]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with _Measure(key, group):
+        with measure():
             return await fn(*args, **kwargs)
 
     return wrapper
 
 
-def _generator(fn: Callable[..., Any], key: str, group: str | None) -> Callable[..., Any]:
+def _generator(fn: Callable[..., Any], measure: Callable[[], "_Measure"]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with _Measure(key, group):
+        with measure():
             return (yield from fn(*args, **kwargs))
 
     return wrapper
 
 
-def _async_generator(fn: Callable[..., Any], key: str, group: str | None) -> Callable[..., Any]:
+def _async_generator(fn: Callable[..., Any], measure: Callable[[], "_Measure"]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with _Measure(key, group):
+        with measure():
             source = fn(*args, **kwargs)
             step = source.asend(None)
             try:

@@ -4,12 +4,14 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from elastic_events.bus.bus import EventBus
-from elastic_events.bus.process import after_fork_in_child
+from elastic_events.bus.fork import after_fork_in_child
 from elastic_events.bus.record import Record
+
+if TYPE_CHECKING:
+    from elastic_events.bus.bus import EventBus
 
 __all__ = ("Routing",)
 
@@ -25,7 +27,7 @@ class _Routes:
         # One tuple, replaced whole: the drain reads it while another thread configures.
         self._history: tuple[str, tuple[int, ...], tuple[Table, ...]] = ("", (), ({},))
 
-    def change(self, bus: EventBus, table: Table) -> None:
+    def change(self, bus: "EventBus", table: Table) -> None:
         """Let `table` hold from the next point on."""
         for handler in table.values():
             if handler is not None and not any(handler is known for known in self._handlers):
@@ -57,16 +59,14 @@ class Routing:
         self._lock = threading.RLock()
         after_fork_in_child(lambda: [self])
 
-    def opened(self, bus: EventBus) -> None:
+    def opened(self, bus: "EventBus") -> None:
         """Let the handlers of now have the points of `bus`, which opens or starts again in a forked child."""
-        if bus.stats().state == "forked":
-            return  # inside fork(), where no lock may be taken; the bus says so again when it runs
         with self._lock:
             table = self._table()
             if bus in self._routes or any(handler is not None for handler in table.values()):
                 self._routes.setdefault(bus, _Routes()).change(bus, table)
 
-    def changed(self, bus: EventBus | None) -> None:
+    def changed(self, bus: "EventBus | None") -> None:
         """Let the handlers of now have the points of `bus`, and of every bus known: one beneath it may be current again."""
         with self._lock:
             table = self._table()

@@ -10,7 +10,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
-from elastic_events import recording
+import elastic_events
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background with Ctrl-C ignored, and the programs under test would inherit that.
@@ -51,7 +51,7 @@ def no_loop_is_blocked() -> Iterator[None]:
             function.can_block_in(
                 "recorder/collect.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had
-            function.can_block_in("bus/bus.py", {"_say"})  # a sentence on stderr, once
+            function.can_block_in("bus/life.py", {"_say"})  # a sentence on stderr, once
         yield
 
 
@@ -59,9 +59,9 @@ def no_loop_is_blocked() -> Iterator[None]:
 def no_bus_left() -> Iterator[None]:
     """Fail the test when it leaves a bus open."""
     yield
-    left = recording.current_bus()
+    left = elastic_events.current_bus()
     if left is not None:
-        recording.stop()
+        elastic_events.stop()
     assert left is None, left
 
 

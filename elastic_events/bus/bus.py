@@ -1,75 +1,35 @@
 """EventBus: two rings, the lanes, and the drain that moves records between them."""
 
-import contextlib
-import itertools
 import os
-import threading
 import time
 import warnings
-import weakref
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
-from pathlib import Path
-from types import SimpleNamespace, TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import anyio
-import msgspec
-from anyio.abc import TaskGroup
 
-from elastic_events.bus.backlog import Backlog, Overflow
-from elastic_events.bus.context import Context, process_identity, read_context
-from elastic_events.bus.drain import Drain
+from elastic_events.bus.backlog import Overflow
+from elastic_events.bus.context import Context
+from elastic_events.bus.elsewhere import Elsewhere, LaneElsewhere
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import BusClosed, ConfigError
-from elastic_events.bus.filter import Patterns, wanted
-from elastic_events.bus.handler import BATCH, Handler, Sink, adapt, handler_name, stages
+from elastic_events.bus.filter import Patterns
+from elastic_events.bus.handler import Handler
 from elastic_events.bus.lane import Lane
-from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
-from elastic_events.bus.process import Armed, after_fork_in_child, close_at_exit, forget
-from elastic_events.bus.pump import Pump, Source
+from elastic_events.bus.ledger import BusStats, FlushResult
+from elastic_events.bus.life import Life
+from elastic_events.bus.pump import PipedRing
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import SECRETS, Redactor
-from elastic_events.bus.retry import NO_RETRY, Retry
-from elastic_events.bus.ring import Pipe, Ring
-from elastic_events.bus.thread import ThreadHome, protect
+from elastic_events.bus.retry import Retry
+from elastic_events.bus.subscription import Subscription, handler_name
+from elastic_events.bus.thread import MARGIN
 
-__all__ = ("EventBus", "buses", "observers", "recorders")
-
-
-class PipedRing(Source, Protocol):
-    """A ring that can be emitted to and read: in memory, or in a mapped file."""
-
-    @property
-    def pipe(self) -> Pipe:
-        """What the hot path needs."""
-        ...
+__all__ = ("EventBus",)
 
 
-class Observer(Protocol):
-    """Told when a bus opens and closes: how the module functions find the bus opened last."""
-
-    def opened(self, bus: "EventBus") -> None:
-        """`bus` is draining now."""
-
-    def closed(self, bus: "EventBus") -> None:
-        """`bus` drains no longer."""
-
-    def destination(self, bus: "EventBus", name: str, seq: int) -> None:
-        """Event `seq` is the first for the destination `name`. Called in the drain's loop."""
-
-
-#: Asked in turn on every opening and closing.
-observers: list[Observer] = []
-
-#: The function that makes a bus's rings in a directory of flight recorders; set by the package above.
-recorders: list[Callable[..., tuple[PipedRing, PipedRing]]] = []
-
-#: Every bus of this process that is not garbage; what a fork must reset.
-buses: "weakref.WeakSet[EventBus]" = weakref.WeakSet()
-
-
-class EventBus:
+class EventBus(Life):
     """An async event bus whose emitters never block.
 
     `record()` and `put_metric()` may be called from any thread, coroutine, signal handler or finalizer. The records are
@@ -77,56 +37,56 @@ class EventBus:
 
     Args:
         handlers: what gets the records; each becomes a lane, as by `subscribe(handler)`.
-        capacity: slots of each of the two rings, a power of two; sized for the burst between two looks.
+        capacity: slots of each of the two rings, a power of two; sized for the burst between two looks. By default 2,048 in
+            memory, 16,384 with a recorder.
         interval: seconds between two looks of the drain at the rings.
         deadline: seconds that leaving the block may take to deliver what is left.
         report_every: seconds between two events `bus.stats`, whose metadata are the ledgers of all lanes; None for none.
-        recorder: a directory; the rings live in a file there, which outlives the process.
+        recorder: a directory; the rings live in a file there, which outlives the process. By default that of
+            `ELASTIC_EVENTS_DIR`, if the environment has it; False for none.
         context: who speaks; read from the environment where it is not given.
         redact: regular expression on metadata keys whose values never reach a queue; None for none.
         strict: let `record()` raise `MetadataError` for values that JSON cannot hold.
         clock: monotonic nanoseconds, and `wall_clock` nanoseconds since the epoch; for tests.
+        rings: internal: use these, whose records a drain in another process reads, too.
+        elsewhere: internal: that drain. Sinks that are given as URLs are its lanes.
     """
 
     def __init__(
         self,
         *handlers: Handler,
-        capacity: int = 2048,
+        capacity: int | None = None,
         interval: float = 0.05,
         deadline: float = 5.0,
         report_every: float | None = None,
-        recorder: str | os.PathLike[str] | None = None,
+        recorder: str | os.PathLike[str] | Literal[False] | None = None,
         context: Context | None = None,
         redact: str | None = SECRETS,
         strict: bool = False,
         clock: Callable[[], int] = time.monotonic_ns,
         wall_clock: Callable[[], int] = time.time_ns,
+        rings: tuple[PipedRing, PipedRing] | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        self.interval = interval
-        self.deadline = deadline
-        self.context = context or read_context()
-        self.recorder = Path(recorder) if recorder is not None else None
-        self._capacity = capacity
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._own_context = context
-        self._subscriptions: list[Callable[[], Lane]] = []  # how to make each lane again, in a forked child
-        self._group: TaskGroup | None = None
-        self._home: ThreadHome | None = None
-        self._state = "new"
-        self._subscribing = threading.Lock()
-        self._reported: set[str] = set()
-        self.emitter = Emitter(None, None, Redactor(redact), strict=strict)
-        self._make_rings()
+        self._report_every = report_every
+        super().__init__(
+            Emitter(None, None, Redactor(redact), strict=strict),
+            capacity=capacity,
+            interval=interval,
+            deadline=deadline,
+            recorder=recorder,
+            context=context,
+            clock=clock,
+            wall_clock=wall_clock,
+            rings=rings,
+            elsewhere=elsewhere,
+        )
         # Bound once: `bus.record(event)` is the hot path itself, not a method that calls it.
         self.record = self.emitter.record
         self.put_metric = self.emitter.put_metric
         self.record_rdzv_event = self.emitter.record_rdzv_event
         for handler in handlers:
             self.subscribe(handler)
-        if report_every is not None:
-            self.drain.add_source(self._report_itself, (report_every,))
-        buses.add(self)
 
     # --- lanes ---
 
@@ -172,44 +132,41 @@ class EventBus:
             since: sequence number of the first event the lane gets; by default the next one.
 
         Raises:
-            ConfigError: the handler is of no known shape, or its URL is wrong.
+            ConfigError: the handler is of no known shape, its URL is wrong, or an option.
         """
-        sink = adapt(handler, batches=batch_size is not None)
-        patient = isinstance(handler, Sink | str)
-        if rollup is not None:
-            sink = stages["rollup"](sink, rollup)
-        if batch_size is None:
-            batch_size = getattr(sink, "batch_size", BATCH if patient or rollup is not None else 1)
-        grave = None if dead_letters is None else adapt(dead_letters, batches=True)
-        accepts = wanted(events, metrics, source, where)
-
-        def make(label: str) -> Lane:
-            return Lane(
-                *(label, sink),
-                accepts=accepts,
-                backlog=Backlog(backlog or max(65_536, self._capacity), backlog_bytes, overflow),
-                batch_size=max(batch_size, 1),
-                batch_bytes=batch_bytes,
-                linger=linger,
-                timeout=timeout,
-                retry=retry or (Retry() if patient else NO_RETRY),
-                dead_letters=grave,
-                origins=self._origins(since),
-                heads=self.pump.heads,
-                ledger=partial(self._ledger, label),
-            )
-
+        options: dict[str, Any] = {
+            "events": events,
+            "metrics": metrics,
+            "source": source,
+            "where": where,
+            "batch_size": batch_size,
+            "batch_bytes": batch_bytes,
+            "linger": linger,
+            "timeout": timeout,
+            "retry": retry,
+            "backlog": backlog,
+            "backlog_bytes": backlog_bytes,
+            "overflow": overflow,
+            "dead_letters": dead_letters,
+            "rollup": rollup,
+            "capacity": 0,
+        }
+        elsewhere = self._elsewhere
+        if elsewhere is not None and isinstance(handler, str) and name is None and options == Subscription.PLAIN:
+            # What users ask of a lane it has; the other process knows nothing of options.
+            return LaneElsewhere(elsewhere.subscribe(handler), elsewhere)  # type: ignore[return-value]
+        subscription = Subscription.of(handler, **{**options, "capacity": self.rings[0].capacity})
         with self._subscribing:
-            lane = make(self._unique(name or handler_name(handler)))
-            self._subscriptions.append(partial(make, lane.name))
+            self._renew()
+            late = self._state == "open" and self._home is None and self._group is None
+            if late:  # the first lane of its own: nobody has read here so far
+                self.pump.skip()
+            lane = self._lane(self._unique(name or handler_name(handler)), subscription, self._origins(since))
+            self._subscriptions.append((lane.name, subscription))
             self.drain.add(lane)
+            if late:
+                self._launch()
         return lane
-
-    def _origins(self, since: int | None) -> list[int]:
-        if self._state == "new":
-            return [0, 0]
-        events, metrics = self.pump.heads()
-        return [events if since is None else since, metrics]
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -224,134 +181,81 @@ class EventBus:
         """Return the sequence number of the next metric point."""
         return self.pump.heads()[1]
 
-    # --- life ---
+    def _origins(self, since: int | None) -> list[int]:
+        if self._state == "new":
+            return self._begin
+        events, metrics = self.pump.heads()
+        return [events if since is None else since, metrics]
 
-    async def __aenter__(self) -> Self:
-        self._may_open()
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        try:
-            await self._group.start(protect(self.drain.run))
-        except BaseException:
-            self._state = "closed"
-            group, self._group = self._group, None
-            await group.__aexit__(None, None, None)  # what failed is raised as it is, not in a group
-            raise
-        self._opened()
-        return self
+    def _unique(self, name: str) -> str:
+        taken = {lane.name for lane in self.lanes}
+        number = 2
+        label = name
+        while label in taken:
+            label = f"{name}-{number}"
+            number += 1
+        return label
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.drain.request_close(self.deadline)
-        group, self._group = self._group, None
-        assert group is not None
-        try:
-            # The drain is a task of its own and shielded: whatever cancels this wait, it ends by its own deadline (M5).
-            # The group is not told of the block's exception: it would wrap it.
-            await group.__aexit__(None, None, None)
-        finally:
-            self._closed()
-
-    async def aclose(self, deadline: float | None = None) -> FlushResult:
-        """Deliver what is left within `deadline` seconds, then end. Idempotent; says what it could not deliver."""
-        if self._home is not None:
-            return await anyio.to_thread.run_sync(self.close, deadline)
-        if self._state in ("open", "closing"):
-            self.drain.request_close(self.deadline if deadline is None else deadline)
-            if not self.drain.over:
-                await self.drain.ended.wait()
-            self._closed()
-        return self._result()
+    # --- delivery ---
 
     async def flush(self, deadline: float = 5.0) -> FlushResult:
         """Wait until everything recorded before the call is settled in every lane, or the deadline; say what is not."""
-        if self._home is not None:
+        if self._group is None:
             return await anyio.to_thread.run_sync(self.flush_sync, deadline)
         if self._state not in ("open", "closing"):
             return self._result()
-        return await self.drain.flush(deadline)
+        if self._elsewhere is None:
+            return await self.drain.flush(deadline)
+        both: dict[str, int] = {}
+        elsewhere, heads = self._elsewhere, self.pump.heads()
 
-    def __enter__(self) -> Self:
-        self.open()
-        return self
+        async def flush_here() -> None:
+            both.update((await self.drain.flush(deadline)).undelivered)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def open(self) -> None:
-        """Start the drain in a background thread with an event loop of its own; return when the handlers are open.
-
-        What is left when the process ends is delivered then, within `deadline`.
-
-        Raises:
-            ConfigError: a handler cannot be opened, and why.
-        """
-        self._may_open()
-        self._home = ThreadHome(self.drain.run)
-        try:
-            self._home.start()
-        except BaseException:
-            self._state = "closed"
-            raise
-        close_at_exit(self.close)
-        self._opened()
-
-    def launch(self) -> None:
-        """As `open`, without waiting for the thread: callable where `record()` is, in a signal handler too."""
-        self._may_open()
-        self._home = ThreadHome(self.drain.run)
-        self._home.launch()
-        close_at_exit(self.close)
-        self._opened()
-
-    def close(self, deadline: float | None = None, *, patient: Callable[[], bool] | None = None) -> FlushResult:
-        """As `aclose`, for a bus in a background thread. Any thread may call it.
-
-        `patient` is asked every 10 ms: when it returns False, the deadline has come. A drain that is blocked by a handler
-        is then left to itself after 50 ms.
-        """
-        deadline = self.deadline if deadline is None else deadline
-        if self._home is None:
-            if self._state == "open":
-                raise BusClosed("this bus lives in an event loop: await bus.aclose() there, or leave its block")
-            return self._result()
-        if self._state == "open":
-            self._state = "closing"
-            self._home.call(self.drain.request_close, deadline)
-        if not self._home.join(deadline, patient) and patient is not None:
-            self._home.call(self.drain.request_close, 0.0)
-            self._home.hurry(0.05)
-        self._closed()
-        return self._result()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(flush_here)
+            both.update(await anyio.to_thread.run_sync(elsewhere.flush, heads, deadline))
+        return FlushResult(both)
 
     def flush_sync(self, deadline: float = 5.0) -> FlushResult:
         """As `flush`, from a thread that runs no event loop."""
-        self._restart_if_forked()
+        self._renew()
         if self._state != "open":
             return self._result()
-        if self._home is None:
+        if self._group is not None:
             raise BusClosed("this bus lives in an event loop: await bus.flush() there")
-        result = self._home.run(self.drain.flush, deadline, timeout=deadline)
-        return result if result is not None else FlushResult({lane.name: lane.stats().pending for lane in self.lanes})
+        heads, end = self.pump.heads(), time.monotonic() + deadline
+        answer = None if self._home is None else self._home.begin(self.drain.flush, deadline)
+        left = {} if self._elsewhere is None else self._elsewhere.flush(heads, deadline)
+        here = None if answer is None else answer.wait(end - time.monotonic() + MARGIN)
+        if here is None:
+            here = FlushResult({lane.name: count for lane in self.lanes if (count := lane.stats().pending)})
+        return FlushResult({**left, **here.undelivered})
+
+    async def settled(self) -> None:
+        """Wait until everything recorded before the call is settled, however long it takes. For tests."""
+        await self.flush(float("inf"))
 
     # --- what it knows ---
 
     def stats(self) -> BusStats:
         """Return the ledgers as they stand; exact while nobody emits. Any thread may call it."""
-        heads = self.pump.heads()
+        heads, begin = self.pump.heads(), sum(self._begin)
         closed = self.drain.closed_heads
         state = self._state
         if state == "open" and self.drain.over:
             state = "dead"
+        lanes = {lane.name: lane.stats() for lane in self.lanes}
+        if self._elsewhere is not None:
+            lanes = {**self._elsewhere.lanes(), **lanes}
         return BusStats(
             state=state,
-            accepted=sum(heads),
+            accepted=sum(heads) - begin,
             closed=sum(heads) - sum(closed) if closed else 0,
-            pending=0 if closed else self.pump.behind(heads),
-            lanes={lane.name: lane.stats() for lane in self.lanes},
+            pending=self.pump.behind(heads) if self._is_drained_here and not closed else 0,
+            lanes=lanes,
             errors=self.drain.errors,
-            recorder=str(getattr(self.rings[0], "path", "")),
+            recorder=self.recorder,
         )
 
     def __repr__(self) -> str:
@@ -359,18 +263,7 @@ class EventBus:
         dropped = sum(lane.lost for lane in stats.lanes.values())
         return f"<EventBus {stats.state}, {len(stats.lanes)} lanes, {stats.accepted} accepted, {dropped} dropped>"
 
-    async def settled(self) -> None:
-        """Wait until everything recorded before the call is settled, however long it takes. For tests."""
-        await self.flush(float("inf"))
-
     # --- records of other processes ---
-
-    def add_source(self, source: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        """Run `source(*args)` as a task in the drain's loop, cancelled when the bus closes."""
-        if self._home is None:
-            self.drain.add_source(source, args)
-        else:
-            self._home.call(self.drain.add_source, source, args)
 
     def feed(self, records: Sequence[Record]) -> dict[Lane, int]:
         """Hand records of other processes to every lane. Only in the drain's loop, so from a source.
@@ -392,59 +285,10 @@ class EventBus:
 
     # --- inside ---
 
-    def _make_rings(self) -> None:
-        rings: Iterable[PipedRing] = (Ring(self._capacity, self._clock), Ring(self._capacity, self._clock))
-        if self.recorder is not None and recorders:
-            rings = self._recorded(self.recorder) or rings
-        self.rings = list(rings)
-        self._make_drain()
-
-    def _make_drain(self) -> None:
-        self.pump = Pump(self.rings, self.context, self._wall_clock, self._destination)
-        self.drain = Drain(self.pump, self.interval, self.report)
-        self.emitter.events, self.emitter.metrics = (ring.pipe for ring in self.rings)
-
-    def _recorded(self, directory: Path) -> tuple[PipedRing, PipedRing] | None:
-        try:
-            return recorders[0](directory, self.context, self._capacity)
-        except (OSError, ConfigError) as error:
-            warnings.warn(f"running without the flight recorder: {error}", RuntimeWarning, stacklevel=4)
-            return None
-
-    def _may_open(self) -> None:
-        self._restart_if_forked()
-        if self._state != "new":
-            raise BusClosed(f"this bus is {self._state}; a bus opens once: make a new EventBus")
-        self._state = "open"
-
-    def _opened(self) -> None:
-        for observer in observers:
-            observer.opened(self)
-
-    def _closed(self) -> None:
-        if self._state != "closed":
-            self._state = "closed"
-            forget(self.close)
-            for observer in observers:
-                observer.closed(self)
-            for ring in self.rings:
-                close = getattr(ring, "close", None)
-                if close is not None:
-                    close()
-
-    def _result(self) -> FlushResult:
-        if self.drain.over or self._state == "new":
-            return FlushResult(dict(self.drain.given_up))
-        return FlushResult({lane.name: count for lane in self.lanes if (count := lane.stats().pending)})
-
-    def _unique(self, name: str) -> str:
-        taken = {lane.name for lane in self.lanes}
-        number = 2
-        label = name
-        while label in taken:
-            label = f"{name}-{number}"
-            number += 1
-        return label
+    def _build(self, rings: Sequence[PipedRing]) -> None:
+        super()._build(rings)
+        if self._report_every is not None:
+            self.drain.add_source(self._report_itself, (self._report_every,))
 
     async def _report_itself(self, every: float) -> None:
         while True:
@@ -452,20 +296,17 @@ class EventBus:
             lanes = {name: lane._asdict() for name, lane in self.stats().lanes.items()}
             self.record(SimpleNamespace(name="bus.stats", source="AGENT", timestamp=0, metadata=lanes))
 
-    def _ledger(self, lane: str, stats: LaneStats) -> Record:
-        body = {"lane": lane, "dropped": stats.dropped, **{name: getattr(stats, name) for name in _LEDGER}}
-        wall, monotonic = self._wall_clock(), self._clock()
-        return Record("ledger", sum(self.pump.heads()), wall, monotonic, "bus.ledger", lane, (body,), self.context)
-
     def _destination(self, name: str, seq: int) -> None:
-        for observer in observers:
-            observer.destination(self, name, seq)
+        """Give torch's logging handler of the destination `name` a lane: event `seq` is the first for it."""
+        from elastic_events.handlers import find, is_null
 
-    def report(self, what: str, error: BaseException) -> None:
-        """Say once on stderr what the bus cannot raise to anybody; never through logging, which may lead back here (F36)."""
-        if what not in self._reported:
-            self._reported.add(what)
-            _say(f"elastic_events: {what}: {type(error).__name__}: {error}")
+        handler = find(name)
+        if handler is None:
+            self.report(f"destination {name!r}", _UNKNOWN)
+        elif not is_null(handler):
+            self.subscribe(
+                handler, name=f"log:{name}", metrics=False, where=lambda record: record.channel == name, since=seq
+            )
 
     def __del__(self) -> None:
         if getattr(self, "_state", "closed") == "open":
@@ -478,54 +319,5 @@ class EventBus:
             "an EventBus cannot be sent to another process: open one there, or set ELASTIC_EVENTS_DIR (F12)"
         )
 
-    # --- fork ---
 
-    def after_fork(self) -> None:
-        """Start empty in the child; only rebinds attributes (F2, F4).
-
-        A drain in a thread starts again with the first emit or flush; one in an event loop has no loop here: it is closed.
-        """
-        if self._state in ("new", "closed"):
-            return
-        in_thread = self._home is not None
-        self._home = self._group = None
-        self._subscribing = threading.Lock()
-        self._state = "forked" if in_thread else "closed"
-        self._restarts = itertools.count()
-        self.rings = [Ring(self._capacity, self._clock), Ring(self._capacity, self._clock)]
-        self._restarted = False
-        self.emitter.events = self.emitter.metrics = None
-        if in_thread:
-            real = [lambda i=index: self.rings[i].pipe if self._restarted else None for index in range(2)]
-            self.emitter.events, self.emitter.metrics = (Armed(self._restart_if_forked, ring).pipe for ring in real)
-            for observer in observers:
-                observer.opened(self)
-
-    def _restart_if_forked(self) -> None:
-        if self._state != "forked" or next(self._restarts) > 0:
-            return
-        # Ids are made of the process: a child that kept its parent's would give two records one id.
-        self.context = msgspec.structs.replace(
-            self._own_context or read_context(), process=process_identity(), pid=os.getpid()
-        )
-        self._state = "new"  # lanes made now begin at the first record
-        self._make_rings()
-        for make in self._subscriptions:
-            self.drain.add(make())
-        self._home = ThreadHome(self.drain.run)
-        self._home.launch()
-        self._state = "open"
-        self._restarted = True
-        close_at_exit(self.close)
-        for observer in observers:
-            observer.opened(self)
-
-
-after_fork_in_child(lambda: buses)
-
-_LEDGER = ("accepted", "delivered", "failed", "filtered", "pending", "retries", "dead_lettered")
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # no stderr, nobody to tell
-        os.write(2, text.encode(errors="backslashreplace") + b"\n")
+_UNKNOWN = ConfigError("no logging handler has that name; the bus's own handlers got the event")

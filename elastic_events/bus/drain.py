@@ -1,34 +1,43 @@
-"""Pump and lanes as tasks of one event loop: asyncio, uvloop or trio, the caller's or a thread's own."""
+"""Pump and lanes as tasks of one event loop: asyncio, uvloop or trio, the caller's or a thread's own.
 
-import math
+The rule: look, move at most so many records, sleep (`pump.pace`). Lanes deliver when nothing waits in the rings.
+"""
+
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from elastic_events.bus.breath import TURN, haste, turns
-from elastic_events.bus.handler import BATCH
+from elastic_events.bus.errors import ConfigError, MissingExtra
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import FlushResult
-from elastic_events.bus.pump import Pump
+from elastic_events.bus.pump import BREATH, MANY, Pump, pace
 from elastic_events.bus.thread import protect
 from elastic_events.bus.wakeup import Wakeup
 
 __all__ = ("Drain",)
 
+#: Seconds that a bus waits at its start for sinks that neither open nor fail.
+OPENING = 5.0
+
 
 class Drain:
-    """Moves records until it is closed. Everything but `request_close` belongs to the loop it runs in.
+    """Moves records until it is closed. Everything but `request_close` and `add` belongs to the loop it runs in.
 
     It runs in a task of its own and shields itself: a cancellation or Ctrl-C that ends the caller's block must not cut
-    the last flush short (M5). The deadline of the close is its own.
+    the last flush short (M5). The deadline of the close is its own. What is left where a loop is stopped in the middle is
+    delivered by running it again in another (`resume`).
     """
 
-    def __init__(self, pump: Pump, interval: float, report: Callable[[str, BaseException], None]) -> None:
+    def __init__(
+        self, pump: Pump, interval: float, patience: float, report: Callable[[str, BaseException], None]
+    ) -> None:
         self.pump = pump
         self.interval = interval
+        self.patience = patience  # seconds that a close may take that nobody asked for
         self.lanes: tuple[Lane, ...] = ()  # replaced, never changed: a reader sees the old or the new (F44)
         self.errors = 0
         self.given_up: dict[str, int] = {}
@@ -43,6 +52,10 @@ class Drain:
         self._group: TaskGroup | None = None
         self._sources: list[tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
         self._started: set[Lane] = set()
+        self._until: float | None = None  # when it must have ended, by the loop's clock
+        self._refusal: BaseException | None = None  # why the start failed
+        self._done = False
+        self._run = object()  # the run that counts
 
     # --- asked from the loop ---
 
@@ -71,98 +84,97 @@ class Drain:
             marks = [(lane, lane.backlog.entered) for lane in self.lanes]
             for lane, mark in marks:
                 while lane.unsettled_from < mark and not lane.finished:
+                    lane.hasty = True
                     await lane.progress.wait()
+        for lane in self.lanes:
+            lane.hasty = False
         behind = self.pump.behind(heads)
         return FlushResult({lane.name: count for lane in self.lanes if (count := behind + lane.unsettled)})
 
     # --- the task ---
 
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Open the lanes, drain until a close is requested, close within its deadline."""
+    async def run(self, *, patient: bool = True, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Open the lanes, drain until a close is requested, close within its deadline.
+
+        With `patient`, wait until each sink was tried, and raise what is the user's mistake; other failures are a delay.
+        """
+        run = self._run = object()
         try:
             with anyio.CancelScope(shield=True):
-                await self._open_all()
-                async with anyio.create_task_group() as self._group:
-                    self._start_new()
+                while not self._done:
+                    await self._move(patient, task_status)
+                    patient, task_status = False, anyio.TASK_STATUS_IGNORED
+                await self._shut_all()
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # the loop stops here; what is left is delivered in another (`resume`)
+        except BaseException as error:
+            self._report("the drain ended by itself, and what is recorded now is lost", error)
+            with anyio.CancelScope(shield=True):
+                await self._shut_all()
+            self._end(run)
+            raise
+        self._end(run)
+        if self._refusal is not None:
+            raise self._refusal
+
+    def resume(self, deadline: float) -> None:
+        """Make ready to run in another loop, and to close within `deadline` seconds: the one of before is gone."""
+        self._run = object()
+        self._deadline, self._until = deadline, None
+        self._closing = self._group = None
+        self._wake, self.ended = Wakeup(), Wakeup()
+        for lane in self.lanes:
+            lane.resume()
+
+    async def _move(self, patient: bool, task_status: TaskStatus[None]) -> None:
+        """Run the lanes, drain and close; return early, with `_done` unset, where asyncio cancelled one of the tasks."""
+        self._started.clear()
+        try:
+            async with anyio.create_task_group() as self._group:
+                self._start_new()
+                if patient:
+                    await self._tried()
+                if self._refusal is None:
                     task_status.started()
                     async with anyio.create_task_group() as sources:
                         await self._work(sources)
                         sources.cancel_scope.cancel()
                     await self._close()
-                    self._group.cancel_scope.cancel()
-        except BaseException as error:
-            if self._started and self._deadline is None:
-                self._report("the drain ended by itself, and what is recorded now is lost", error)
-            raise
-        finally:
-            for call in self.at_end:
-                self._last_call(call)
-            for lane in self.lanes:
-                self._abandon(lane)
-            self.closed_heads = self.closed_heads or self.pump.heads()
-            self.over = True
-            self.ended.set()
+                self._done = True
+                self._group.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            # asyncio's own `Task.cancel`, which knows no shield: at the end of `asyncio.run`, all tasks are cancelled.
+            cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+            self.request_close(self.patience)
 
-    async def _open_all(self) -> None:
-        opened: list[Lane] = []
-        try:
+    async def _tried(self) -> None:
+        """Wait until each sink is open or has failed to; note the first failure that the user must act on."""
+        with anyio.move_on_after(OPENING):
             for lane in self.lanes:
-                await lane.open()
-                opened.append(lane)
-        except BaseException:
-            for lane in opened:
-                await lane.shut()
-            raise
+                while not lane.opened and lane.refusal is None:
+                    await lane.progress.wait()
+        refusals = (lane.refusal for lane in self.lanes)
+        self._refusal = next((error for error in refusals if isinstance(error, (ConfigError, MissingExtra))), None)
 
     async def _work(self, sources: TaskGroup) -> None:
-        pause, moved = self.interval, 0
+        rest = self.interval
         while self._deadline is None:
-            count, more = await self._burst()
-            moved += count
+            most, rest = pace(self.pump.fill(), rest, self.interval)
+            cut_short = self._look(most) >= most
             self._start_new()
             while self._sources:
                 source, args = self._sources.pop()
                 sources.start_soon(protect(self._guard), source, args)
-            self._stir()
-            if more or self._deadline is not None:  # a close that was asked for between two turns woke nobody
-                continue
-            # A ring that was found half full may overflow by the next look: look sooner, until the flood is over.
-            flood = moved > self.pump.cursors[0].ring.capacity // 2
-            calm = self.interval if moved else 2 * self.interval
-            pause = max(pause / 4, 0.001) if flood else min(pause * 2, calm)
-            moved = 0
+            if not cut_short:
+                self._stir()
             # The timer; emitters never wake the drain (M2).
-            with anyio.move_on_after(pause):
+            with anyio.move_on_after(BREATH if cut_short else rest):
                 await self._wake.wait()
 
-    async def _burst(self) -> tuple[int, bool]:
-        """Read what is there, for an interval at most; return how many records came, and whether more are waiting."""
-        full = self._full()
-        hasty = full == 3  # too full to leave the GIL to others between two looks
-        end = time.monotonic() + self.interval
-        moved, more = 0, False
-
-        def read() -> bool:
-            nonlocal full, moved, more
-            most = BATCH if hasty else TURN * (1 + full)
-            count = self._look(most)
-            moved, more, full = moved + count, count >= most, self._full()
-            closing = self._deadline is not None
-            return more and not closing and time.monotonic() < end and (hasty or full < 3)
-
-        haste.set(math.inf if hasty else 1)
-        if self.pump.behind():
-            await turns(read)
-        return moved, more
-
     def _stir(self) -> None:
-        """Let the lanes deliver what they were offered: once a burst is read, rather than in small batches while it is."""
+        """Let the lanes deliver what they were offered: once all is read, rather than in small batches while it is."""
         for lane in self.lanes:
             lane.stir()
-
-    def _full(self) -> int:
-        """Return how many quarters of a ring are waiting to be read, 3 at most, of the ring where that is most."""
-        return min(max(4 * cursor.behind() // cursor.ring.capacity for cursor in self.pump.cursors), 3)
 
     async def _guard(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         try:
@@ -171,13 +183,13 @@ class Drain:
             self._fault("a source ended", error)
 
     async def _close(self) -> None:
-        deadline = anyio.current_time() + (self._deadline or 0.0)
+        self._until = self._until or anyio.current_time() + (self._deadline or 0.0)
         # From here on an emitted record counts as closed.
-        self.closed_heads = self.pump.heads()
+        self.closed_heads = self.closed_heads or self.pump.heads()
         for lane in self.lanes:
-            lane.end_at(self.closed_heads)
+            lane.ledger.end_at(self.closed_heads)
         self._start_new()  # a lane that was subscribed since the last look must run in order to end
-        with anyio.CancelScope(deadline=deadline) as self._closing:
+        with anyio.CancelScope(deadline=self._until) as self._closing:
             while self.pump.behind(self.closed_heads):
                 await self._step()
             for lane in self.lanes:
@@ -201,27 +213,38 @@ class Drain:
         for lane in self.lanes:
             if lane not in self._started:
                 self._started.add(lane)
-                self._group.start_soon(protect(self._run_lane), lane)
-            elif lane.retired and not lane.closing:
+                self._group.start_soon(protect(lane.run), self._refused)
+            elif lane.ledger.ended and not lane.closing:
                 lane.close()
 
-    async def _run_lane(self, lane: Lane) -> None:
-        try:
-            if not lane.opened:
-                await lane.open()
-        except Exception as error:  # noqa: BLE001 - a lane added later has no caller to raise to
-            lane.last_error = f"{type(error).__name__}: {error}"
-            self._report(f"handler {lane.name!r} could not be opened", error)
-            lane.finished = True
-            return
-        await lane.run()
+    def _refused(self, lane: Lane, error: BaseException) -> None:
+        self._report(f"sink {lane.name!r} cannot be opened, trying again", error)
 
-    def _look(self, most: int = BATCH) -> int:
+    def _look(self, most: int = MANY) -> int:
         try:
             return self.pump.look(lambda: self.lanes, time.monotonic(), most)
         except Exception as error:  # noqa: BLE001 - the drain outlives its own faults, and counts them (F31)
             self._fault("the drain failed on a record", error)
             return 0
+
+    async def _shut_all(self) -> None:
+        """Close the sinks that did not come to it themselves, all at once."""
+        async with anyio.create_task_group() as group:
+            for lane in self.lanes:
+                group.start_soon(protect(lane.shut))
+
+    # --- its end ---
+
+    def _end(self, run: object) -> None:
+        if run is not self._run:
+            return  # another run took over
+        for call in self.at_end:
+            self._last_call(call)
+        for lane in self.lanes:
+            self._abandon(lane)
+        self.closed_heads = self.closed_heads or self.pump.heads()
+        self.over = True
+        self.ended.set()
 
     def _fault(self, what: str, error: BaseException) -> None:
         self.errors += 1
@@ -235,6 +258,7 @@ class Drain:
             self._fault("a source failed at its end", error)
 
     def _abandon(self, lane: Lane) -> None:
-        gone = lane.abandon("shutdown_deadline" if self._deadline is not None else "drain_died")
+        reason = "not_opened" if lane.refusal is not None else "shutdown_deadline"
+        gone = lane.abandon("drain_died" if self._deadline is None else reason)
         if gone:
             self.given_up[lane.name] = gone

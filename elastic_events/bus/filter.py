@@ -5,6 +5,7 @@ from fnmatch import translate
 from re import compile as compile_pattern
 from typing import Any
 
+from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 
 __all__ = ("Patterns", "wanted")
@@ -19,7 +20,11 @@ def wanted(
     source: str | None = None,
     where: Callable[[Record], Any] | None = None,
 ) -> Callable[[Record], Any] | None:
-    """Return the predicate, or None where every record is wanted."""
+    """Return the predicate, or None where every record is wanted.
+
+    Raises:
+        ConfigError: `events` or `metrics` is neither a bool nor patterns.
+    """
     tests: list[Callable[[Record], Any]] = []
     if events is not True or metrics is not True:
         tests.append(_by_name(_matcher(events), _matcher(metrics)))
@@ -40,5 +45,11 @@ def _by_name(events: Callable[[str], Any], metrics: Callable[[str], Any]) -> Cal
 def _matcher(patterns: Patterns) -> Callable[[str], Any]:
     if isinstance(patterns, bool):
         return lambda _name: patterns
-    names = [patterns] if isinstance(patterns, str) else list(patterns)
-    return compile_pattern("|".join(map(translate, names)) or r"(?!)").match
+    try:
+        names = [patterns] if isinstance(patterns, str) else list(patterns)
+        expression = "|".join(map(translate, names))
+    except TypeError:
+        raise ConfigError(
+            f"events and metrics are True, False, or patterns on the name such as 'worker.*'; not {patterns!r}"
+        ) from None
+    return compile_pattern(expression or r"(?!)").match

@@ -1,8 +1,13 @@
-"""What users read about a bus: plain numbers, exact at any quiet moment."""
+"""The ledger: what a lane accepted and what became of it, exact at any quiet moment."""
 
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-__all__ = ("BusStats", "FlushResult", "LaneStats")
+from elastic_events.bus.record import Record
+
+__all__ = ("BusStats", "FlushResult", "LaneStats", "Ledger")
 
 
 class LaneStats(NamedTuple):
@@ -19,6 +24,7 @@ class LaneStats(NamedTuple):
     dead_lettered: int  #: of the failed, those kept in the dead letters
     backlog_bytes: int  #: encoded size of the backlog
     last_error: str  #: the last failure, or ""
+    failed_by: dict[str, int]  #: the failed, by the name of the error
 
     @property
     def lost(self) -> int:
@@ -34,7 +40,7 @@ class LaneStats(NamedTuple):
 class BusStats(NamedTuple):
     """One look at a bus."""
 
-    state: str  #: "new", "open", "closing", "closed", or "dead" when its drain ended by itself
+    state: str  #: "new", "open", "closing", "closed", "forked", or "dead" when its drain ended by itself
     accepted: int  #: records emitted on this bus
     closed: int  #: of these, those emitted after it closed
     pending: int  #: records still in the rings
@@ -50,3 +56,93 @@ class FlushResult(NamedTuple):
 
     def __bool__(self) -> bool:
         return not any(self.undelivered.values())
+
+
+class Ledger:
+    """The sums of one lane.
+
+    What it accepted is no count but arithmetic: the records of each ring from the first that is the lane's to the first
+    that no longer is. So nothing is counted where records are emitted, and a loss shows as a difference.
+    """
+
+    def __init__(self, origins: Sequence[int], heads: Callable[[], Sequence[int]]) -> None:
+        self.fed = 0  #: records of other processes, which come from no ring of this bus
+        self.delivered = 0
+        self.filtered = 0
+        self.retries = 0
+        self.dead_lettered = 0
+        self.failed: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self._heads = heads
+        self._origins = list(origins)  # first sequence of each ring that is the lane's
+        self._ends: Sequence[float] = [math.inf] * len(self._origins)  # first that is no longer
+        self._seen = list(origins)  # sequences handed out so far, lost ones included
+
+    def take(self, ring: int, records: list[Record]) -> list[Record]:
+        """Return those of `records` that are the lane's, and note that the pump has handed them out."""
+        first, end = self._origins[ring], self._ends[ring]
+        seqs = [record.seq for record in records]  # in order of time; an interrupted emitter's may not be that of seq
+        if min(seqs) < first or max(seqs) >= end:
+            records = [record for record in records if first <= record.seq < end]
+        self._seen[ring] += len(records)
+        return records
+
+    def lose(self, ring: int, reason: str, first: int, count: int) -> None:
+        """Count the lane's share of `count` records that are gone from sequence `first` on."""
+        mine = int(min(first + count, self._ends[ring])) - max(first, self._origins[ring])
+        if mine > 0:
+            self._seen[ring] += mine
+            self.dropped[reason] += mine
+
+    def write_off(self, reason: str, count: int) -> int:
+        """Count `count` pending records, and those still in the rings, as dropped; return how many that were."""
+        gone = count + self.unread
+        self._seen = [origin + self._span(ring) for ring, origin in enumerate(self._origins)]
+        if gone:
+            self.dropped[reason] += gone
+        return gone
+
+    def end_at(self, heads: Sequence[int]) -> None:
+        """Accept nothing from `heads` on."""
+        self._ends = [min(end, head) for end, head in zip(self._ends, heads, strict=True)]
+
+    def end_now(self) -> None:
+        """Accept nothing from now on; the second call changes nothing."""
+        if all(end == math.inf for end in self._ends):
+            self._ends = list(self._heads())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the pump has handed out all that was accepted until the end."""
+        return all(seen >= end for seen, end in zip(self._seen, self._ends, strict=True))
+
+    @property
+    def accepted(self) -> int:
+        """Records emitted while subscribed, and fed."""
+        return self.fed + sum(map(self._span, range(len(self._origins))))
+
+    @property
+    def unread(self) -> int:
+        """Records accepted that are still in the rings."""
+        return self.accepted - self.fed - sum(self._seen) + sum(self._origins)
+
+    def stats(self, *, waiting: int, backlog_bytes: int, circuit: str, last_error: str) -> LaneStats:
+        """Return the sums; `waiting` records are in the backlog or in flight."""
+        return LaneStats(
+            accepted=self.accepted,
+            delivered=self.delivered,
+            failed=self.failed.total(),
+            dropped=dict(self.dropped),
+            filtered=self.filtered,
+            pending=self.unread + waiting,
+            retries=self.retries,
+            circuit=circuit,
+            dead_lettered=self.dead_lettered,
+            backlog_bytes=backlog_bytes,
+            last_error=last_error,
+            failed_by=dict(self.failed),
+        )
+
+    def _span(self, ring: int) -> int:
+        end = min(self._heads()[ring], self._ends[ring])
+        return int(end) - self._origins[ring]

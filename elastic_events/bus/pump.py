@@ -5,15 +5,27 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from elastic_events.bus.breath import TURN
 from elastic_events.bus.codec import KINDS, decode
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
+from elastic_events.bus.ring import Pipe
 
-__all__ = ("Cursor", "Make", "Pump", "Receiver", "to_records")
+__all__ = ("BREATH", "FEW", "GRACE", "MANY", "Cursor", "Make", "PipedRing", "Pump", "Receiver", "pace", "to_records")
 
 #: Seconds an interrupted emitter has to fill its slot before its record counts as lost.
 GRACE = 1.0
+
+#: Records of a look when nobody minds how long it takes.
+MANY = 1024
+
+#: Records of a look beside others: reading them holds the GIL for a quarter of a millisecond.
+FEW = 100
+
+#: Seconds to sleep between two looks: really, since a thread that lets go of the GIL and asks again at once has it again.
+BREATH = 0.001
+
+#: How many times more a look takes out of a full ring than out of an empty one, and how many times sooner the next comes.
+HASTE = 32
 
 
 class Source(Protocol):
@@ -35,6 +47,15 @@ class Source(Protocol):
         ...
 
 
+class PipedRing(Source, Protocol):
+    """A ring that can be emitted to and read: in memory, or in a mapped file."""
+
+    @property
+    def pipe(self) -> Pipe:
+        """What the hot path needs."""
+        ...
+
+
 class Receiver(Protocol):
     """What the pump hands out to: a lane."""
 
@@ -47,6 +68,19 @@ class Receiver(Protocol):
 
 #: Makes the records of frames, or raises where one of them is missing or damaged.
 Make = Callable[[Sequence[Any]], list[Record]]
+
+
+def pace(fill: float, pause: float, interval: float) -> tuple[int, float]:
+    """Return how many records a look takes at most, and the seconds to rest once nothing waits.
+
+    `fill` is the share of the fullest ring that waits, `pause` the last rest: it grows by degrees only, so that a ring that
+    was found nearly full is looked at often until the flood is over.
+
+    Beside a thread that trains and holds the GIL, half a millisecond of work at once makes a step of a millisecond late:
+    CPython hands the GIL over after 5 ms, to whoever asks. So looks are short as long as the rings have room.
+    """
+    haste = HASTE ** min(fill, 1.0)
+    return int(FEW * haste), min(2 * pause, interval / haste)
 
 
 class Cursor:
@@ -150,15 +184,22 @@ class Pump:
         """Return the next sequence number of each ring."""
         return [cursor.ring.head for cursor in self.cursors]
 
+    def skip(self) -> list[int]:
+        """Let the next record be the first that is read; return the sequence numbers."""
+        for cursor in self.cursors:
+            cursor.position = cursor.ring.head
+        return [cursor.position for cursor in self.cursors]
+
     def behind(self, heads: list[int] | None = None) -> int:
         """Return how many records up to `heads` wait in the rings."""
         return sum(map(Cursor.behind, self.cursors, heads or self.heads()))
 
-    def look(self, receivers: Callable[[], Iterable[Receiver]], now: float, most: int = TURN) -> int:
-        """Move up to `most` records a ring to `receivers`; return how many came.
+    def fill(self) -> float:
+        """Return the share of the ring that waits to be read, of the ring where that is most."""
+        return max(cursor.behind() / cursor.ring.capacity for cursor in self.cursors)
 
-        `most` keeps a look short, so that a draining thread does not hold the GIL for long.
-        """
+    def look(self, receivers: Callable[[], Iterable[Receiver]], now: float, most: int = MANY) -> int:
+        """Move up to `most` records a ring to `receivers`; return how many came."""
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
         offset = self._wall_clock() - self._monotonic()
         make = partial(to_records, context=self.context, offset=offset)

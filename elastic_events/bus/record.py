@@ -1,21 +1,19 @@
 """One record as handlers see it."""
 
-from collections.abc import Callable
+from enum import Enum
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from elastic_events.api import Event, EventSource, NodeState, RdzvEvent
 from elastic_events.bus.context import Context
 
-__all__ = ("RINGS", "Kind", "MetricData", "Record", "builders")
+__all__ = ("RINGS", "Kind", "MetricData", "Record")
 
 Kind = Literal["event", "rdzv", "metric", "ledger"]
 
 #: Kind -> the letter of the ring that holds it, in a record's id.
 RINGS: dict[Kind, str] = {"event": "e", "rdzv": "e", "metric": "m", "ledger": "l"}
-
-#: Kind -> the function that makes the caller's object again; filled by the modules that know these objects.
-builders: dict[str, Callable[["Record"], Any]] = {}
 
 
 class MetricData(NamedTuple):
@@ -79,13 +77,33 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self._build() if self.kind == "metric" else None
 
     def _build(self) -> Any:
-        if self.built is None and self.kind in builders:
-            msgspec.structs.force_setattr(self, "built", builders[self.kind](self))
+        if self.built is None:
+            msgspec.structs.force_setattr(self, "built", _BUILD[self.kind](self))
         return self.built
+
+
+def _event(record: Record) -> Event:
+    source, timestamp, metadata = record.fields
+    return Event(record.name, _member(EventSource, source), timestamp or record.time_ns // 1_000_000, metadata)
+
+
+def _rdzv(record: Record) -> RdzvEvent:
+    run_id, message, hostname, pid, state, *rest = record.fields
+    return RdzvEvent(record.name, run_id, message, hostname, pid, _member(NodeState, state), *rest)
 
 
 def _metric(record: Record) -> MetricData:
     return MetricData(record.time_ns / 1e9, record.channel, record.name, record.fields[0])
 
 
-builders["metric"] = _metric
+def _ledger(record: Record) -> Event:
+    return Event(record.name, EventSource.AGENT, record.time_ns // 1_000_000, record.fields[0])
+
+
+def _member(enum: type[Enum], value: Any) -> Any:
+    """Return the member of that name, or `value` where there is none: torch does not validate, and a record stays a record."""
+    return enum.__members__.get(value, value) if isinstance(value, str) else value
+
+
+#: Kind -> what makes the caller's object again.
+_BUILD = {"event": _event, "rdzv": _rdzv, "metric": _metric, "ledger": _ledger}

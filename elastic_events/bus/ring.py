@@ -37,12 +37,12 @@ class Ring:
     that wakes up to cold caches 40 microseconds instead of 5. About 2,000 slots stay in the processor's cache.
     """
 
-    def __init__(self, capacity: int = 2048, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, capacity: int = 2048, clock: Callable[[], int] = time.monotonic_ns, *, begin: int = 0) -> None:
         if capacity < 2 or capacity & (capacity - 1):
             raise ValueError(f"capacity must be a power of two, such as 2048; it is {capacity}")
         self.capacity = capacity
         self._slots: list[bytes | None] = [None] * capacity
-        self._numbers = iter(range(END))
+        self._numbers = iter(range(begin, END))
         self.pipe: Pipe = (self._numbers.__next__, self._slots, capacity - 1, clock)
 
     @property

@@ -11,10 +11,34 @@ from typing import Any
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ("ThreadHome", "protect")
+__all__ = ("MARGIN", "Answer", "ThreadHome", "protect")
 
 #: Seconds a thread gets beside the deadline it was given, to end by itself.
 MARGIN = 0.5
+
+
+class Answer:
+    """What a coroutine in the loop of a thread returned, for another thread."""
+
+    def __init__(self, gone: threading.Event) -> None:
+        self._gone = gone
+        self._over = threading.Event()
+        self._value: Any = None
+
+    async def work(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run `await function(*args)`."""
+        try:
+            self._value = await function(*args)
+        finally:
+            self._over.set()
+
+    def wait(self, timeout: float) -> Any:
+        """Return what it returned, or None after `timeout` seconds and where the thread has ended without."""
+        end = time.monotonic() + timeout
+        while not self._over.wait(min(max(end - time.monotonic(), 0.0), 0.1)):
+            if self._gone.is_set() or time.monotonic() >= end:
+                break
+        return self._value
 
 
 class ThreadHome:
@@ -26,13 +50,19 @@ class ThreadHome:
     def __init__(self, main: Callable[..., Awaitable[None]]) -> None:
         self._main = main
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._looping = threading.Event()
         self._ready = threading.Event()
         self._done = threading.Event()
         self._error: BaseException | None = None
 
     def start(self) -> None:
-        """Start the thread and wait until its drain has opened all handlers; raise what kept it from that."""
-        threading.Thread(target=self._run, name="elastic-events", daemon=True).start()
+        """Start the thread and wait until its drain has tried all handlers.
+
+        Raises:
+            ConfigError: a handler cannot be opened, and why.
+            RuntimeError: no thread can be started: the interpreter shuts down.
+        """
+        threading.Thread(target=self._run, args=(True,), name="elastic-events", daemon=True).start()
         self._ready.wait()
         if self._error is not None:
             raise self._error
@@ -41,65 +71,60 @@ class ThreadHome:
         """Start the thread without waiting for anything: an emitter may be the caller, in a signal handler.
 
         `Thread.start` waits for the new thread, which may need a lock that the interrupted code holds.
+
+        Raises:
+            RuntimeError: no thread can be started: the interpreter shuts down.
         """
-        _thread.start_new_thread(self._run, ())
+        _thread.start_new_thread(self._run, (False,))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the drain has not ended."""
+        return not self._done.is_set()
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Call `function(*args)` in the loop, soon. Any thread; nothing happens where the loop has ended."""
-        self._ready.wait()
-        if self._loop is not None and not self._done.is_set():
+        self._looping.wait()
+        if self._loop is not None and self.alive:
             with suppress(RuntimeError):  # it ended between the look and the call
                 self._loop.call_soon_threadsafe(function, *args)
 
-    def run(self, function: Callable[..., Awaitable[Any]], *args: Any, timeout: float) -> Any:
-        """Run `await function(*args)` in the loop and return its result, or None after `timeout` and a margin."""
-        over = threading.Event()
-        outcome: list[Any] = []
-
-        async def work() -> None:
-            try:
-                outcome.append(await function(*args))
-            finally:
-                over.set()
-
+    def begin(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Answer:
+        """Run `await function(*args)` in the loop, and do not wait for it."""
+        answer = Answer(self._done)
         tasks: list[asyncio.Task[None]] = []
-        self.call(lambda: tasks.append(asyncio.get_running_loop().create_task(work())))
-        limit = min(timeout + MARGIN, threading.TIMEOUT_MAX)
-        while not over.wait(min(limit, 0.1)) and limit > 0 and not self._done.is_set():
-            limit -= 0.1
-        return outcome[0] if outcome else None
+        self.call(lambda: tasks.append(asyncio.get_running_loop().create_task(answer.work(function, *args))))
+        return answer
 
-    def join(self, deadline: float, patient: Callable[[], bool] | None = None) -> bool:
-        """Wait for the drain to end, `deadline` seconds and a margin, and while `patient()`; return whether it did."""
-        limit = min(deadline + 2 * MARGIN, threading.TIMEOUT_MAX)
+    def join(self, timeout: float, patient: Callable[[], bool] | None = None) -> bool:
+        """Wait for the drain to end, `timeout` seconds at most, and while `patient()`; return whether it did."""
+        limit = min(timeout, threading.TIMEOUT_MAX)
         if patient is None:
             return self._done.wait(limit)
         end = time.monotonic() + limit
         while patient() and time.monotonic() < end:
             if self._done.wait(0.01):
                 return True
-        return self._done.is_set()
-
-    def hurry(self, limit: float) -> bool:
-        """Wait for the drain to end, `limit` seconds and no more; return whether it did."""
-        return self._done.wait(limit)
+        return not self.alive
 
     def started(self, _value: object = None) -> None:
-        """Be the drain's `task_status`: all handlers are open."""
+        """Be the drain's `task_status`: all handlers were tried."""
         self._ready.set()
 
-    def _run(self) -> None:
+    def _run(self, patient: bool) -> None:
         try:
-            anyio.run(self._in_loop)
+            anyio.run(self._in_loop, patient)
         except BaseException as error:  # noqa: BLE001 - raised again by `start`, in the thread that asked
             self._error = error
         finally:
             self._done.set()
+            self._looping.set()
             self._ready.set()
 
-    async def _in_loop(self) -> None:
+    async def _in_loop(self, patient: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        await self._main(task_status=self)
+        self._looping.set()
+        await self._main(patient=patient, task_status=self)
 
 
 def protect(run: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:

@@ -18,17 +18,23 @@ Args = TypeVarTuple("Args")
 class Worker:
     """Runs blocking calls of one sink, in order, in one thread.
 
-    An executor would do but for interpreter exit, where neither a new thread nor a new future is to be had (F15, F16):
-    this thread exists since `open`. A call whose waiter was cancelled runs on to its end; its result is dropped.
+    An executor would do but for interpreter exit, where no new future is to be had (F15, F16). From Python 3.12 on no thread
+    can be started there either: without one the calls run where they are made. A call whose waiter was cancelled runs on to
+    its end; its result is dropped.
     """
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = Thread(target=self._loop, name=name, daemon=True)
-        self._thread.start()
+        self._thread: Thread | None = Thread(target=self._loop, name=name, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
 
     async def run(self, function: Callable[[*Args], T], *args: *Args) -> T:
         """Run `function(*args)` in the thread, wait for it and return or raise what it did."""
+        if self._thread is None:
+            return function(*args)
         done = anyio.Event()
         loop: Any = current_token().native_token  # asyncio's, or trio's token
         tell = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon

@@ -51,7 +51,7 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
 
 async def send(records: Sequence[Record], url: str, deadline: float) -> LaneStats:
     """Deliver `records` to the sink of `url`, `deadline` seconds a batch at most; return the ledger."""
-    async with EventBus(url, deadline=deadline) as bus:
+    async with EventBus(url, deadline=deadline, recorder=False) as bus:
         lane: Lane = bus.lanes[0]
         for start in range(0, len(records), 512):
             mark = bus.feed(records[start : start + 512])

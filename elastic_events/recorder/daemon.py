@@ -64,7 +64,7 @@ class Run:
         self.ledgers: tuple[LaneLedger, ...] = ()  #: as they were when the bus was closed
         self._spools = directory / SPOOL
         context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
-        self.bus = EventBus(context=context, interval=IDLE, deadline=LAST_WORDS)
+        self.bus = EventBus(context=context, interval=IDLE, deadline=LAST_WORDS, recorder=False)
         self.closing = False
         self._over = anyio.Event()
         self._closed = anyio.Event()

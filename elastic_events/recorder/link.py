@@ -268,4 +268,4 @@ def recorder_directory(context: Context) -> Path:
 def _stats(ledger: Mapping[str, object]) -> LaneStats:
     with suppress(TypeError):
         return LaneStats(**{name: ledger[name] for name in LaneStats._fields if name in ledger})  # type: ignore[arg-type]
-    return LaneStats(0, 0, 0, {}, 0, 0, 0, "closed", 0, 0, "")
+    return LaneStats(0, 0, 0, {}, 0, 0, 0, "closed", 0, 0, "", {})

@@ -11,7 +11,6 @@ from pathlib import Path
 from zlib import crc32
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.process import close_at_exit
 from elastic_events.bus.ring import END, Pipe
 from elastic_events.recorder.alive import boot_id, hold, pid_namespace, release
 from elastic_events.recorder.directory import secure
@@ -210,5 +209,4 @@ def open_rings(
     finally:
         os.close(descriptor)
     file = RecorderFile(directory / name, data, geometry, lock)
-    close_at_exit(file.close)
     return file.rings

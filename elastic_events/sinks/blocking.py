@@ -1,12 +1,12 @@
 """The async skin of a sink whose calls block: they run in a thread of its own, and the sink below stays synchronous."""
 
 import os
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from elastic_events.bus.breath import alone, in_turns
+from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 
@@ -14,7 +14,7 @@ __all__ = ("BlockingSink", "EncodingSink")
 
 Encoded = TypeVar("Encoded")
 
-#: Records that are encoded in a turn: they take as long as to read `TURN` of them.
+#: Records that are encoded at once, beside others who want the GIL: they take as long as to read `FEW` of them.
 ENCODED = 250
 
 
@@ -28,8 +28,12 @@ class BlockingSink(ABC):
     #: Name of the thread.
     thread_name = "elastic-events sink"
 
+    #: Its thread serves any event loop, also after the one it was opened in.
+    any_loop = True
+
     def __init__(self) -> None:
         self._worker: Worker | None = None
+        self._hurried = False
         self._pid = 0
         self._unsure: Sequence[Record] | None = None  # the batch whose call was not waited for to its end
         self._written: Sequence[Record] | None = None  # the batch written last
@@ -41,7 +45,12 @@ class BlockingSink(ABC):
         self._pid = os.getpid()
         self._unsure = self._written = None
         self._worker = Worker(self.thread_name)
-        await self._worker.run(self._begin)
+        try:
+            await self._worker.run(self._begin)
+        except Exception:
+            self._worker.close()
+            self._worker = None
+            raise
 
     async def write(self, records: Sequence[Record]) -> None:
         """Write `records` in the thread; see the class of the sink for what "delivered" means."""
@@ -50,9 +59,7 @@ class BlockingSink(ABC):
         self._unsure = records
         waited_for = [True]
         try:
-            work = await self._work(records)
-            with alone():
-                await self._worker.run(self._call, work, records, again, waited_for)
+            await self._worker.run(self._call, records, again, waited_for)
         except Exception:
             self._unsure = None
             raise
@@ -78,15 +85,15 @@ class BlockingSink(ABC):
             self.close_now()
             raise
 
-    async def _work(self, records: Sequence[Record]) -> Callable[[], None]:
-        """Return what the thread is to do for `records`."""
-        return partial(self.write_now, records)
+    def hurry(self, on: bool) -> None:
+        """Work without pauses from now on, or with them again. Any thread."""
+        self._hurried = on
 
-    def _call(self, work: Callable[[], None], records: Sequence[Record], again: bool, waited_for: list[bool]) -> None:
+    def _call(self, records: Sequence[Record], again: bool, waited_for: list[bool]) -> None:
         if not waited_for or (again and self._written is records):
             return
         self._written = None
-        work()
+        self.write_now(records)
         self._written = records
 
     @abstractmethod
@@ -107,21 +114,23 @@ class BlockingSink(ABC):
 
 
 class EncodingSink(BlockingSink, Generic[Encoded]):
-    """A blocking sink whose records are encoded in the event loop, in turns: its thread writes, and holds no GIL for long."""
+    """A blocking sink that encodes, in parts with a sleep between, then writes: its thread holds the GIL for no part long."""
 
-    #: Records a call: beside training a call of the thread takes as long as to encode a thousand.
+    #: Records a call: each of its system calls waits for the GIL, and more records a call are fewer waits.
     batch_size = 4096
-
-    async def _work(self, records: Sequence[Record]) -> Callable[[], None]:
-        return partial(self.write_encoded, await in_turns(self.encode, records, ENCODED))
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Encode and write `records`."""
-        self.write_encoded([self.encode(records)])
+        parts: list[Encoded] = []
+        for begin in range(0, len(records), ENCODED):
+            if parts and not self._hurried:
+                time.sleep(BREATH)
+            parts.append(self.encode(records[begin : begin + ENCODED]))
+        self.write_encoded(parts)
 
     @abstractmethod
     def encode(self, records: Sequence[Record]) -> Encoded:
-        """Return what is to be written for `records`. Does no I/O, and is called in the event loop."""
+        """Return what is to be written for `records`. Does no I/O."""
 
     @abstractmethod
     def write_encoded(self, parts: Sequence[Encoded]) -> None:

@@ -9,9 +9,9 @@ from urllib.parse import SplitResult
 import anyio
 import msgspec
 
-from elastic_events.bus.breath import in_turns
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
 from elastic_events.bus.record import Record
+from elastic_events.bus.slices import in_slices
 from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_read import NatsReader, read_nats, read_nats_sync
 from elastic_events.sinks.nats_target import Target, target, token
@@ -116,7 +116,7 @@ class NatsSink:
 
     async def _write(self, records: Sequence[Record]) -> None:
         await self._ready()
-        lines = b"".join(await in_turns(to_lines, records)).split(b"\n")
+        lines = b"".join(await in_slices(to_lines, records)).split(b"\n")
         messages = pack(records, lines, self.target.root)
         try:
             for start in range(0, len(messages), WINDOW):

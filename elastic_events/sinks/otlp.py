@@ -15,9 +15,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 
-from elastic_events.bus.breath import in_turns
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
+from elastic_events.bus.slices import in_slices
 from elastic_events.sinks.options import Options
 from elastic_events.sinks.otlp_encode import Encoder, is_point
 
@@ -155,7 +155,7 @@ class OtlpSink:
         if not records or url is None:
             return
         # Messages of protobuf one behind the other are one message: their lists are joined.
-        body = b"".join(await in_turns(getattr(self._encoder, signal), records))
+        body = b"".join(await in_slices(getattr(self._encoder, signal), records))
         response = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
         if response.status_code // 100 != 2:
             raise self._failure(response, records)

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import SplitResult
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from elastic_events.bus.bus import buses
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
+from elastic_events.bus.fork import buses
 from elastic_events.bus.ledger import BusStats
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker

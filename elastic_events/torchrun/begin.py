@@ -7,7 +7,6 @@ and its workers.
 import atexit
 import gc
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from elastic_events.torchrun.install import Installation
+from elastic_events.torchrun.names import plain
 from elastic_events.torchrun.shield import report, shielded
 
-__all__ = ("begin", "plain", "recorder_directory")
+__all__ = ("begin", "recorder_directory")
 
 #: Seconds that a fork of workers, and the agent's exit, wait for the bus at most.
 LIMIT = 10.0
@@ -121,8 +121,3 @@ def recorder_directory(run: str) -> Path | None:
         return None
     os.environ["ELASTIC_EVENTS_DIR"] = str(directory)
     return directory
-
-
-def plain(text: str) -> str:
-    """Return `text` as the name of a file."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:100]

@@ -24,17 +24,15 @@ from urllib.parse import quote
 
 import anyio
 
-import elastic_events.recording  # noqa: F401 - without it a bus has no flight recorder
 from elastic_events.bus.bus import EventBus
 from elastic_events.bus.errors import ConfigError, PermanentError
 from elastic_events.bus.handler import Sink
 from elastic_events.bus.lane import Lane
-from elastic_events.bus.process import forget
 from elastic_events.bus.record import Record
 from elastic_events.recorder.collect import collect
 from elastic_events.sinks.urls import open_url, parse_sinks
-from elastic_events.torchrun.begin import plain
 from elastic_events.torchrun.install import Installation
+from elastic_events.torchrun.names import plain
 from elastic_events.torchrun.shield import report, tell
 from elastic_events.torchrun.ticks import Ticks
 
@@ -87,8 +85,8 @@ class Job:
         came between the agent's own steps would hold them up (the GIL). When the workers run, the agent sleeps.
         """
         if next(self._turns) == 0:
+            self.bus.closes_at_exit = False  # `end` does it
             self.bus.launch()
-            forget(self.bus.close)  # `end` does it
 
     def end(self) -> None:
         """Deliver what is left; remove this agent's own recorder, unless something is left in it.

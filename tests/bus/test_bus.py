@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,8 +23,7 @@ from elastic_events import (
     current_bus,
     record,
 )
-from elastic_events.bus.breath import turns
-from elastic_events.bus.handler import BATCH
+from elastic_events.bus.pump import MANY
 from elastic_events.bus.worker import Worker
 from elastic_events.testing import FailingSink, FakeClock, GatedSink, ListSink
 from elastic_metrics import MetricData, put_metric
@@ -893,33 +892,12 @@ async def test_close_needs_no_room_in_a_queue() -> None:
     assert lane.stats().pending == 0
 
 
-def test_close_is_heard_between_two_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A close that is asked for while the drain sleeps before a turn does not wait for the next look."""
-    monkeypatch.setattr("elastic_events.bus.breath.BREATH", 0.5)
-    asked = threading.Event()
-
-    async def noted(work: Callable[[], bool]) -> None:
-        asked.set()
-        await turns(work)
-
-    monkeypatch.setattr("elastic_events.bus.drain.turns", noted)
-    sink = ListSink()
-    bus = EventBus(sink, interval=60, deadline=5)
-    bus.put_metric("m", 1)
-    bus.open()
-    assert asked.wait(5)
-    began = time.monotonic()
-    assert bus.close()
-    assert time.monotonic() - began < 4  # not the deadline
-    assert len(sink.payload) == 1
-
-
 def test_close_is_heard_in_a_flood(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read goes on as long as more comes, but for no close."""
     bus = EventBus(ListSink(), interval=60, deadline=5)
     look, looked = bus.drain._look, threading.Event()
 
-    def full(most: int = BATCH) -> int:
+    def full(most: int = MANY) -> int:
         look(most)
         bus.put_metric("m", 1)
         looked.set()

@@ -9,18 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from elastic_events import Event, EventBus, EventSource, PermanentError, Retry
-from elastic_events.bus import breath
 from elastic_events.bus.codec import encode
-from elastic_events.bus.pump import GRACE
+from elastic_events.bus.pump import BREATH, GRACE
 from elastic_events.testing import FailingSink, GatedSink, ListSink
 
 
 async def quiet() -> None:
-    """Wait until all tasks wait, and for no turn."""
+    """Wait until all tasks wait, and for none of the lanes' short sleeps."""
     await anyio.wait_all_tasks_blocked()
-    while (queue := breath._queue.get(None)) is not None and queue._waiting:
-        await anyio.sleep(0.001)
-        await anyio.wait_all_tasks_blocked()
+    await anyio.sleep(2 * BREATH)
+    await anyio.wait_all_tasks_blocked()
 
 
 class Ledger(RuleBasedStateMachine):

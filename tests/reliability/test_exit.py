@@ -66,7 +66,7 @@ def test_sink_that_hangs_for_ever_does_not_hang_the_exit(tmp_path: Path) -> None
     bus = elastic_events.start(hang, deadline=0.3)
     emit(10)
     def show(): print(json.dumps(bus.stats().lanes["hang"].dropped))
-    from elastic_events.bus import process
+
     bus.flush_sync(0.05)
     real = bus.close
     began = time.monotonic()
@@ -224,7 +224,7 @@ def test_unclosed_bus_warns(tmp_path: Path) -> None:
         bus = EventBus()
         await bus.__aenter__()
         bus._closed = lambda: None
-        elastic_events.recording._current.buses.clear()
+        elastic_events.front.front.buses.clear()
         bus.__del__()
         os._exit(0)
     asyncio.run(main())

@@ -20,9 +20,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from elastic_events import EventBus
 from elastic_events.api import Event, EventSource
-from elastic_events.bus.breath import TURN
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
+from elastic_events.bus.pump import FEW
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.otlp import OtlpSettings, OtlpSink, from_url, read_settings
@@ -149,11 +149,11 @@ async def test_metric_points_are_gauges(collector: Collector) -> None:
 async def test_a_batch_that_is_encoded_in_turns_is_one_request(collector: Collector) -> None:
     """Parts of a message of protobuf are the message: none is lost, none comes first."""
     async with opened(collector.url) as sink:
-        await sink.write([metric(number, value=number) for number in range(3 * TURN)])
-        await sink.write([event(number) for number in range(2 * TURN)])
+        await sink.write([metric(number, value=number) for number in range(3 * FEW)])
+        await sink.write([event(number) for number in range(2 * FEW)])
     assert len(collector.requests) == 2
-    assert [point["value"] for _, point in collector.points] == list(range(3 * TURN))
-    assert len(collector.logs) == 2 * TURN
+    assert [point["value"] for _, point in collector.points] == list(range(3 * FEW))
+    assert len(collector.logs) == 2 * FEW
 
 
 async def test_the_ledger_arrives(collector: Collector) -> None:

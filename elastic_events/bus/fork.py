@@ -1,17 +1,22 @@
-"""What a bus must do when its process forks or ends."""
+"""What a forked child does: nothing inside `fork()` but rebinding attributes, and the rest with its first emit."""
 
-import atexit
 import os
-import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elastic_events.bus.codec import decode, encode
 from elastic_events.bus.ring import Pipe
 
-__all__ = ("Armed", "after_fork_in_child", "close_at_exit", "forget")
+if TYPE_CHECKING:
+    from elastic_events.bus.bus import EventBus
+
+__all__ = ("Armed", "after_fork_in_child", "buses")
+
+#: Every bus of this process that is not garbage.
+buses: "weakref.WeakSet[EventBus]" = weakref.WeakSet()
 
 
 class Armed:
@@ -49,45 +54,14 @@ class Armed:
         return None
 
 
-_closers: list[Callable[[], object]] = []
-_registered_in: set[int] = set()
-
-
-def close_at_exit(close: Callable[[], object]) -> None:
-    """Call `close` when this process ends: on return, `sys.exit`, an uncaught exception and Ctrl-C.
-
-    A `multiprocessing` child skips `atexit` on 3.11 and 3.12; its own finalizers run there (M3, F10).
-    """
-    _closers.append(close)
-    if os.getpid() in _registered_in:
-        return
-    _registered_in.add(os.getpid())
-    atexit.unregister(_close_all)
-    atexit.register(_close_all)
-    if "multiprocessing" in sys.modules:
-        from multiprocessing.util import Finalize
-
-        Finalize(None, _close_all, exitpriority=100)
-
-
-def forget(close: Callable[[], object]) -> None:
-    """Do not call `close` at exit any more."""
-    if close in _closers:
-        _closers.remove(close)
-
-
-def _close_all() -> None:
-    for close in _closers:
-        close()
-    _closers.clear()
-
-
 def after_fork_in_child(objects: Callable[[], Iterable[Any]]) -> None:
     """Call `after_fork()` of each of `objects()` in every forked child."""
 
     def reset() -> None:
-        _closers.clear()
         for item in list(objects()):
             item.after_fork()
 
     os.register_at_fork(after_in_child=reset)
+
+
+after_fork_in_child(lambda: buses)

@@ -1,0 +1,138 @@
+"""What a user gives to `subscribe()`: a handler, its filter and its options, checked at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, get_args
+
+from elastic_events.bus.backlog import Backlog, Overflow
+from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.filter import Patterns, wanted
+from elastic_events.bus.handler import BATCH, CallableSink, Handler, Sink
+from elastic_events.bus.record import Record
+from elastic_events.bus.retry import NO_RETRY, Retry
+
+__all__ = ("Subscription", "adapt", "handler_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subscription:
+    """One handler as its lane needs it; the options are those of `EventBus.subscribe`."""
+
+    sink: Sink
+    accepts: Callable[[Record], Any] | None  #: the filter as one predicate; None where every record is wanted
+    batch_size: int
+    batch_bytes: int
+    linger: float
+    timeout: float | None
+    retry: Retry
+    records: int  #: that may wait, events and metrics each; `bytes` likewise
+    bytes: int
+    overflow: Overflow
+    dead_letters: Sink | None
+
+    PLAIN: ClassVar[dict[str, Any]]  #: the options of a user who gives none
+
+    @classmethod
+    def of(
+        cls,
+        handler: Handler,
+        *,
+        events: Patterns = True,
+        metrics: Patterns = True,
+        source: str | None = None,
+        where: Callable[[Record], Any] | None = None,
+        batch_size: int | None = None,
+        batch_bytes: int = 4 * 2**20,
+        linger: float = 0.0,
+        timeout: float | None = 30.0,
+        retry: Retry | None = None,
+        backlog: int | None = None,
+        backlog_bytes: int = 64 * 2**20,
+        overflow: Overflow = "drop_oldest",
+        dead_letters: Handler | None = None,
+        rollup: float | str | None = None,
+        capacity: int = 0,
+    ) -> Self:
+        """Return the subscription of `handler` to a bus whose rings have `capacity` slots.
+
+        Raises:
+            ConfigError: the handler is of no known shape, or an option is wrong.
+        """
+        sink = adapt(handler, batches=batch_size is not None)
+        patient = isinstance(handler, Sink | str)
+        if rollup is not None:
+            from elastic_events.sinks.rollup import Rollup
+
+            sink = Rollup(sink, every=rollup)
+        if batch_size is None:
+            batch_size = getattr(sink, "batch_size", BATCH if patient or rollup is not None else 1)
+        made = cls(
+            sink=sink,
+            accepts=wanted(events, metrics, source, where),
+            batch_size=batch_size,
+            batch_bytes=batch_bytes,
+            linger=linger,
+            timeout=timeout,
+            retry=retry or (Retry() if patient else NO_RETRY),
+            records=max(65_536, capacity) if backlog is None else backlog,
+            bytes=backlog_bytes,
+            overflow=overflow,
+            dead_letters=None if dead_letters is None else adapt(dead_letters, batches=True),
+        )
+        made._check()
+        return made
+
+    def make_backlog(self) -> Backlog:
+        """Return a backlog within the bounds of this subscription."""
+        return Backlog(self.records, self.bytes, self.overflow)
+
+    def _check(self) -> None:
+        for name, value in (
+            *(("batch_size", self.batch_size), ("batch_bytes", self.batch_bytes)),
+            *(("backlog", self.records), ("backlog_bytes", self.bytes)),
+        ):
+            if not value >= 1:
+                raise ConfigError(f"{name} is 1 or more; it is {value!r}")
+        if not self.linger >= 0:
+            raise ConfigError(f"linger is 0 or more seconds; it is {self.linger!r}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ConfigError(f"timeout is more than 0 seconds, or None for no limit; it is {self.timeout!r}")
+        if self.overflow not in get_args(Overflow):
+            raise ConfigError(f"overflow is 'drop_oldest' or 'drop_newest', not {self.overflow!r}")
+
+
+Subscription.PLAIN = dict(Subscription.of.__kwdefaults__ or {})
+
+
+def adapt(handler: Handler, *, batches: bool) -> Sink:
+    """Return `handler` as a sink.
+
+    Raises:
+        ConfigError: it is of no known shape.
+    """
+    # Imported where they are used: a process that names no sink does not pay for them.
+    if isinstance(handler, str):
+        from elastic_events.sinks.urls import open_url
+
+        return open_url(handler)
+    if not isinstance(handler, type):
+        if isinstance(handler, Sink):
+            return handler
+        from elastic_events.handlers import as_sink
+
+        sink = as_sink(handler)
+        if sink is not None:
+            return sink
+        if callable(handler):
+            return CallableSink(handler, batches=batches)
+    raise ConfigError(
+        f"{handler!r} is no handler: give an async function, a Sink, a MetricHandler, a logging.Handler or a sink's URL"
+    )
+
+
+def handler_name(handler: Handler) -> str:
+    """Return the name of a lane for `handler` when the user gives none."""
+    name = getattr(handler, "name", None) or getattr(handler, "__name__", None)
+    if isinstance(handler, str):
+        name = handler.partition(":")[0]
+    return str(name or type(handler).__name__)

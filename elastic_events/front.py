@@ -1,0 +1,188 @@
+"""`record()` and `put_metric()`: the process-wide emitter, and what it points at.
+
+All that a worker needs which only records: no event loop, no thread and no drain is loaded here. With `ELASTIC_EVENTS_DIR`
+in the environment the records go to a flight recorder in that directory, and whoever collects it delivers them.
+"""
+
+import contextlib
+import itertools
+import os
+import warnings
+import weakref
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elastic_events.bus.context import Context, read_context
+from elastic_events.bus.emit import Emitter
+from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.exit import close_at_exit
+from elastic_events.bus.fork import Armed, after_fork_in_child
+from elastic_events.bus.redact import Redactor
+
+if TYPE_CHECKING:
+    from elastic_events.bus.bus import EventBus
+    from elastic_events.bus.pump import PipedRing
+    from elastic_events.bus.ring import Pipe
+
+__all__ = ("Front", "front", "open_recorder", "put_metric", "record", "record_rdzv_event")
+
+
+class Front:
+    """Where the module functions go: to the bus opened last, else to the recorder of the environment, else nowhere.
+
+    Any thread may open and close buses, and a signal handler may emit in between: what changes here is changed by single
+    operations on lists and dicts, without a lock.
+    """
+
+    def __init__(self) -> None:
+        self.emitter = Emitter(None, None, Redactor())
+        self.emitter.unheard = _unheard
+        self.buses: list[EventBus] = []  # that are open, in the order they were opened
+        self.callbacks: list[Callable[[EventBus], object]] = []  # told of each that opens
+        self.context: Context | None = None  # of the recorder
+        self._rings: tuple[PipedRing, PipedRing] | None = None
+        self._tried = False
+        self._tries = itertools.count()
+        self._borrower: dict[str, weakref.ref[object]] = {}
+        self.point()
+        after_fork_in_child(lambda: [self])
+
+    # --- buses ---
+
+    def opened(self, bus: "EventBus") -> None:
+        """Let the module functions go to `bus`."""
+        if bus not in self.buses:
+            self.buses.append(bus)
+        self.point()
+        for callback in self.callbacks:
+            callback(bus)
+
+    def on_open(self, callback: "Callable[[EventBus], object]") -> None:
+        """Call `callback(bus)` whenever a bus opens, and now for the one that was opened last."""
+        self.callbacks.append(callback)
+        bus = self.last
+        if bus is not None:
+            callback(bus)
+
+    def closed(self, bus: "EventBus") -> None:
+        """Let the module functions go to the bus that was opened before `bus`."""
+        with contextlib.suppress(ValueError):
+            self.buses.remove(bus)
+        self.point()
+
+    def point(self) -> None:
+        """Point the emitter to where records go now."""
+        while True:
+            bus = self.last
+            self._point(bus)
+            if bus is self.last:  # or another thread opened or closed one meanwhile
+                return
+
+    @property
+    def last(self) -> "EventBus | None":
+        """The bus opened last of those still open."""
+        try:
+            return self.buses[-1]
+        except IndexError:
+            return None
+
+    def _point(self, bus: "EventBus | None") -> None:
+        emitter = self.emitter
+        if bus is not None:
+            own = bus.emitter
+            emitter.strict, emitter.redactor, emitter.vetted = own.strict, own.redactor, own.vetted
+            emitter.events, emitter.metrics = own.events, own.metrics
+        elif self._rings is not None:
+            emitter.events, emitter.metrics = (ring.pipe for ring in self._rings)
+        elif not self._tried and os.environ.get("ELASTIC_EVENTS_DIR"):
+            emitter.events, emitter.metrics = (Armed(self._open, partial(self._pipe, ring)).pipe for ring in range(2))
+        else:
+            emitter.events = emitter.metrics = None
+
+    # --- the recorder of the environment ---
+
+    def borrow(self, bus: object) -> "tuple[PipedRing, PipedRing] | None":
+        """Return the rings of this process's recorder for `bus` to read and emit to, too; None where it is another's."""
+        if not os.environ.get("ELASTIC_EVENTS_DIR"):
+            return None
+        me = weakref.ref(bus)
+        if self._borrower.setdefault("bus", me)() is None:
+            self._borrower["bus"] = me
+        if self._borrower["bus"]() is not bus:
+            return None
+        if self._rings is None:
+            self._open()
+        if self._rings is None:
+            self.give_back(bus)
+        return self._rings
+
+    def give_back(self, bus: object) -> bool:
+        """Let another bus borrow the rings; return whether `bus` had them."""
+        borrower = self._borrower.get("bus")
+        if borrower is None or borrower() is not bus:
+            return False
+        self._borrower.clear()
+        return True
+
+    def _open(self) -> None:
+        """Write to a flight recorder of this process's own; where that fails, warn once and go on without."""
+        if next(self._tries):
+            return
+        self._tried = True
+        try:
+            self.context = read_context()
+            self._rings = open_recorder(Path(os.environ["ELASTIC_EVENTS_DIR"]), self.context)
+            close_at_exit(self._end)
+        except (OSError, ConfigError) as error:
+            warnings.warn(
+                f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}", RuntimeWarning, stacklevel=3
+            )
+        self.point()
+
+    def _pipe(self, ring: int) -> "Pipe | None":
+        return None if self._rings is None else self._rings[ring].pipe
+
+    # --- the process ---
+
+    def after_fork(self) -> None:
+        """The child has a recorder file of its own; which of the buses go on, they say themselves."""
+        self._rings = None
+        self._tried = False
+        self._tries = itertools.count()
+        self._borrower = {}
+        self.point()
+
+    def _end(self) -> None:
+        if self._rings is not None:
+            _close(self._rings)
+
+
+def open_recorder(directory: Path, context: Context, capacity: int | None = None) -> "tuple[PipedRing, PipedRing]":
+    """Make rings for `context` in a file of their own in `directory`; of 16,384 slots each by default."""
+    from elastic_events.recorder.writer import open_rings
+
+    return open_rings(directory, context, capacity)
+
+
+def _close(rings: "tuple[PipedRing, PipedRing]") -> None:
+    for ring in rings:
+        close = getattr(ring, "close", None)
+        if close is not None:
+            close()
+
+
+def _unheard(event: Any, destination: Any) -> None:
+    """With no bus open, start one where the destination has a handler that writes."""
+    # By name: what is above loads this file, and the few programs that need it load it here.
+    import_module("elastic_events.recording").unheard(event, destination)
+
+
+front = Front()
+
+#: The hot path: bound methods of the one emitter that points at the bus opened last.
+record = front.emitter.record
+put_metric = front.emitter.put_metric
+record_rdzv_event = front.emitter.record_rdzv_event

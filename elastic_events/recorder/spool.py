@@ -18,10 +18,10 @@ from pathlib import Path
 
 from elastic_events.bus.backlog import Found, Queue
 from elastic_events.bus.errors import ConfigError
-from elastic_events.bus.process import after_fork_in_child
+from elastic_events.bus.fork import after_fork_in_child
 from elastic_events.bus.record import Record
+from elastic_events.recorder.directory import secure
 from elastic_events.recorder.segment import LATER, START, Directory, Head, Segment, Torn, batches, pack
-from elastic_events.recorder.writer import secure
 
 __all__ = ("Spool",)
 
@@ -120,6 +120,7 @@ class _Series:
         """Forget on disk what was taken."""
         while self.segments and self._is_done(self.segments[0]):
             self._remove(self.segments.pop(0))
+        self.sweep()
         if self.segments and self._position > max(self._committed, self.segments[0].entry):
             self.segments[0].write_position(self._position)
         self._committed = self._position
@@ -153,7 +154,7 @@ class _Series:
                 self._lost["spool_damaged", self.kind] += lost
 
     def _is_done(self, segment: Segment) -> bool:
-        return segment.last < self._position or not len(self)
+        return not len(self) or (segment.last < self._position and not segment.left)
 
     def _remove(self, segment: Segment) -> None:
         if segment is self._tail:

@@ -80,11 +80,9 @@ def run(quick: bool = False) -> list[Row]:
     """Ask each question `rounds` times."""
     rounds, seconds = (1, 0.5) if quick else (5, 10.0)
     rows = [_start(rounds), _short(rounds)]
-    for writers in (1, 4) if quick else (1, 64):
-        rows.append(_idle(writers, seconds))
-    for writers, rate in ((1, 5000),) if quick else ((1, 60_000), (64, 1000)):
-        rows.append(_load(writers, rate, seconds))
-    return rows
+    rows += [_idle(writers, seconds) for writers in ((1, 4) if quick else (1, 64))]
+    loads = ((1, 5000),) if quick else ((1, 60_000), (64, 1000))
+    return [*rows, *(_load(writers, rate, seconds) for writers, rate in loads)]
 
 
 def _start(rounds: int) -> Row:
@@ -164,7 +162,9 @@ def _python(program: str) -> str:
     return done.stdout
 
 
-def _popen(folder: Path, program: str, *arguments: str, stdin: int | None = None, **env: str) -> "subprocess.Popen[str]":
+def _popen(
+    folder: Path, program: str, *arguments: str, stdin: int | None = None, **env: str
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         cwd=folder,
@@ -176,7 +176,9 @@ def _popen(folder: Path, program: str, *arguments: str, stdin: int | None = None
 
 
 def _collectors(folder: Path) -> list[int]:
-    return [pid for pid, line in _processes() if "recorder.daemon" in line and str(folder) in line and "/sh" not in line]
+    return [
+        pid for pid, line in _processes() if "recorder.daemon" in line and str(folder) in line and "/sh" not in line
+    ]
 
 
 def _processes() -> Iterator[tuple[int, str]]:

@@ -5,12 +5,17 @@ import os
 import signal
 import sys
 import traceback
+import warnings
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from elastic_events.api import NodeState, RdzvEvent
 from elastic_events.bus.bus import EventBus
+from elastic_events.bus.context import Context, read_context
+from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.handler import Handler
 from elastic_events.bus.ledger import FlushResult
 from elastic_events.front import front, put_metric, record, record_rdzv_event
@@ -54,18 +59,29 @@ def default_bus() -> EventBus:
     return bus
 
 
-def start(*handlers: Handler, handle_sigterm: bool = False, **options: Any) -> EventBus:
-    """Start a bus in a background thread; `record()` and `put_metric()` go to it until `stop()` or the end of the process.
+def start(
+    *handlers: Handler,
+    drain: Literal["process", "thread"] | None = None,
+    handle_sigterm: bool = False,
+    **options: Any,
+) -> EventBus:
+    """Start a bus; `record()` and `put_metric()` go to it until `stop()` or the end of the process.
+
+    Where all handlers are URLs, a collector process drains it: nothing of ours runs in this one but the emit, and what was
+    recorded is delivered however this process ends. One collector serves all processes of a run on this host: this one, its
+    children and programs, and whoever else starts with the same `ELASTIC_EVENTS_DIR`. Where that cannot be had (a frozen
+    application, no directory for recorders) a background thread drains, with one warning; so it does for Python handlers.
 
     With no handler given, those of `ELASTIC_EVENTS_SINKS` (URLs, separated by commas) are used. A second call while the
     first bus runs subscribes its handlers to that one.
 
     Args:
         handlers: as for `EventBus`, and `options` likewise.
+        drain: "process" or "thread"; by default as above.
         handle_sigterm: let SIGTERM end the process by `SystemExit(143)`, so that it drains. Only in the main thread.
 
     Raises:
-        ConfigError: a handler is wrong or cannot be opened.
+        ConfigError: a handler is wrong, or cannot be opened in the thread.
     """
     if not handlers:
         from elastic_events.sinks.urls import parse_sinks
@@ -73,7 +89,7 @@ def start(*handlers: Handler, handle_sigterm: bool = False, **options: Any) -> E
         handlers = tuple(parse_sinks(os.environ.get("ELASTIC_EVENTS_SINKS", "")))
     bus = _started()
     if bus is None:
-        bus = _claim(made := EventBus(*handlers, **options))
+        bus = _claim(made := _make(handlers, drain, options))
         if bus is made:
             handlers = ()
             bus.open()
@@ -88,6 +104,66 @@ def stop(deadline: float | None = None) -> FlushResult:
     """Close the bus of `start()`: deliver what is left within `deadline` seconds. Without one, do nothing."""
     bus = _started()
     return FlushResult({}) if bus is None else bus.close(deadline)
+
+
+#: Options of a bus that only a drain in this process can serve.
+_IN_PROCESS = frozenset({"clock", "interval", "report_every", "wall_clock"})
+
+
+def _make(handlers: Sequence[Handler], drain: str | None, options: dict[str, Any]) -> EventBus:
+    urls = [handler for handler in handlers if isinstance(handler, str)]
+    remote = (
+        len(urls) == len(handlers) > 0
+        and not _IN_PROCESS.intersection(options)
+        and options.get("recorder") is not False
+    )
+    if drain not in (None, "process", "thread"):
+        raise ConfigError(f"drain is 'process' or 'thread', not {drain!r}")
+    if drain == "process" and not remote:
+        raise ConfigError(
+            "a collector process takes sinks by URL, and none of interval, report_every and clock: leave out drain='process'"
+        )
+    if remote and drain != "thread":
+        from elastic_events.recorder.link import CollectedByLoop
+        from elastic_events.sinks.urls import open_url
+
+        for url in urls:
+            sink = open_url(url)  # what is wrong with it is said here, where somebody reads it; nothing is opened
+            getattr(sink, "check", lambda: None)()
+        try:
+            return _linked(urls, **options)
+        except CollectedByLoop:
+            pass  # the launcher gets what is recorded; our own sinks are served here
+        except (ConfigError, OSError) as error:
+            warnings.warn(f"drained by a thread of this process: {error}", RuntimeWarning, stacklevel=3)
+            options["recorder"] = False
+    return EventBus(*handlers, **options)
+
+
+def _linked(
+    urls: Sequence[str],
+    *,
+    context: Context | None = None,
+    recorder: str | os.PathLike[str] | None = None,
+    capacity: int | None = None,
+    **options: Any,
+) -> EventBus:
+    """Return a bus, not yet open, that a collector process drains into the sinks of `urls`.
+
+    Raises:
+        ConfigError: no process can be started from here, or no directory can be used.
+        CollectedByLoop: the directory is collected by its launcher's event loop.
+        OSError: the disk is full, or worse.
+    """
+    from elastic_events.recorder.link import Link, recorder_directory
+
+    context = context or read_context()
+    named = recorder or os.environ.get("ELASTIC_EVENTS_DIR")
+    directory = Path(named) if named else recorder_directory(context)
+    link = Link(directory, private=not named, capacity=capacity)
+    rings = link.open(context, urls)
+    link.join_children()
+    return EventBus(context=context, rings=rings, elsewhere=link, **options)
 
 
 def _started() -> EventBus | None:

@@ -109,6 +109,7 @@ class EventBus(Life):
         overflow: Overflow = "drop_oldest",
         dead_letters: Handler | None = None,
         rollup: float | str | None = None,
+        spool: str | os.PathLike[str] | None = None,
         since: int | None = None,
     ) -> Lane:
         """Deliver records from now on to `handler`, in a lane of its own. Any thread may call it.
@@ -129,6 +130,8 @@ class EventBus(Life):
             dead_letters: a handler or URL ("jsonl:///dead.jsonl") for the records that were given up;
                 `elastic-events replay` sends them again.
             rollup: seconds (or "10s") over which metric points are summed up before the handler gets them.
+            spool: a directory of this lane's own, where its backlog goes on while its sink is away: up to 1 GiB, which
+                outlives the process.
             since: sequence number of the first event the lane gets; by default the next one.
 
         Raises:
@@ -149,6 +152,7 @@ class EventBus(Life):
             "overflow": overflow,
             "dead_letters": dead_letters,
             "rollup": rollup,
+            "spool": spool,
             "capacity": 0,
         }
         elsewhere = self._elsewhere

@@ -259,6 +259,6 @@ class Drain:
 
     def _abandon(self, lane: Lane) -> None:
         reason = "not_opened" if lane.refusal is not None else "shutdown_deadline"
-        gone = lane.abandon("drain_died" if self._deadline is None else reason)
+        gone = lane.abandon("drain_died" if self._deadline is None else reason) + lane.unsettled
         if gone:
             self.given_up[lane.name] = gone

@@ -55,6 +55,7 @@ class Lane:
         self.sink: Sink = subscription.sink
         self.backlog = subscription.make_backlog()
         self.ledger = Ledger(origins, heads)
+        self.ledger.fed = len(self.backlog)  # what an earlier process left in the spool
         self.closing = False  # deliver the backlog, then end
         self.opened = False
         self.finished = False
@@ -111,9 +112,15 @@ class Lane:
         self._closes.set()
 
     def abandon(self, reason: str) -> int:
-        """Count everything pending as dropped; return how much that was."""
+        """Count everything pending as dropped but what a spool keeps; return how much that was."""
+        if self._flight and self.backlog.spool is not None:
+            self.backlog.untake(self._flight)
+            self._flight = ()
+        self.backlog.spill()
+        self._count_losses()
         waiting = len(self._flight) + self.backlog.clear()
         self._flight = ()
+        self.backlog.close()
         return self.ledger.write_off(reason, waiting)
 
     # --- what it knows ---
@@ -162,7 +169,10 @@ class Lane:
                 if time.monotonic() - begun > SLICE:
                     await anyio.sleep(0 if hasty else BREATH)
                     begun = time.monotonic()
-                await self._deliver(self._next_batch())
+                if batch := self._next_batch():
+                    await self._deliver(batch)
+                else:  # a spool that cannot be read just now
+                    await self._pause(1.0)
             self._hurry(True)
             await self._last_words()
             await self.shut()
@@ -219,6 +229,7 @@ class Lane:
         """Move the next batch from the backlog into flight."""
         self._flight_from = self.backlog.oldest
         self._flight = self.backlog.take(self.subscription.batch_size, self.subscription.batch_bytes)
+        self._count_losses()
         return self._flight
 
     async def _ready(self) -> bool:
@@ -245,6 +256,8 @@ class Lane:
             if isinstance(error, PERMANENT):
                 return await self._refused(batch, error)
             self._failures += 1
+            if self.circuit == "open":  # it may be long: what waits is safe on disk
+                self.backlog.spill()
             tries = self._failures - first_failures
             wait = self._wait(tries, anyio.current_time() - started, getattr(error, "retry_after", None))
             if wait is None:
@@ -332,10 +345,14 @@ class Lane:
     def _push(self, records: Sequence[Record]) -> None:
         if (accepts := self.subscription.accepts) is not None:
             records = [record for record in records if self._wants(accepts, record)]
-        if fell := self.backlog.push(records):
-            self.ledger.dropped["backlog"] += fell
+        self.backlog.push(records)
+        self._count_losses()
         if len(self.backlog) >= self.subscription.batch_size:
             self._wake.set()
+
+    def _count_losses(self) -> None:
+        for reason, count in self.backlog.losses().items():
+            self.ledger.dropped[reason] += count
 
     def _wants(self, accepts: Callable[[Record], Any], record: Record) -> bool:
         try:

@@ -1,6 +1,7 @@
 """The life of a bus: its rings, where its drain runs, how it opens and closes, and the one deadline of all at exit."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import threading
@@ -257,7 +258,9 @@ class Life:
         self.drain = Drain(self.pump, self.interval, self.deadline, self.report)
         self.emitter.events, self.emitter.metrics = (ring.pipe for ring in rings)
         for name, subscription in self._subscriptions:
-            self.drain.add(self._lane(name, subscription, self._begin))
+            # A spool is the parent's; in a child the backlog is in memory.
+            own = dataclasses.replace(subscription, spool=None)
+            self.drain.add(self._lane(name, own, self._begin))
 
     def _lane(self, name: str, subscription: Subscription, origins: Sequence[int]) -> Lane:
         return Lane(name, subscription, origins, self.pump.heads, partial(self._ledger, name))

@@ -1,7 +1,9 @@
 """What a user gives to `subscribe()`: a handler, its filter and its options, checked at once."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
 from elastic_events.bus.backlog import Backlog, Overflow
@@ -10,6 +12,9 @@ from elastic_events.bus.filter import Patterns, wanted
 from elastic_events.bus.handler import BATCH, CallableSink, Handler, Sink
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import NO_RETRY, Retry
+
+#: Records in memory where a spool holds the others: few, so that a recorder still has them if this process is killed.
+SPOOLED = 8192
 
 __all__ = ("Subscription", "adapt", "handler_name")
 
@@ -29,6 +34,7 @@ class Subscription:
     bytes: int
     overflow: Overflow
     dead_letters: Sink | None
+    spool: Path | None  #: directory where the backlog goes on when memory is full
 
     PLAIN: ClassVar[dict[str, Any]]  #: the options of a user who gives none
 
@@ -51,6 +57,7 @@ class Subscription:
         overflow: Overflow = "drop_oldest",
         dead_letters: Handler | None = None,
         rollup: float | str | None = None,
+        spool: str | os.PathLike[str] | None = None,
         capacity: int = 0,
     ) -> Self:
         """Return the subscription of `handler` to a bus whose rings have `capacity` slots.
@@ -74,17 +81,26 @@ class Subscription:
             linger=linger,
             timeout=timeout,
             retry=retry or (Retry() if patient else NO_RETRY),
-            records=max(65_536, capacity) if backlog is None else backlog,
+            records=(max(65_536, capacity) if spool is None else SPOOLED) if backlog is None else backlog,
             bytes=backlog_bytes,
             overflow=overflow,
+            spool=None if spool is None else Path(spool),
             dead_letters=None if dead_letters is None else adapt(dead_letters, batches=True),
         )
         made._check()
         return made
 
     def make_backlog(self) -> Backlog:
-        """Return a backlog within the bounds of this subscription."""
-        return Backlog(self.records, self.bytes, self.overflow)
+        """Return a backlog within the bounds of this subscription.
+
+        Raises:
+            ConfigError: the directory of the spool cannot be used, or is another lane's.
+        """
+        if self.spool is None:
+            return Backlog(self.records, self.bytes, self.overflow)
+        from elastic_events.recorder.spool import Spool
+
+        return Backlog(self.records, self.bytes, self.overflow, Spool(self.spool))
 
     def _check(self) -> None:
         for name, value in (

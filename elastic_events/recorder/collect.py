@@ -17,7 +17,7 @@ from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
-from elastic_events.recorder.alive import is_locked, runs
+from elastic_events.recorder.alive import is_locked, pid_namespace, runs
 from elastic_events.recorder.directory import LOOP, rings, secure, take
 from elastic_events.recorder.format import LOSSES, OtherVersionError
 from elastic_events.recorder.reader import LOOK, RecorderReader
@@ -146,6 +146,12 @@ class Collector:
     def live(self) -> set[str]:
         """The runs of the processes that still write."""
         return {file.reader.header.context.run_id for file in self._files.values() if not file.over}
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that still write, and whose pids mean something here."""
+        headers = [file.reader.header for file in self._files.values() if not file.over]
+        return [header.context.pid for header in headers if header.pid_namespace == pid_namespace() != ""]
 
     @property
     def runs(self) -> set[str]:
@@ -338,7 +344,9 @@ def _event(name: str, **metadata: Any) -> SimpleNamespace:
 
 def _room(lanes: Sequence[Lane]) -> bool:
     """Whether some lane could take more: the others lose by their own slowness."""
-    return not lanes or any(2 * len(lane.backlog) < lane.backlog.records or lane.backlog.spool for lane in lanes)
+    return not lanes or any(
+        2 * len(lane.backlog) < lane.backlog.records or lane.backlog.spool is not None for lane in lanes
+    )
 
 
 def _process(stem: str) -> str:

@@ -9,10 +9,9 @@ byte in a FIFO, and says how it stands on a page (`page.py`).
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ from elastic_events.bus.lane import Lane
 from elastic_events.bus.retry import Retry
 from elastic_events.recorder.alive import is_locked
 from elastic_events.recorder.collect import Collector, Outlet
-from elastic_events.recorder.directory import REQUESTS, SPOOL, Kicks, remove, rings, take
+from elastic_events.recorder.directory import REQUESTS, SPOOL, Kicks, remove, rings, secure, take
 from elastic_events.recorder.page import LaneLedger, PageWriter, Standing
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import Request, drop, read_requests, submit
+from elastic_events.recorder.tell import tell
 from elastic_events.sinks.urls import open_url
 
 __all__ = ("Daemon", "main")
@@ -47,24 +47,34 @@ SCAN = 0.25
 #: Seconds that a sink may take to write the rest and its ledger when its run is over.
 LAST_WORDS = 5.0
 
-#: Seconds between two writings of the page, at least, unless somebody kicks.
-NOTE = 0.1
-
 #: A sink that is away is a delay, never a reason to give up: what it refuses is another matter.
 FOREVER = Retry(budget=float("inf"), cap=2.0)
+
+
+class RunBus(EventBus):
+    """A bus that says what it has to say to a person to its writers."""
+
+    def __init__(self, say: Callable[[str], object], **options: Any) -> None:
+        self._say = say
+        super().__init__(**options)
+
+    def report(self, what: str, error: BaseException) -> None:
+        """Say once what the bus cannot raise to anybody."""
+        self._say(f"{what}: {type(error).__name__}: {error}")
 
 
 class Run:
     """The lanes of one run: a bus whose records all come from recorder files."""
 
-    def __init__(self, run_id: str, directory: Path) -> None:
+    def __init__(self, run_id: str, directory: Path, say: Callable[[str], object]) -> None:
         self.run_id = run_id
         self.lanes: dict[int, Lane] = {}
         self.requests: dict[int, Request] = {}
         self.ledgers: tuple[LaneLedger, ...] = ()  #: as they were when the bus was closed
         self._spools = directory / SPOOL
+        secure(self._spools)
         context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
-        self.bus = EventBus(context=context, interval=IDLE, deadline=LAST_WORDS, recorder=False)
+        self.bus = RunBus(say, context=context, interval=IDLE, deadline=LAST_WORDS, recorder=False)
         self.closing = False
         self._over = anyio.Event()
         self._closed = anyio.Event()
@@ -85,7 +95,8 @@ class Run:
         """
         with _environment(request.environ):
             sink = open_url(request.url)
-        lane = self.bus.subscribe(sink, name=request.url.partition(":")[0], retry=FOREVER)
+        spool = self._spools / f"{request.key:016x}"
+        lane = self.bus.subscribe(sink, name=request.url.partition(":")[0], retry=FOREVER, spool=spool)
         self.lanes[request.key], self.requests[request.key] = lane, request
         return lane
 
@@ -140,7 +151,6 @@ class Daemon:
         self._kicks = Kicks(directory)
         self._kicked = True
         self._page = PageWriter(directory)
-        self._noted = 0.0
         self._woken = anyio.Event()
 
     async def run(self) -> None:
@@ -173,14 +183,13 @@ class Daemon:
                 self._finish_runs(tasks)
                 scanned = now
             filled = self.collector.sweep()
-            if kicked or now - self._noted >= NOTE:
-                self._note()
             if self._done():
                 return
             pause, looked = _pause(filled, now - looked), now
             with anyio.move_on_after(pause):
                 await self._woken.wait()
             self._woken = anyio.Event()
+            self._note()  # before the files say so: who waits for that reads the ledgers then
             self.collector.commit()
 
     async def _hear(self) -> None:
@@ -234,7 +243,7 @@ class Daemon:
     async def _open(self, tasks: TaskGroup, request: Request) -> None:
         run = self._runs.get(request.run_id)
         if run is None:
-            run = self._runs[request.run_id] = Run(request.run_id, self.directory)
+            run = self._runs[request.run_id] = Run(request.run_id, self.directory, self._complain)
             await tasks.start(run.serve)
         try:
             tasks.start_soon(self._follow, run.add(request))
@@ -271,15 +280,15 @@ class Daemon:
     # --- what it says ---
 
     def _note(self, *, ended: bool = False) -> None:
-        self._noted = time.monotonic()
         lanes = (*self._past, *(ledger for run in self._runs.values() for ledger in run.standing()))
         self._page.write(Standing(os.getpid(), time.time_ns(), lanes, ended))
 
     def _complain(self, sentence: str) -> None:
         if sentence not in self._complaints:
             self._complaints.add(sentence)
-            sys.stderr.write(f"elastic_events: {sentence}\n")
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                os.write(2, f"elastic_events: {sentence}\n".encode(errors="backslashreplace"))
+            tell(sentence, self.collector.pids)
 
     # --- the end ---
 

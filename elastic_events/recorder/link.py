@@ -37,11 +37,19 @@ class Link:
         private: it was made for this run, and goes with it.
         everyone: what is asked for is for all processes of the run, not for this one and those below it.
         source: as what a reader shall tell the death of this process.
+        capacity: slots of each ring; the recorder's default if it is not given.
     """
 
     def __init__(
-        self, directory: Path, *, private: bool = False, everyone: bool = False, source: str = "WORKER"
+        self,
+        directory: Path,
+        *,
+        private: bool = False,
+        everyone: bool = False,
+        source: str = "WORKER",
+        capacity: int | None = None,
     ) -> None:
+        self.capacity = capacity
         self.directory = directory
         self.private = private
         self.everyone = everyone
@@ -77,7 +85,7 @@ class Link:
                 secure(self.directory)
                 for request in self.requests.values():
                     submit(self.directory, request)
-                made = open_rings(self.directory, context, source=self.source)
+                made = open_rings(self.directory, context, self.capacity, source=self.source)
                 break
             except FileNotFoundError:  # a collector that ended has just removed its directory
                 continue
@@ -182,9 +190,8 @@ class Link:
         return next((request.run_id for request in self.requests.values()), "")
 
     def _ask(self, url: str, run_id: str) -> Request:
-        from elastic_events.sinks.urls import absolute, open_url
+        from elastic_events.sinks.urls import absolute
 
-        open_url(url)  # what is wrong with it is said here, where somebody reads it; nothing is opened
         environ = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
         request = Request(absolute(url), run_id, everyone=self.everyone, private=self.private, environ=environ)
         self.requests[request.key] = request

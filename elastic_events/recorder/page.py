@@ -8,6 +8,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -111,4 +112,13 @@ class PageReader:
 def lanes_of(standing: Standing | None, run_id: str, keys: set[int]) -> Mapping[str, LaneLedger]:
     """Return the lanes that the records of a process of this run and these requests go to, by name."""
     lanes = standing.lanes if standing is not None else ()
-    return {lane.name: lane for lane in lanes if lane.key in keys or (lane.everyone and lane.run_id in ("", run_id))}
+    found: dict[str, LaneLedger] = {}
+    for lane in lanes:
+        if lane.key in keys or (lane.everyone and lane.run_id in ("", run_id)):
+            name = next(name for number in count(1) if (name := _numbered(lane.name, number)) not in found)
+            found[name] = lane
+    return found
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"

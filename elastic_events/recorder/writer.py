@@ -29,6 +29,7 @@ from elastic_events.recorder.format import (
     pack_header,
     shapes_of,
 )
+from elastic_events.recorder.request import inherited
 
 __all__ = ("MappedRing", "RecorderFile", "open_rings", "read_slot", "why_gone")
 
@@ -209,4 +210,6 @@ def open_rings(
     finally:
         os.close(descriptor)
     file = RecorderFile(directory / name, data, geometry, lock)
+    for key in inherited():
+        file.request(key)
     return file.rings

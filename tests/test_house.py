@@ -18,6 +18,8 @@ STOREYS = {
     "recorder.page": 2,
     "recorder.reader": 2,
     "recorder.request": 2,
+    "recorder.segment": 2,
+    "recorder.spool": 2,
     "recorder.writer": 2,
     "front": 3,
     "sinks": 4,

@@ -91,5 +91,3 @@ def _remarks(answer: Goodput) -> Iterator[str]:
     yield ", ".join(parts) + "."
     if answer.between_failures_s is not None:
         yield f"{counted(answer.failures, 'failure')}, one every {seconds(answer.between_failures_s)}."
-
-

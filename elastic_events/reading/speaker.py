@@ -79,9 +79,7 @@ def _block(process: Process) -> None:
         return
     # A step without an end runs on only if none that began later has ended: else its end was not recorded.
     last = next((at for at in range(len(process.ends) - 1, -1, -1) if process.ends[at]), -1)
-    ends = [
-        end or process.errors.get(at) or (_NEVER if at > last else 0) for at, end in enumerate(process.ends)
-    ]
+    ends = [end or process.errors.get(at) or (_NEVER if at > last else 0) for at, end in enumerate(process.ends)]
     latest = list(accumulate(ends, max))
     for span in process.spans:
         before = bisect_left(process.starts, span.end_ns or _NEVER)
@@ -96,7 +94,20 @@ class Speaker:
 
     __slots__ = (
         *("_derived", "_ends", "_epochs", "_errors", "_facts", "_first_ns", "_last_ns", "_names", "_now"),
-        *("_open", "_owns", "_repair", "_spans", "_start_ns", "_starts", "_steps", "ahead", "context", "jumps", "node", "run_id"),
+        *(
+            "_open",
+            "_owns",
+            "_repair",
+            "_spans",
+            "_start_ns",
+            "_starts",
+            "_steps",
+            "ahead",
+            "context",
+            "jumps",
+            "node",
+            "run_id",
+        ),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:

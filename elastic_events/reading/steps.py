@@ -38,7 +38,9 @@ def processes(attempt: Attempt) -> list[Process]:
 def durations(process: Process) -> "array[int]":
     """Return how long each finished step took, in nanoseconds."""
     lasted = array("q", map(sub, process.ends, process.starts))
-    return lasted if 0 not in process.ends else array("q", (t for t, end in zip(lasted, process.ends, strict=True) if end))
+    return (
+        lasted if 0 not in process.ends else array("q", (t for t, end in zip(lasted, process.ends, strict=True) if end))
+    )
 
 
 def usual_step(story: Story) -> float | None:

@@ -126,7 +126,11 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
     waiting = [place for place in places if (place.position, place.left) == front and place.span is None]
     if not waiting:  # each is in its checkpoint, or behind somebody who is
         waiting = [place for place in places if place.span is not None and place.position == front[0]]
-    elif front[1] is False and (gave_up := [place for place in waiting if _error(place) is not None]):
+    elif (
+        not front[1]
+        and len(waiting) == len(places)
+        and (gave_up := [place for place in waiting if _error(place) is not None])
+    ):
         waiting = gave_up  # who ran into a timeout had waited; who did not is what it waited for
     behind = [place for place in places if place not in waiting]
     if not behind and waiting[0].left and waiting[0].span is None:

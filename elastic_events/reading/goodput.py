@@ -5,15 +5,26 @@ Large-Scale Machine Learning Research Clusters", 2024, arXiv 2410.21680), here f
 the scheduler's queue. Google calls the same ratio of a job its goodput.
 """
 
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
-from elastic_events.reading.steps import Range, called, cut, durations, processes, redone, union, usual_step
+from elastic_events.reading.steps import (
+    Range,
+    alike,
+    called,
+    cut,
+    durations,
+    processes,
+    redone,
+    unfinished,
+    union,
+    usual_step,
+)
 from elastic_events.reading.story import Attempt, Process, Story
 from elastic_events.reading.words import seconds
 
@@ -87,13 +98,13 @@ def goodput(story: Story) -> Goodput:
     """Return the goodput of a run. Exact: the buckets are cut out of the wall time, which is whole nanoseconds."""
     lost = redone(story)
     marked = any(process.starts for process in story.processes)
-    longest = max((max(durations(p)) for a in story.attempts for p in processes(a) if any(p.ends)), default=None)
+    longest = max((max(lasted) for p in story.processes if p.starts and (lasted := durations(p))), default=None)
     pieces = list(_requeued(story))
     ends: list[int] = []
     counts = [0, 0, 0]
     for attempt in story.attempts:
         steps = _Steps(attempt, lost)
-        end = _end_of_training(story, attempt, steps.cut, longest)
+        end = _end_of_training(story, attempt, steps, longest)
         counts = [sum(pair) for pair in zip(counts, steps.counts(), strict=True)]
         pieces += steps.pieces(end)
         pieces += _around(story, attempt, end, ends[-1] if ends else story.began_ns, marked)
@@ -139,33 +150,44 @@ class _Steps:
     """
 
     def __init__(self, attempt: Attempt, lost: dict[Process, list[Range]]) -> None:
-        self._lost = lost
         self._all = [worker.process for worker in attempt.workers if worker.process is not None]
-        self._processes = processes(attempt)
-        self._finished: Counter[object] = Counter()
-        self._redone: Counter[object] = Counter()
+        self._groups: list[_Group] = []
         done: Counter[object] = Counter()
         begun: Counter[object] = Counter()
+        self._finished: Counter[object] = Counter()
+        self._redone: Counter[object] = Counter()
         ended = attempt.outcome not in ("unknown", "succeeded")
-        left = {process: cut(process) for process in self._processes} if ended else {}
-        seen: set[tuple[bytes, str]] = set()
-        for process in self._processes:
-            names, own, cut_off = called(process), lost.get(process, []), left.get(process, [])
-            open_ = [at for at, end in enumerate(process.ends) if not end] if 0 in process.ends else []
-            same = (process.steps.tobytes(), f"{own}{cut_off}{open_}{process.names}{process.epochs}")
-            if same in seen:  # most ranks do the same
-                continue
-            seen.add(same)
-            finished = Counter(names)
-            finished.subtract(names[at] for at in open_)
-            again = Counter(names[at] for low, high in own for at in range(low, high) if process.ends[at])
-            done |= finished
-            self._redone |= again
-            self._finished |= finished - again
-            begun |= finished + Counter(names[at] for at in cut_off)
+        for members in alike(processes(attempt)):
+            by_fate: dict[str, _Group] = {}
+            for process in members:
+                again, cut_off = lost.get(process, []), cut(process) if ended else []
+                fate = f"{again}{cut_off}" if again or cut_off else ""
+                if fate not in by_fate:
+                    by_fate[fate] = _Group([], {at for low, high in again for at in range(low, high)}, cut_off)
+                by_fate[fate].members.append(process)
+            for group in by_fate.values():
+                names, open_ = called(members[0]), unfinished(members[0])
+                finished = Counter(names)
+                finished.subtract(names[at] for at in open_)
+                again_done = Counter(names[at] for at in group.again if at not in open_)
+                done |= finished
+                self._redone |= again_done
+                self._finished |= finished - again_done
+                begun |= finished + Counter(names[at] for at in group.cut)
+            self._groups += by_fate.values()
         self._cut = begun - done
-        #: The steps that no rank finished, and who was in them.
-        self.cut = {p: [at for at in own if called(p)[at] in self._cut] for p, own in left.items() if own}
+        for group in self._groups:  # a step that some rank finished was not cut off
+            group.cut = [at for at in group.cut if called(group.members[0])[at] in self._cut]
+
+    @property
+    def cut(self) -> Iterator[tuple[Process, int]]:
+        """Who was in a step that no rank finished, when it ended, and its position."""
+        return ((process, at) for group in self._groups for at in group.cut for process in group.members)
+
+    @property
+    def latest_ns(self) -> int:
+        """The last end of a step; 0: none ended."""
+        return max((max(process.ends) for group in self._groups for process in group.members), default=0)
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many count, were done again, and were cut off."""
@@ -173,42 +195,42 @@ class _Steps:
 
     def pieces(self, end: int) -> Iterator[_Piece]:
         """Give the steps and checkpoints, those without an end up to `end`."""
-        spans: dict[str, tuple[array[int], array[int]]] = {}
-        for name in ("productive", "lost", "checkpoint"):
-            spans[name] = array("q"), array("q")
-        for process in self._processes:
-            self._add(process, spans["productive"], spans["lost"])
-            for at in self.cut.get(process, ()):
-                _put(spans["lost"], process.starts[at], process.errors.get(at, end))
+        spans: dict[str, list[tuple[int, int]]] = {"productive": [], "lost": [], "checkpoint": []}
+        for group in self._groups:
+            for at, (start, stop) in group.columns():
+                spans["lost" if at in group.again else "productive"].append((start, stop))
+        spans["lost"] += ((process.starts[at], process.errors.get(at, end)) for process, at in self.cut)
         for process in self._all:
             for span in process.spans:
                 if span.what == "checkpoint" and span.blocking:
-                    _put(spans["checkpoint"], span.start_ns, span.end_ns or end)
-        for name, (starts, ends) in spans.items():
-            yield from (_Piece(start, stop, name) for start, stop in union(starts, ends))
-
-    def _add(self, process: Process, counting: "_Spans", lost: "_Spans") -> None:
-        own = self._lost.get(process, [])
-        if not own and 0 not in process.ends:
-            counting[0].extend(process.starts)
-            counting[1].extend(process.ends)
-            return
-        again = {at for low, high in own for at in range(low, high)}
-        for at, (start, end) in enumerate(zip(process.starts, process.ends, strict=True)):
-            if end:
-                _put(lost if at in again else counting, start, end)
+                    spans["checkpoint"].append((span.start_ns, span.end_ns or end))
+        for name, found in spans.items():
+            whole = [(start, stop) for start, stop in found if stop > start]
+            for start, stop in union((start for start, _ in whole), (stop for _, stop in whole)):
+                yield _Piece(start, stop, name)
 
 
-_Spans = tuple["array[int]", "array[int]"]
+@dataclass(slots=True)
+class _Group:
+    """Processes that did the same steps, with the same fate."""
+
+    members: list[Process]
+    again: set[int]  #: positions of the steps that were done again
+    cut: list[int]  #: positions of those that were cut off
+
+    def columns(self) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Give the times at which any member was in a step that it finished, with the position of the step."""
+        columns = zip(zip(*(p.starts for p in self.members)), zip(*(p.ends for p in self.members)))  # noqa: B905 - alike
+        for at, (starts, ends) in enumerate(columns):
+            if not ends[0]:
+                continue
+            if max(starts) <= min(ends):  # all were in it at once
+                yield at, (min(starts), max(ends))
+            else:
+                yield from ((at, span) for span in union(starts, ends))
 
 
-def _put(spans: _Spans, start: int, end: int) -> None:
-    if end > start:
-        spans[0].append(start)
-        spans[1].append(end)
-
-
-def _end_of_training(story: Story, attempt: Attempt, cut_off: dict[Process, list[int]], longest: int | None) -> int:
+def _end_of_training(story: Story, attempt: Attempt, steps: _Steps, longest: int | None) -> int:
     """Return when an attempt's training ended: its end, but of one that failed in a step the failure, as far as known.
 
     A process that exits is noticed within the agent's monitor interval. One that hangs is not: a step that was cut off
@@ -218,9 +240,8 @@ def _end_of_training(story: Story, attempt: Attempt, cut_off: dict[Process, list
     if attempt.outcome != "failed":
         return end
     first = attempt.first_failure
-    seen = [max(process.ends) for process in processes(attempt)]
-    seen += (process.errors[at] for process, own in cut_off.items() for at in own if at in process.errors)
-    open_ = [process.starts[at] for process, own in cut_off.items() for at in own if at not in process.errors]
+    seen = [steps.latest_ns, *(process.errors[at] for process, at in steps.cut if at in process.errors)]
+    open_ = [process.starts[at] for process, at in steps.cut if at not in process.errors]
     if open_:
         died = first.ended_ns if first is not None and first.ended_ns is not None else end
         seen.append(died if longest is None else min(died, max(open_) + longest))

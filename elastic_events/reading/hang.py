@@ -132,7 +132,8 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
         and (gave_up := [place for place in waiting if _error(place) is not None])
     ):
         waiting = gave_up  # who ran into a timeout had waited; who did not is what it waited for
-    behind = [place for place in places if place not in waiting]
+    there = {place.worker.rank for place in waiting}
+    behind = [place for place in places if place.worker.rank not in there]
     if not behind and waiting[0].left and waiting[0].span is None:
         return None  # all are behind the last step: what they do there is not known
     since = max(place.since for place in waiting)

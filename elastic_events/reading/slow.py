@@ -4,13 +4,13 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from operator import attrgetter
+from operator import attrgetter, sub
 from statistics import median
 
 import msgspec
 
 from elastic_events.reading.hang import Hang, hangs
-from elastic_events.reading.steps import called, usual_step
+from elastic_events.reading.steps import alike, called, durations, usual_step
 from elastic_events.reading.story import Attempt, Process, Story, Worker
 
 __all__ = ("Quiet", "RankSteps", "Slow", "slow")
@@ -78,9 +78,20 @@ class _Rank:
         self.lasted = array("q")  # of finished steps
         self.longest: int | None = None  # the number of the longest
         self.late = array("q")  # how long after the first rank it began a step
-        self.numbers: list[int | None] = []  # of the steps that other ranks did as well
-        self.slower: list[bool] = []  # whether it was much slower in each of them
-        self.later: list[bool] = []  # whether it began much later
+        self.numbers: list[int | None] = []  # of the steps that other ranks finished as well
+        self.slower: set[int] = set()  # places in `numbers` of those in which it was much slower
+        self.later: set[int] = set()  # and of those that it began much later
+
+
+class _Group:
+    """Ranks that did the same steps in an attempt."""
+
+    def __init__(self, ranks: list[_Rank], members: list[Process]) -> None:
+        self.ranks = ranks
+        self.members = members
+        self.starts = list(zip(*(process.starts for process in members)))  # noqa: B905 - they did the same steps
+        self.ends = list(zip(*(process.ends for process in members)))  # noqa: B905
+        self.firsts = array("q", map(min, self.starts))  # when the first rank of all began each step
 
 
 def slow(story: Story) -> Slow:
@@ -97,8 +108,8 @@ def slow(story: Story) -> Slow:
     medians = [float(median(rank.lasted)) for rank in found]
     behinds = [float(median(rank.late)) for rank in found]
     usual_late = median(behinds) if behinds else None
-    slow_ones = _standing_out(medians) | _often([rank.slower for rank in found])
-    late_ones = _standing_out(behinds, least=(usual or 0) * SHARE) | _often([rank.later for rank in found])
+    slow_ones = _standing_out(medians) | _often(found, [rank.slower for rank in found])
+    late_ones = _standing_out(behinds, least=(usual or 0) * SHARE) | _often(found, [rank.later for rank in found])
     rows = []
     for at, rank in enumerate(found):
         straggler = "slow" if at in slow_ones else "late" if at in late_ones else ""
@@ -115,7 +126,7 @@ def slow(story: Story) -> Slow:
                 medians[at] / usual if usual else 1.0,
                 behinds[at] / 1e9,
                 straggler,
-                sum(held) / len(held) if held else 0.0,
+                len(held) / len(rank.numbers) if held else 0.0,
                 _since(rank.numbers, held) if straggler else None,
             )
         )
@@ -136,81 +147,73 @@ def _ranked(attempt: Attempt) -> Iterator[tuple[Worker, Process]]:
             yield worker, worker.process
 
 
-class _Column:
-    """One step of the job: when each rank was in it."""
-
-    __slots__ = ("ends", "name", "ranks", "starts")
-
-    def __init__(self, name: object) -> None:
-        self.name = name
-        self.ranks: list[_Rank] = []
-        self.starts, self.ends = array("q"), array("q")
-
-    def add(self, rank: _Rank, start: int, end: int) -> None:
-        self.ranks.append(rank)
-        self.starts.append(start)
-        self.ends.append(end)
-
-    def apart(self) -> "Iterable[_Column]":
-        """Return it, or where a rank did the step several times, a column each: with those that others did at about that time."""
-        times: dict[_Rank, list[int]] = {}
-        for rank, start in zip(self.ranks, self.starts, strict=True):
-            times.setdefault(rank, []).append(start)
-        most = max(times.values(), key=lambda own: len(own))  # noqa: PLW0108 - mypy cannot type `len`
-        if len(most) == 1:
-            return (self,)
-        middles = [(a + b) // 2 for a, b in pairwise(most)]
-        columns = [_Column(self.name) for _ in most]
-        for rank, start, end in zip(self.ranks, self.starts, self.ends, strict=True):
-            columns[bisect_left(middles, start)].add(rank, start, end)
-        return columns
+#: One step of the job: the groups that did it, each with its position there.
+_Column = list[tuple[_Group, int]]
 
 
 def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> None:
     """Add what the ranks did in an attempt, and how they compare in each step."""
-    columns: dict[object, _Column] = {}
+    owners: dict[Process, _Rank] = {}
     for worker, process in _ranked(attempt):
-        key = process if worker.rank is None else worker.rank
-        rank = ranks.setdefault(key, _Rank(worker.rank))
+        rank = ranks.setdefault(process if worker.rank is None else worker.rank, _Rank(worker.rank))
         rank.node = worker.node.name if worker.node is not None else worker.host
-        most = max(rank.lasted, default=-1)
-        for entry, (name, start, end) in enumerate(zip(called(process), process.starts, process.ends, strict=True)):
-            column = columns.get(name)
-            if column is None:
-                column = columns[name] = _Column(name)
-            column.add(rank, start, end)
-            if end:
-                rank.lasted.append(end - start)
-                if end - start > most:
-                    most = end - start
-                    rank.longest = None if entry in process.names else process.steps[entry]
-    each = [column for shared in columns.values() for column in shared.apart() if column.ranks]
-    for column in sorted(each, key=lambda column: min(column.starts)):
+        owners[process] = rank
+        lasted = durations(process)
+        if lasted and max(lasted) > max(rank.lasted, default=-1):
+            entry = [at for at, end in enumerate(process.ends) if end][lasted.index(max(lasted))]
+            rank.longest = None if entry in process.names else process.steps[entry]
+        rank.lasted.extend(lasted)
+    groups = [_Group([owners[p] for p in told], told) for told in alike(p for p in owners if p.starts)]
+    places: dict[object, list[list[int]]] = {}  # step -> its positions in each group
+    for number, group in enumerate(groups):
+        for at, name in enumerate(called(group.members[0])):
+            places.setdefault(name, [[] for _ in groups])[number].append(at)
+    columns = [column for shared in places.values() for column in _apart(groups, shared)]
+    for column in sorted(columns, key=lambda column: column[0][0].firsts[column[0][1]]):
         _compare(column, usual)
+    for column in columns:
+        first = min(group.firsts[at] for group, at in column)
+        for group, at in column:
+            group.firsts[at] = first
+    for group in groups:
+        for rank, process in zip(group.ranks, group.members, strict=True):
+            rank.late.extend(map(sub, process.starts, group.firsts))
+
+
+def _apart(groups: list[_Group], places: list[list[int]]) -> Iterator[_Column]:
+    """Give the columns of one number: where it came several times, those that groups did at about the same time are one."""
+    most = max(range(len(groups)), key=lambda number: len(places[number]))
+    times = [groups[most].firsts[at] for at in places[most]]
+    middles = [(a + b) // 2 for a, b in pairwise(times)]
+    columns: list[_Column] = [[] for _ in times]
+    for group, own in zip(groups, places, strict=True):
+        for at in own:
+            columns[bisect_left(middles, group.firsts[at])].append((group, at))
+    yield from filter(None, columns)
 
 
 def _compare(column: _Column, usual: float) -> None:
     """Note for each rank whether it was much slower, or later, than the quickest quarter of the others."""
-    name = column.name[1] if isinstance(column.name, tuple) else column.name
-    number = name if isinstance(name, int) else None
-    first = min(column.starts)
-    for rank, start in zip(column.ranks, column.starts, strict=True):
-        rank.late.append(start - first)
-    whole = [at for at, end in enumerate(column.ends) if end]
-    if len(whole) < 2:
+    finished = [(group, at) for group, at in column if group.ends[at][0]]
+    ranks = [rank for group, _ in finished for rank in group.ranks]
+    starts = [start for group, at in finished for start in group.starts[at]]
+    ends = [end for group, at in finished for end in group.ends[at]]
+    if len(ranks) < 2:
         return
-    quarter = (len(whole) - 1) // 4
-    lasted = [column.ends[at] - column.starts[at] for at in whole]
-    quick = sorted(lasted)[quarter]
-    begun = sorted(column.starts[at] for at in whole)[quarter]
-    ended = sorted(column.ends[at] for at in whole)[quarter]
-    bound, much = quick * (1 + MUCH), MUCH * max(quick, usual)
-    for at, took in zip(whole, lasted, strict=True):
-        rank = column.ranks[at]
+    group, at = column[0]
+    process = group.members[0]
+    number = None if at in process.names else process.steps[at]
+    quarter = (len(ranks) - 1) // 4
+    lasted = list(map(sub, ends, starts))
+    quick, begun, ended = sorted(lasted)[quarter], sorted(starts)[quarter], sorted(ends)[quarter]
+    bound, after, until = quick * (1 + MUCH), ended + MUCH * quick / 2, begun + MUCH * max(quick, usual)
+    # Who waits in a step for one that is late takes longer as well, but ends it no later than that one.
+    for at in [at for at, took in enumerate(lasted) if took > bound and ends[at] > after]:
+        ranks[at].slower.add(len(ranks[at].numbers))
+    for at in [at for at, start in enumerate(starts) if start > until]:
+        ranks[at].later.add(len(ranks[at].numbers))
+    for rank in ranks:
         rank.numbers.append(number)
-        # Who waits in a step for one that is late takes longer as well, but ends it no later than that one.
-        rank.slower.append(took > bound and column.ends[at] - ended > MUCH * quick / 2)
-        rank.later.append(column.starts[at] - begun > much)
 
 
 def _standing_out(values: list[float], least: float = 0.0) -> set[int]:
@@ -223,25 +226,23 @@ def _standing_out(values: list[float], least: float = 0.0) -> set[int]:
     return {at for at, value in enumerate(values) if value > bound}
 
 
-def _often(held: list[list[bool]]) -> set[int]:
+def _often(found: list[_Rank], held: list[set[int]]) -> set[int]:
     """Return the places of those that were held up often, and much more often than the best quarter of all."""
-    shares = [sum(own) / len(own) if own else 0.0 for own in held]
+    shares = [len(own) / len(rank.numbers) if own else 0.0 for rank, own in zip(found, held, strict=True)]
     if len(shares) < 2:
         return set()
     best = sorted(shares)[(len(shares) - 1) // 4]
-    return {at for at, share in enumerate(shares) if share >= OFTEN + 2 * best and sum(held[at]) >= TIMES}
+    return {at for at, share in enumerate(shares) if share >= OFTEN + 2 * best and len(held[at]) >= TIMES}
 
 
-def _since(numbers: list[int | None], held: list[bool]) -> int | None:
+def _since(numbers: list[int | None], held: set[int]) -> int | None:
     """Return the number of the step from which on nine of ten were held up, where before it one of ten was at most."""
-    total, before, best = sum(held), 0, (0, -1)
-    for at, one in enumerate(held):
-        behind = total - before
-        if behind >= 0.9 * (len(held) - at) and before <= 0.1 * at:
+    best = (0, 0)
+    for before, at in enumerate(sorted(held)):
+        behind = len(held) - before
+        if behind >= 0.9 * (len(numbers) - at) and before <= 0.1 * at:
             best = max(best, (behind, at))
-        before += one
-    at = best[1]
-    return numbers[at] if at > 0 and any(not one for one in held[:at]) else None
+    return numbers[best[1]] if best[1] else None
 
 
 def _quiet(story: Story, usual: float | None) -> Iterator[Quiet]:

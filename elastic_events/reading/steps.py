@@ -22,7 +22,19 @@ from typing import NamedTuple
 
 from elastic_events.reading.story import Attempt, Process, Story
 
-__all__ = ("Range", "called", "cut", "durations", "keys", "processes", "redone", "union", "usual_step")
+__all__ = (
+    "Range",
+    "alike",
+    "called",
+    "cut",
+    "durations",
+    "keys",
+    "processes",
+    "redone",
+    "unfinished",
+    "union",
+    "usual_step",
+)
 
 _EPOCH = 1 << 40
 
@@ -35,12 +47,17 @@ def processes(attempt: Attempt) -> list[Process]:
     return [w.process for w in attempt.workers if w.process is not None and w.process.starts]
 
 
+def unfinished(process: Process) -> list[int]:
+    """Return the positions of the steps that have no end."""
+    return [at for at, end in enumerate(process.ends) if not end] if 0 in process.ends else []
+
+
 def durations(process: Process) -> "array[int]":
     """Return how long each finished step took, in nanoseconds."""
     lasted = array("q", map(sub, process.ends, process.starts))
-    return (
-        lasted if 0 not in process.ends else array("q", (t for t, end in zip(lasted, process.ends, strict=True) if end))
-    )
+    for at in reversed(unfinished(process)):
+        del lasted[at]
+    return lasted
 
 
 def usual_step(story: Story) -> float | None:
@@ -48,10 +65,15 @@ def usual_step(story: Story) -> float | None:
     ranks: dict[object, array[int]] = {}
     for attempt in story.attempts:
         for worker in attempt.workers:
-            if worker.process is not None and any(worker.process.ends):
+            if worker.process is not None and worker.process.starts:
                 own = worker.process if worker.rank is None else worker.rank
                 ranks.setdefault(own, array("q")).extend(durations(worker.process))
-    return median(map(median, ranks.values())) if ranks else None
+    medians = [_median(sorted(lasted)) for lasted in ranks.values() if lasted]
+    return median(medians) if medians else None
+
+
+def _median(ordered: Sequence[int]) -> float:
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def cut(process: Process) -> list[int]:
@@ -60,16 +82,25 @@ def cut(process: Process) -> list[int]:
     An exception that left a step did not end the process if a step was begun afterwards. A step without an end behind which
     another one began and ended has lost its end: what became of it is not known.
     """
-    if all(process.ends):
+    open_ = unfinished(process)
+    if not open_:
         return []
-    last_start, last_end = process.starts[-1], max(process.ends)
-    last = next((at for at in range(len(process.ends) - 1, -1, -1) if process.ends[at]), -1)
-    found = []
-    for at, end in enumerate(process.ends):
-        left = process.errors.get(at)
-        if not end and (at > last if left is None else left >= last_start and left >= last_end):
-            found.append(at)
-    return found
+    last = len(process.ends) - 1
+    while last >= 0 and not process.ends[last]:
+        last -= 1
+    latest = max(process.starts[-1], *process.ends) if process.errors else 0
+    left = process.errors
+    return [at for at in open_ if (left[at] >= latest if at in left else at > last)]
+
+
+def alike(told: Iterable[Process]) -> list[list[Process]]:
+    """Return processes in groups that did the same steps, and finished the same of them: of most jobs all of an attempt."""
+    groups: dict[object, list[Process]] = {}
+    for process in told:
+        epochs = None if process.epochs is None else process.epochs.tobytes()
+        more = (repr(process.names), epochs) if process.names or epochs else None
+        groups.setdefault((process.steps.tobytes(), *unfinished(process), more), []).append(process)
+    return list(groups.values())
 
 
 def called(process: Process) -> Sequence[object]:
@@ -96,11 +127,12 @@ def union(starts: Iterable[int], ends: Iterable[int]) -> Iterator[tuple[int, int
     if not begins:
         return
     # As many have ended before a gap as have begun.
-    gaps = [at for at, (stop, begin) in enumerate(zip(stops, begins[1:], strict=False)) if stop < begin]
     low = 0
-    for gap in [*gaps, len(begins) - 1]:
-        yield begins[low], stops[gap]
-        low = gap + 1
+    for at in range(len(begins) - 1):
+        if stops[at] < begins[at + 1]:
+            yield begins[low], stops[at]
+            low = at + 1
+    yield begins[low], stops[-1]
 
 
 # --- done again ---

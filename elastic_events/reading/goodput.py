@@ -18,12 +18,11 @@ from elastic_events.reading.steps import (
     alike,
     called,
     cut,
-    durations,
     processes,
     redone,
+    step_times,
     unfinished,
     union,
-    usual_step,
 )
 from elastic_events.reading.story import Attempt, Process, Story
 from elastic_events.reading.words import seconds
@@ -98,7 +97,7 @@ def goodput(story: Story) -> Goodput:
     """Return the goodput of a run. Exact: the buckets are cut out of the wall time, which is whole nanoseconds."""
     lost = redone(story)
     marked = any(process.starts for process in story.processes)
-    longest = max((max(lasted) for p in story.processes if p.starts and (lasted := durations(p))), default=None)
+    usual, longest = step_times(story)
     pieces = list(_requeued(story))
     ends: list[int] = []
     counts = [0, 0, 0]
@@ -116,7 +115,6 @@ def goodput(story: Story) -> Goodput:
     total = {name: sum(part[name] for part in parts) for name in BUCKETS}
     wall = story.ended_ns - story.began_ns
     names = ORDER if marked else tuple(name for name in ORDER if name not in _MARKED)
-    usual = usual_step(story)
     failures = sum(attempt.outcome == "failed" for attempt in story.attempts)
     return Goodput(
         run_id=story.run_id,

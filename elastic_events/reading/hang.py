@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from elastic_events.reading.steps import called, durations, processes
+from elastic_events.reading.steps import called
 from elastic_events.reading.story import Attempt, Process, Span, Story, Worker
 from elastic_events.reading.words import seconds, spans
 
@@ -52,12 +52,9 @@ class _Place(NamedTuple):
     since: int  #: since when it is there
 
 
-def hangs(story: Story, usual: float | None) -> Iterator[Hang]:
-    """Give the hangs of a run, at most one an attempt. `usual` is the job's usual step, in nanoseconds."""
-    bound = float(UNKNOWN)
-    if usual is not None:
-        longest = max((_pause(p) for attempt in story.attempts for p in processes(attempt)), default=0)
-        bound = max(LEAST, STEPS * usual, PAUSES * longest)
+def hangs(story: Story, usual: float | None, pause: int) -> Iterator[Hang]:
+    """Give the hangs of a run, at most one an attempt; of its usual step and its longest pause, in nanoseconds."""
+    bound = float(UNKNOWN) if usual is None else max(LEAST, STEPS * usual, PAUSES * pause)
     for attempt in story.attempts:
         if attempt.outcome == "succeeded":
             continue
@@ -79,13 +76,6 @@ def verdict(hang: Hang) -> str:
     lags = [f"{'rank' if len(lag.ranks) == 1 else 'ranks'} {spans(lag.ranks)} {lag.place}" for lag in hang.behind]
     rest = "; ".join(lags) if lags else "no rank left it"
     return f"Attempt {hang.attempt} hung: {told}; {rest}."
-
-
-def _pause(process: Process) -> int:
-    """Return the longest time between two marks of steps, but for the first step: it compiles, and fills caches."""
-    lasted = durations(process)[1:]
-    gaps = [start - end for start, end in zip(process.starts[2:], process.ends[1:], strict=False) if end]
-    return max(max(lasted, default=0), max(gaps, default=0))
 
 
 def _places(attempt: Attempt) -> tuple[Process | None, list[_Place]]:

@@ -10,7 +10,7 @@ from statistics import median
 import msgspec
 
 from elastic_events.reading.hang import Hang, hangs
-from elastic_events.reading.steps import alike, called, durations, usual_step
+from elastic_events.reading.steps import alike, called, durations, longest_pause, step_times
 from elastic_events.reading.story import Attempt, Process, Story, Worker
 
 __all__ = ("Quiet", "RankSteps", "Slow", "slow")
@@ -22,8 +22,8 @@ DEVIATIONS, SHARE = 5.0, 0.05
 #: Or when this share of its steps, and this many, took longer by `MUCH` than those of the quickest quarter of the ranks.
 OFTEN, TIMES, MUCH = 0.1, 3, 0.25
 
-#: A rank is quiet when the others went on for this many usual steps, and this many nanoseconds.
-QUIET_STEPS, QUIET_NS = 3, 10**9
+#: A rank is quiet when the others went on for this many usual steps, longest pauses of the run, and nanoseconds.
+QUIET_STEPS, QUIET_PAUSES, QUIET_NS = 3, 2, 10**9
 
 
 class RankSteps(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ class Slow(msgspec.Struct, frozen=True):
 class _Rank:
     """What is kept of one rank, over all attempts."""
 
-    __slots__ = ("lasted", "late", "later", "longest", "node", "numbers", "rank", "slower")
+    __slots__ = ("after", "lasted", "late", "later", "longest", "node", "numbers", "rank", "slower")
 
     def __init__(self, rank: int | None) -> None:
         self.rank = rank
@@ -78,6 +78,7 @@ class _Rank:
         self.lasted = array("q")  # of finished steps
         self.longest: int | None = None  # the number of the longest
         self.late = array("q")  # how long after the first rank it began a step
+        self.after = array("q")  # how long after the quickest quarter it ended a step
         self.numbers: list[int | None] = []  # of the steps that other ranks finished as well
         self.slower: set[int] = set()  # places in `numbers` of those in which it was much slower
         self.later: set[int] = set()  # and of those that it began much later
@@ -92,6 +93,9 @@ class _Group:
         self.starts = list(zip(*(process.starts for process in members)))  # noqa: B905 - they did the same steps
         self.ends = list(zip(*(process.ends for process in members)))  # noqa: B905
         self.firsts = array("q", map(min, self.starts))  # when the first rank of all began each step
+        self.stops = array(
+            "q", bytes(8 * len(self.starts))
+        )  # when a quarter of all ranks had ended it; 0: this group did not
 
 
 def slow(story: Story) -> Slow:
@@ -100,7 +104,8 @@ def slow(story: Story) -> Slow:
     Such ranks all take as long as the slowest one; what differs is when they begin, after their data and their own
     work outside of the step.
     """
-    usual = usual_step(story)
+    usual, _ = step_times(story)
+    pause = longest_pause(story)
     ranks: dict[object, _Rank] = {}
     for attempt in story.attempts:
         _measure(attempt, ranks, usual or 0)
@@ -108,7 +113,9 @@ def slow(story: Story) -> Slow:
     medians = [float(median(rank.lasted)) for rank in found]
     behinds = [float(median(rank.late)) for rank in found]
     usual_late = median(behinds) if behinds else None
-    slow_ones = _standing_out(medians) | _often(found, [rank.slower for rank in found])
+    # Who waits in a step for one that is late takes longer as well, but ends it no later than that one.
+    longer = {at for at in _standing_out(medians) if median(found[at].after) >= (medians[at] - (usual or 0)) / 2}
+    slow_ones = longer | _often(found, [rank.slower for rank in found])
     late_ones = _standing_out(behinds, least=(usual or 0) * SHARE) | _often(found, [rank.later for rank in found])
     rows = []
     for at, rank in enumerate(found):
@@ -136,8 +143,8 @@ def slow(story: Story) -> Slow:
         usual / 1e9 if usual is not None else None,
         usual_late / 1e9 if usual_late is not None else None,
         rows,
-        sorted(_quiet(story, usual), key=attrgetter("before_others_s"), reverse=True),
-        list(hangs(story, usual)),
+        sorted(_quiet(story, usual, pause), key=attrgetter("before_others_s"), reverse=True),
+        list(hangs(story, usual, pause)),
     )
 
 
@@ -178,6 +185,7 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> None
     for group in groups:
         for rank, process in zip(group.ranks, group.members, strict=True):
             rank.late.extend(map(sub, process.starts, group.firsts))
+            rank.after.extend(map(sub, process.ends, group.stops))
 
 
 def _apart(groups: list[_Group], places: list[list[int]]) -> Iterator[_Column]:
@@ -198,16 +206,18 @@ def _compare(column: _Column, usual: float) -> None:
     ranks = [rank for group, _ in finished for rank in group.ranks]
     starts = [start for group, at in finished for start in group.starts[at]]
     ends = [end for group, at in finished for end in group.ends[at]]
+    quarter = (len(ranks) - 1) // 4
+    ended = sorted(ends)[quarter] if ends else 0
+    for group, at in finished:
+        group.stops[at] = ended
     if len(ranks) < 2:
         return
     group, at = column[0]
     process = group.members[0]
     number = None if at in process.names else process.steps[at]
-    quarter = (len(ranks) - 1) // 4
     lasted = list(map(sub, ends, starts))
-    quick, begun, ended = sorted(lasted)[quarter], sorted(starts)[quarter], sorted(ends)[quarter]
+    quick, begun = sorted(lasted)[quarter], sorted(starts)[quarter]
     bound, after, until = quick * (1 + MUCH), ended + MUCH * quick / 2, begun + MUCH * max(quick, usual)
-    # Who waits in a step for one that is late takes longer as well, but ends it no later than that one.
     for at in [at for at, took in enumerate(lasted) if took > bound and ends[at] > after]:
         ranks[at].slower.add(len(ranks[at].numbers))
     for at in [at for at, start in enumerate(starts) if start > until]:
@@ -245,11 +255,11 @@ def _since(numbers: list[int | None], held: set[int]) -> int | None:
     return numbers[best[1]] if best[1] else None
 
 
-def _quiet(story: Story, usual: float | None) -> Iterator[Quiet]:
+def _quiet(story: Story, usual: float | None, pause: int) -> Iterator[Quiet]:
     """Give the ranks whose last record is some of the job's steps before that of half of the others."""
     if usual is None:  # nothing says how often a rank records
         return
-    bound = max(QUIET_NS, QUIET_STEPS * usual)
+    bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause)
     for attempt in story.attempts:
         found = list(_ranked(attempt))
         lasts = sorted(process.last_ns for _, process in found)

@@ -29,11 +29,12 @@ __all__ = (
     "cut",
     "durations",
     "keys",
+    "longest_pause",
     "processes",
     "redone",
+    "step_times",
     "unfinished",
     "union",
-    "usual_step",
 )
 
 _EPOCH = 1 << 40
@@ -60,20 +61,34 @@ def durations(process: Process) -> "array[int]":
     return lasted
 
 
-def usual_step(story: Story) -> float | None:
-    """Return the median over the ranks of their median step, in nanoseconds; None: no step was finished."""
+def step_times(story: Story) -> tuple[float | None, int | None]:
+    """Return the median over the ranks of their median step, and the longest, in nanoseconds; None: no step was finished."""
     ranks: dict[object, array[int]] = {}
     for attempt in story.attempts:
         for worker in attempt.workers:
             if worker.process is not None and worker.process.starts:
                 own = worker.process if worker.rank is None else worker.rank
                 ranks.setdefault(own, array("q")).extend(durations(worker.process))
-    medians = [_median(sorted(lasted)) for lasted in ranks.values() if lasted]
-    return median(medians) if medians else None
+    ordered = [sorted(lasted) for lasted in ranks.values() if lasted]
+    if not ordered:
+        return None, None
+    return median(map(_median, ordered)), max(lasted[-1] for lasted in ordered)
 
 
 def _median(ordered: Sequence[int]) -> float:
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def longest_pause(story: Story) -> int:
+    """Return the longest time that a process came through between two marks of steps, in nanoseconds."""
+    return max((_pause(p) for attempt in story.attempts for p in processes(attempt)), default=0)
+
+
+def _pause(process: Process) -> int:
+    """Return the longest time between two marks of steps, but for the first step: it compiles, and fills caches."""
+    lasted = durations(process)[1:]
+    gaps = [start - end for start, end in zip(process.starts[2:], process.ends[1:], strict=False) if end]
+    return max(max(lasted, default=0), max(gaps, default=0))
 
 
 def cut(process: Process) -> list[int]:

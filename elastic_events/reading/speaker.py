@@ -36,6 +36,7 @@ SPANS = {
 _TORCH = "torchelastic.worker.status."
 _INT64 = range(-(2**63), 2**63)
 _NEVER = 2**63 - 1
+_LOW, _HIGH = -(2**63), 2**63 - 1
 
 #: Jumps of one process's wall clock that are kept: with more, it is not the clock.
 _JUMPS = 64
@@ -66,9 +67,9 @@ def whole(value: Any) -> int | None:
     return integer(int(value) if type(value) is bool else value)
 
 
-def _called(what: str, facts: Mapping[str, Any], said: Any) -> Any:
+def _called(what: str, facts: Mapping[str, Any]) -> Any:
     """Return what a mark is called: its kind, its id and its number."""
-    own = facts.get("mark_id")
+    own, said = facts.get("mark_id"), facts.get("step")
     number = said if isinstance(said, int | str | float | None) else repr(said)
     return (what, own if type(own) is int else None, number)
 
@@ -93,21 +94,9 @@ class Speaker:
     """
 
     __slots__ = (
-        *("_derived", "_ends", "_epochs", "_errors", "_facts", "_first_ns", "_last_ns", "_names", "_now"),
-        *(
-            "_open",
-            "_owns",
-            "_repair",
-            "_spans",
-            "_start_ns",
-            "_starts",
-            "_steps",
-            "ahead",
-            "context",
-            "jumps",
-            "node",
-            "run_id",
-        ),
+        *("_derived", "_ends", "_epochs", "_errors", "_facts", "_first_ns", "_last_ns", "_least", "_most", "_names"),
+        *("_now", "_open", "_owns", "_repair", "_running", "_spans", "_start_ns", "_starts", "_steps", "_told_of"),
+        *("ahead", "context", "jumps", "node", "run_id"),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:
@@ -116,13 +105,18 @@ class Speaker:
         self.node = Node(context.host, context.host, context.pid)
         self.jumps: list[tuple[int, int]] = []  # of its wall clock: how far it was ahead of the monotonic one, and then
         self.ahead = 0  # of the monotonic clock, at the first record; see `begun_ns`
-        self._now: int | None = None  # the same, at the last one
+        self._now: int | None = None  # the same, since it was set last
+        self._least = self._most = 0  # within which it was not set again
         self._first_ns = self._last_ns = time_ns
         self._steps, self._starts, self._ends = array("q"), array("q"), array("q")
         self._names: dict[int, str] = {}
         self._errors: dict[int, int] = {}
         self._epochs: array[int] | None = None
-        self._open: dict[Any, list[int]] = {}  # what a mark is called -> the entries that are open, the newest last
+        self._running: int | None = None  # the entry of the step that began last, if it is open
+        self._told_of: Mapping[str, Any] = {}  # what its mark said
+        self._open: dict[
+            Any, list[int]
+        ] = {}  # what another mark is called -> the entries that are open, the newest last
         self._spans: list[Span] = []
         self._facts: list[Said] = []
         self._derived: list[Said] = []  # from torch's own stream
@@ -133,7 +127,10 @@ class Speaker:
     def event(self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0) -> None:
         """Take one event. Steps come first, and cost least: they are most of a long run's events."""
         if monotonic_ns:
-            time_ns = self._steady(time_ns, monotonic_ns)
+            if self._least < time_ns - monotonic_ns < self._most:
+                time_ns = monotonic_ns + self.ahead
+            else:
+                time_ns = self._steady(time_ns, monotonic_ns)
         if name == "step.ended":
             self._step_ended(time_ns, metadata)
         elif name == "step.started":
@@ -176,11 +173,11 @@ class Speaker:
         """Return the time of a record on the wall clock as it was at the first one."""
         now = time_ns - monotonic_ns
         if self._now is None:
-            self.ahead = self._now = now
-        if not -JUMP < now - self._now < JUMP:
-            if len(self.jumps) < _JUMPS:
-                self.jumps.append((self._now, now))
-            self._now = now
+            self.ahead = now
+        elif not self._least < now < self._most and len(self.jumps) < _JUMPS:
+            self.jumps.append((self._now, now))
+        if not self._least < now < self._most:
+            self._now, self._least, self._most = now, now - JUMP, now + JUMP
         return monotonic_ns + self.ahead
 
     @property
@@ -224,24 +221,34 @@ class Speaker:
 
     def _step_started(self, time_ns: int, metadata: Any) -> None:
         facts = metadata if isinstance(metadata, dict) else {}
+        if self._running is not None:
+            self._open.setdefault(_called("step", self._told_of), []).append(self._running)
         said = facts.get("step")
-        number = said if type(said) is int and said in _INT64 else whole(said)
-        entry = len(self._steps)
+        number = said if type(said) is int and _LOW <= said <= _HIGH else whole(said)
+        self._running = len(self._steps)
+        self._told_of = facts
         if number is None:
-            self._names[entry] = str(said)
-            number = entry
+            number = self._running
+            self._names[number] = str(said)
         self._steps.append(number)
         self._starts.append(time_ns)
         self._ends.append(0)
         if "epoch" in facts or self._epochs is not None:
             if self._epochs is None:
-                self._epochs = array("q", bytes(8 * entry))
-            self._epochs.append(whole(facts["epoch"]) or 0 if "epoch" in facts else 0)
-        self._open.setdefault(_called("step", facts, said), []).append(entry)
+                self._epochs = array("q", bytes(8 * self._running))
+            self._epochs.append(whole(facts.get("epoch")) or 0)
 
     def _step_ended(self, time_ns: int, metadata: Any) -> None:
         facts = metadata if isinstance(metadata, dict) else {}
-        entry = self._close("step", facts, facts.get("step"))
+        entry, begun = self._running, self._told_of
+        if (
+            entry is not None
+            and facts.get("mark_id") == begun.get("mark_id")
+            and facts.get("step") == begun.get("step")
+        ):
+            self._running = None  # most steps end before the next one begins
+        else:
+            entry = self._close("step", facts)
         if entry is None:  # its beginning was not recorded
             self.seen(time_ns)
         elif "error" in facts:
@@ -252,17 +259,17 @@ class Speaker:
     def _mark(self, time_ns: int, what: str, started: bool, facts: Mapping[str, Any]) -> None:
         said = facts.get("step")
         if started:
-            self._open.setdefault(_called(what, facts, said), []).append(len(self._spans))
+            self._open.setdefault(_called(what, facts), []).append(len(self._spans))
             self._spans.append(Span(what, whole(said), time_ns))
             return
-        entry = self._close(what, facts, said)
+        entry = self._close(what, facts)
         if entry is not None:
             self._spans[entry].end_ns = time_ns
             self._spans[entry].failed = "error" in facts
 
-    def _close(self, what: str, facts: Mapping[str, Any], said: Any) -> int | None:
+    def _close(self, what: str, facts: Mapping[str, Any]) -> int | None:
         """Return the newest open entry of what is called so, which is no longer open; None if there is none."""
-        key = _called(what, facts, said)
+        key = _called(what, facts)
         entries = self._open.get(key)
         if entries is None:
             return None

@@ -60,7 +60,7 @@ class Truth:
     steps: int = 0
 
 
-_BUCKETS = ("productive", "lost", "checkpoint", "startup", "rendezvous", "detection", "idle")
+_BUCKETS = ("productive", "lost", "checkpoint", "startup", "rendezvous", "detection", "requeue", "unknown", "idle")
 
 
 def simulate(path: Path, job: Job) -> Truth:

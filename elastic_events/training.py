@@ -1,5 +1,6 @@
-"""Marks in a training loop, for `elastic-events goodput`: what a step, a checkpoint and a restore are."""
+"""Marks in a training loop, for `elastic-events goodput` and `slow`: what a step, a checkpoint and a restore are."""
 
+from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
@@ -7,6 +8,9 @@ from elastic_events.api import Event, EventSource
 from elastic_events.front import record
 
 __all__ = ("checkpoint", "restore", "step")
+
+#: Numbers the marks of this process: what says which end belongs to which beginning, where marks overlap and numbers repeat.
+_marks = count(1)
 
 
 class _Span:
@@ -19,6 +23,7 @@ class _Span:
         self._metadata = metadata
 
     def __enter__(self) -> Self:
+        self._metadata = {**self._metadata, "mark_id": next(_marks)}
         record(Event(f"{self._what}.started", EventSource.WORKER, 0, self._metadata))
         return self
 
@@ -29,16 +34,20 @@ class _Span:
         record(Event(f"{self._what}.ended", EventSource.WORKER, 0, metadata))
 
 
-def step(number: int, /, **metadata: Any) -> _Span:
-    """Mark one training step: `with elastic_events.step(n): ...`. `metadata` goes into both events."""
+def step(number: object, /, **metadata: Any) -> _Span:
+    """Mark one training step: `with elastic_events.step(n): ...`. `metadata` goes into both events.
+
+    Numbers that begin anew in each epoch want `epoch=`, a whole number: then a restart's lost work is known exactly.
+    Steps may overlap and nest. A number that is not whole, or a text, names the step; its order is then not known.
+    """
     return _Span("step", {"step": number, **metadata})
 
 
-def checkpoint(number: int, /, **metadata: Any) -> _Span:
-    """Mark the writing of a checkpoint that holds all steps up to `number`."""
+def checkpoint(number: object, /, **metadata: Any) -> _Span:
+    """Mark the writing of a checkpoint that holds all steps up to `number`. One beside a running step costs nothing."""
     return _Span("checkpoint", {"step": number, **metadata})
 
 
-def restore(number: int | None = None, /, **metadata: Any) -> _Span:
-    """Mark the loading of a checkpoint; training goes on after step `number`."""
+def restore(number: object = None, /, **metadata: Any) -> _Span:
+    """Mark the loading of a checkpoint; training goes on after step `number`. Within a run it says that it was rolled back."""
     return _Span("restore", {"step": number, **metadata})

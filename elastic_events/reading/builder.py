@@ -5,10 +5,12 @@ only left torch's own stream is read through the same state machine that the plu
 """
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
+from elastic_events.reading.clocks import set_back
 from elastic_events.reading.job import Told, tell
 from elastic_events.reading.speaker import NAMELESS, Speaker
 from elastic_events.reading.story import Story
@@ -51,11 +53,11 @@ class Builder:
         speaker = self.speaker(record.context, time_ns)
         if kind == "event":
             source, _, metadata = record.fields
-            speaker.event(time_ns, record.name, source, metadata)
+            speaker.event(time_ns, record.name, source, metadata, record.monotonic_ns)
         elif kind == "rdzv":
-            speaker.message(time_ns, record.fields[1])
+            speaker.message(time_ns, record.fields[1], record.monotonic_ns)
         else:
-            speaker.seen(time_ns)
+            speaker.seen(time_ns, record.monotonic_ns)
 
     def ledger(self, run_id: str, facts: Any) -> None:
         """Take the counts of a sink that was closed."""
@@ -71,11 +73,27 @@ class Builder:
             nameless = runs.pop(NAMELESS)
             next(iter(runs.values())).extend(nameless)
         stories = []
+        _set_clocks_back(self._speakers.values())
         for run_id, speakers in runs.items():
             told = [(speaker, speaker.finish()) for speaker in speakers]
             jobs = _one_by_one(told) if run_id == NAMELESS else [told]
             stories += [tell(run_id, job, self._ledgers.get(run_id, [])) for job in jobs]
         return sorted(stories, key=lambda story: story.began_ns)
+
+
+def _set_clocks_back(speakers: Iterable[Speaker]) -> None:
+    """Put the processes of a host whose wall clock was set between their beginnings on one clock: the first one's."""
+    hosts: dict[str, list[Speaker]] = {}
+    for speaker in speakers:
+        if speaker.begun_ns:
+            hosts.setdefault(speaker.context.host, []).append(speaker)
+    for own in hosts.values():
+        jumps = [jump for speaker in own for jump in speaker.jumps]
+        if jumps:
+            own.sort(key=attrgetter("begun_ns"))
+            for speaker, later in zip(own, set_back([speaker.ahead for speaker in own], jumps), strict=True):
+                if later:
+                    speaker.move(later)
 
 
 def _one_by_one(told: list[Told]) -> list[list[Told]]:

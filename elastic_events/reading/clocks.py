@@ -1,15 +1,18 @@
-"""How far the clocks of hosts are apart, from the rendezvous that they completed together."""
+"""How far the clocks of hosts are apart, from the rendezvous that they completed together; and clocks that were set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from elastic_events.reading.story import Offset
 
-__all__ = ("LOOK", "Joined", "offsets")
+__all__ = ("JUMP", "LOOK", "Joined", "offsets", "set_back")
 
 #: Seconds between two looks of torch's node at the rendezvous state (dynamic_rendezvous.py): it may hear that late.
 LOOK = 1.0
+
+#: Nanoseconds that a wall clock moves against the monotonic one before it was set; less is the noise of reading both.
+JUMP = 50_000_000
 
 
 class Joined(NamedTuple):
@@ -39,3 +42,24 @@ def offsets(joins: Iterable[Joined]) -> dict[str, Offset]:
             error = max(LOOK, *(abs(value - middle) for value in apart))
             found[host] = Offset(middle, error, len(apart), abs(middle) > error and len(apart) > 1)
     return found
+
+
+def set_back(aheads: Sequence[int], jumps: Sequence[tuple[int, int]]) -> list[int]:
+    """Return, for each process of one host, how much later its times have to be set to be on the first one's wall clock.
+
+    `aheads` is how far each process found the wall clock ahead of the monotonic one when it began, in the order in which
+    they did; `jumps` are the changes that processes saw: only by these two clocks are known to be one.
+    """
+    root: dict[int, int] = {}
+    before: int | None = None
+    for end in sorted({*aheads, *(end for jump in jumps for end in jump)}):
+        root[end] = root[before] if before is not None and end - before < JUMP else end
+        before = end
+    for old, new in jumps:
+        kept, merged = root[old], root[new]
+        root.update([(end, kept) for end, own in root.items() if own == merged])
+    first: dict[int, int] = {}
+    for ahead in aheads:
+        first.setdefault(root[ahead], ahead)
+    later = [first[root[ahead]] - ahead for ahead in aheads]
+    return [by if abs(by) >= JUMP else 0 for by in later]

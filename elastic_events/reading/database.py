@@ -23,21 +23,22 @@ __all__ = ("scan", "spoken", "words")
 
 _KINDS: tuple[Kind, ...] = ("event", "rdzv", "metric")
 
-_EVENTS = "SELECT time_ns, context, name, source, metadata FROM events"
+_EVENTS = "SELECT time_ns, context, monotonic_ns, name, source, metadata FROM events"
 
 # torch's own words, of the processes that told no story in ours.
 _MESSAGES = """
-SELECT time_ns, context, NULL, NULL, message FROM rdzv_events
+SELECT time_ns, context, monotonic_ns, NULL, NULL, message FROM rdzv_events
 WHERE context NOT IN (SELECT context FROM events WHERE name = 'job.started') ORDER BY time_ns, entry
 """
 
 # The index of (origin, seq) finds an end at once, however many points there are.
 _LAST_METRIC = """
-SELECT context, (SELECT time_ns FROM metrics WHERE metrics.origin = contexts.origin ORDER BY seq DESC LIMIT 1) AS seen
-FROM contexts WHERE seen IS NOT NULL
+SELECT contexts.context, time_ns, monotonic_ns FROM contexts JOIN metrics ON metrics.entry =
+    (SELECT entry FROM metrics WHERE metrics.origin = contexts.origin ORDER BY seq DESC LIMIT 1)
 """
 _FIRST_METRIC = """
-SELECT time_ns FROM metrics WHERE origin = (SELECT origin FROM contexts WHERE context = ?) ORDER BY seq LIMIT 1
+SELECT time_ns, monotonic_ns FROM metrics
+WHERE origin = (SELECT origin FROM contexts WHERE context = ?) ORDER BY seq LIMIT 1
 """
 _ORIGIN = "SELECT DISTINCT origin FROM contexts WHERE run_id = ? AND process = ?"
 _LEDGERS = "SELECT context, ledger FROM ledgers ORDER BY entry"
@@ -96,22 +97,23 @@ def _scan(
 ) -> None:
     speakers: dict[int, Speaker] = {}
     decode = msgspec.json.Decoder().decode
-    for time_ns, number, name, source, content in _in_order(connection):
+    for time_ns, number, monotonic_ns, name, source, content in _in_order(connection):
         try:
             if number not in speakers:
                 speakers[number] = builder.speaker(contexts[number], time_ns)
             if name is None:
-                speakers[number].message(time_ns, content)
+                speakers[number].message(time_ns, content, monotonic_ns)
             else:
-                speakers[number].event(time_ns, name, source, decode(content))
+                speakers[number].event(time_ns, name, source, decode(content), monotonic_ns)
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
             damaged(time_ns, f"{type(error).__name__}: {error}")
-    for number, time_ns in connection.execute(_LAST_METRIC):
+    for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
         speaker = speakers.get(number)
         if speaker is None:  # it recorded nothing but metrics
-            (first,) = connection.execute(_FIRST_METRIC, (number,)).fetchone()
+            first, first_monotonic = connection.execute(_FIRST_METRIC, (number,)).fetchone()
             speaker = builder.speaker(contexts[number], first)
-        speaker.seen(time_ns)
+            speaker.seen(first, first_monotonic)
+        speaker.seen(time_ns, monotonic_ns)
     for number, ledger in connection.execute(_LEDGERS):
         builder.ledger(contexts[number].run_id, decode(ledger))
 

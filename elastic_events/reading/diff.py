@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elastic_events.reading.goodput import goodput
+from elastic_events.reading.goodput import ORDER, goodput
 from elastic_events.reading.story import Story
 from elastic_events.reading.summary import summary
 from elastic_events.reading.words import seconds
@@ -51,11 +51,12 @@ def _phases(story: Story) -> dict[str, float]:
 
 def _figures(story: Story) -> dict[tuple[str, str], float | None]:
     good, said = goodput(story), summary(story)
+    known = {bucket.name: bucket.seconds for bucket in good.buckets}
     rendezvous = [row.rendezvous_s for row in said.attempts if row.rendezvous_s is not None]
     restarts = [row.restart_to_step_s for row in said.attempts if row.restart_to_step_s is not None]
     return {
         ("wall time", "s"): good.wall_s,
-        ("goodput (ETTR)", "1"): good.ettr if good.step_s is not None else None,
+        ("goodput (ETTR)", "1"): good.ettr,
         ("attempts", ""): len(said.attempts),
         ("restarts", ""): said.restarts,
         ("membership changes", ""): said.membership_changes,
@@ -64,7 +65,7 @@ def _figures(story: Story) -> dict[tuple[str, str], float | None]:
         ("median step", "s"): good.step_s,
         ("median rendezvous", "s"): median(rendezvous) if rendezvous else None,
         ("median restart to first step", "s"): median(restarts) if restarts else None,
-        **{(bucket.name, "s"): bucket.seconds for bucket in good.buckets},
+        **{(name, "s"): known.get(name) for name in ORDER},
     }
 
 

@@ -5,52 +5,51 @@ Large-Scale Machine Learning Research Clusters", 2024, arXiv 2410.21680), here f
 the scheduler's queue. Google calls the same ratio of a job its goodput.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 from typing import NamedTuple
 
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from elastic_events.reading.story import Attempt, Story
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.steps import (
+    Range,
+    alike,
+    called,
+    cut,
+    processes,
+    redone,
+    step_times,
+    unfinished,
+    union,
+)
+from elastic_events.reading.story import Attempt, Process, Story
+from elastic_events.reading.words import seconds
 
-__all__ = ("BUCKETS", "AttemptGoodput", "Bucket", "Goodput", "explain", "goodput", "goodput_terminal")
+__all__ = ("BUCKETS", "ORDER", "AttemptGoodput", "Bucket", "Goodput", "explain", "goodput", "headline")
 
 #: Bucket -> what it holds. Where two overlap, the one that stands further up counts.
 BUCKETS = {
     "checkpoint": "a rank wrote a checkpoint and ran no step of its own meanwhile: it holds up all others",
-    "productive": "steps that some rank finished and that no later attempt did again",
-    "lost": "steps that a later attempt did again, or that the end of their attempt cut off",
+    "productive": "some rank was in a step that it finished and that nobody did again",
+    "lost": "steps that were done again, or that the end of their attempt cut off",
+    "requeue": "the job had ended and nobody had started it again: in a scheduler's queue, as a rule",
     "rendezvous": "the nodes gathered: from the first that began to the last that was done, and before it, where the "
     "membership changed, from the stop of the workers on",
     "startup": "from the start of the workers to the first step, loading a checkpoint included",
     "detection": "from the failure until the next rendezvous began: noticing it, and stopping the others",
-    "idle": "everything else: between steps, after the last one, and what nobody recorded",
+    "unknown": "the workers ran, but nobody marked a step",
+    "idle": "everything else: between steps, after the last one, steps that an exception left which the script caught, "
+    "and what nobody recorded",
 }
 
-_COLOURS = {
-    "productive": "green",
-    "lost": "red",
-    "checkpoint": "blue",
-    "startup": "cyan",
-    "rendezvous": "magenta",
-    "detection": "yellow",
-    "idle": "bright_black",
-}
+#: In which the buckets are shown.
+ORDER = ("productive", "lost", "checkpoint", "startup", "rendezvous", "detection", "requeue", "unknown", "idle")
 
 
-_HEADS = {
-    "productive": "produc-\ntive",
-    "checkpoint": "check-\npoint",
-    "startup": "start-\nup",
-    "rendezvous": "rendez-\nvous",
-    "detection": "detec-\ntion",
-}
+#: What nothing tells of where no step was marked.
+_MARKED = frozenset({"productive", "lost", "startup"})
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -77,23 +76,15 @@ class Goodput(msgspec.Struct, frozen=True):
     run_id: str  #: of the job
     outcome: str  #: succeeded, failed, unknown
     wall_s: float  #: from the beginning of the job to its end, or to the last record
-    ettr: float  #: productive / wall, 0 to 1
-    buckets: list[Bucket]  #: all seven
+    ettr: float | None  #: productive / wall, 0 to 1; None: no step was marked
+    buckets: list[Bucket]  #: those that are known
     attempts: list[AttemptGoodput]  #: in their order
     steps: int  #: that count: finished, and not done again later
-    steps_redone: int  #: finished, and done again by a later attempt
+    steps_redone: int  #: finished, and done again by a later attempt, or after a rollback
     steps_cut: int  #: that the end of their attempt cut off
-    step_s: float | None  #: median time of a step, over the whole job
+    step_s: float | None  #: median over the ranks of their median step, as `slow` has it
     failures: int  #: attempts that failed
     between_failures_s: float | None  #: wall time / failures
-
-
-class _Step(NamedTuple):
-    """One step of the whole job, in one attempt."""
-
-    number: int
-    start: int
-    end: int  #: of the last rank that finished it; 0: none did
 
 
 class _Piece(NamedTuple):
@@ -104,80 +95,140 @@ class _Piece(NamedTuple):
 
 def goodput(story: Story) -> Goodput:
     """Return the goodput of a run. Exact: the buckets are cut out of the wall time, which is whole nanoseconds."""
-    steps = [list(_steps(attempt)) for attempt in story.attempts]
-    lasted = [step.end - step.start for attempt in steps for step in attempt if step.end]
-    first_later = _first_of_later(steps)
-    pieces: list[_Piece] = []
+    lost = redone(story)
+    marked = any(process.starts for process in story.processes)
+    usual, longest = step_times(story)
+    pieces = list(_requeued(story))
     ends: list[int] = []
-    done = redone = cut = 0
-    for attempt, own, later in zip(story.attempts, steps, first_later, strict=True):
-        end = _end_of_training(story, attempt, own, max(lasted, default=None))
-        finished = [step for step in own if step.end]
-        counting = [step for step in finished if later is None or step.number < later]
-        done, redone = done + len(counting), redone + len(finished) - len(counting)
-        cut += len(own) - len(finished) if attempt.outcome not in ("unknown", "succeeded") else 0
-        pieces += _trained(attempt, own, counting, end)
-        pieces += _around(story, attempt, own, end, ends[-1] if ends else story.began_ns, bool(lasted))
+    counts = [0, 0, 0]
+    for attempt in story.attempts:
+        steps = _Steps(attempt, lost)
+        end = _end_of_training(story, attempt, steps, longest)
+        counts = [sum(pair) for pair in zip(counts, steps.counts(), strict=True)]
+        pieces += steps.pieces(end)
+        pieces += _around(story, attempt, end, ends[-1] if ends else story.began_ns, marked)
         ends.append(_over(story, attempt))
+    if not story.attempts and not marked:
+        pieces.append(_Piece(story.began_ns, story.ended_ns, "unknown"))
     windows = [story.began_ns, *ends[:-1], story.ended_ns] if ends else [story.began_ns, story.ended_ns]
     parts = list(_sweep(pieces, _rising(windows, story.began_ns, story.ended_ns)))
     total = {name: sum(part[name] for part in parts) for name in BUCKETS}
     wall = story.ended_ns - story.began_ns
+    names = ORDER if marked else tuple(name for name in ORDER if name not in _MARKED)
     failures = sum(attempt.outcome == "failed" for attempt in story.attempts)
     return Goodput(
         run_id=story.run_id,
         outcome=story.outcome,
         wall_s=story.wall_s,
-        ettr=total["productive"] / wall if wall else 0.0,
-        buckets=[Bucket(name, total[name] / 1e9, total[name] / wall if wall else 0.0) for name in _COLOURS],
+        ettr=None if not marked else total["productive"] / wall if wall else 0.0,
+        buckets=[Bucket(name, total[name] / 1e9, total[name] / wall if wall else 0.0) for name in names],
         attempts=[
             AttemptGoodput(
                 attempt.number,
                 attempt.outcome,
                 (start - story.began_ns) / 1e9,
                 sum(part.values()) / 1e9,
-                {name: part[name] / 1e9 for name in _COLOURS},
+                {name: part[name] / 1e9 for name in names},
             )
             for attempt, part, start in zip(story.attempts, parts, windows, strict=False)
         ],
-        steps=done,
-        steps_redone=redone,
-        steps_cut=cut,
-        step_s=median(lasted) / 1e9 if lasted else None,
+        steps=counts[0],
+        steps_redone=counts[1],
+        steps_cut=counts[2],
+        step_s=usual / 1e9 if usual is not None else None,
         failures=failures,
         between_failures_s=story.wall_s / failures if failures else None,
     )
 
 
-def _steps(attempt: Attempt) -> Iterator[_Step]:
-    """Give the steps of an attempt: from the start of the first rank that began it to the end of the last one."""
-    starts: dict[int, int] = {}
-    ends: dict[int, int] = {}
-    for worker in attempt.workers:
-        process = worker.process
-        if process is None:
-            continue
-        for number, start, end in zip(process.steps, process.starts, process.ends, strict=True):
-            if start < starts.get(number, start + 1):
-                starts[number] = start
-            if end > ends.get(number, 0):
-                ends[number] = end
-    for number in sorted(starts):
-        yield _Step(number, starts[number], ends.get(number, 0))
+class _Steps:
+    """The steps of one attempt, over all its processes.
+
+    A step of the job is one number or name, as often as the rank began it that did so most often.
+    """
+
+    def __init__(self, attempt: Attempt, lost: dict[Process, list[Range]]) -> None:
+        self._all = [worker.process for worker in attempt.workers if worker.process is not None]
+        self._groups: list[_Group] = []
+        done: Counter[object] = Counter()
+        begun: Counter[object] = Counter()
+        self._finished: Counter[object] = Counter()
+        self._redone: Counter[object] = Counter()
+        ended = attempt.outcome not in ("unknown", "succeeded")
+        for members in alike(processes(attempt)):
+            by_fate: dict[str, _Group] = {}
+            for process in members:
+                again, cut_off = lost.get(process, []), cut(process) if ended else []
+                fate = f"{again}{cut_off}" if again or cut_off else ""
+                if fate not in by_fate:
+                    by_fate[fate] = _Group([], {at for low, high in again for at in range(low, high)}, cut_off)
+                by_fate[fate].members.append(process)
+            for group in by_fate.values():
+                names, open_ = called(members[0]), unfinished(members[0])
+                finished = Counter(names)
+                finished.subtract(names[at] for at in open_)
+                again_done = Counter(names[at] for at in group.again if at not in open_)
+                done |= finished
+                self._redone |= again_done
+                self._finished |= finished - again_done
+                begun |= finished + Counter(names[at] for at in group.cut)
+            self._groups += by_fate.values()
+        self._cut = begun - done
+        for group in self._groups:  # a step that some rank finished was not cut off
+            group.cut = [at for at in group.cut if called(group.members[0])[at] in self._cut]
+
+    @property
+    def cut(self) -> Iterator[tuple[Process, int]]:
+        """Who was in a step that no rank finished, when it ended, and its position."""
+        return ((process, at) for group in self._groups for at in group.cut for process in group.members)
+
+    @property
+    def latest_ns(self) -> int:
+        """The last end of a step; 0: none ended."""
+        return max((max(process.ends) for group in self._groups for process in group.members), default=0)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many count, were done again, and were cut off."""
+        return self._finished.total(), self._redone.total(), self._cut.total()
+
+    def pieces(self, end: int) -> Iterator[_Piece]:
+        """Give the steps and checkpoints, those without an end up to `end`."""
+        spans: dict[str, list[tuple[int, int]]] = {"productive": [], "lost": [], "checkpoint": []}
+        for group in self._groups:
+            for at, (start, stop) in group.columns():
+                spans["lost" if at in group.again else "productive"].append((start, stop))
+        spans["lost"] += ((process.starts[at], process.errors.get(at, end)) for process, at in self.cut)
+        for process in self._all:
+            for span in process.spans:
+                if span.what == "checkpoint" and span.blocking:
+                    spans["checkpoint"].append((span.start_ns, span.end_ns or end))
+        for name, found in spans.items():
+            whole = [(start, stop) for start, stop in found if stop > start]
+            for start, stop in union((start for start, _ in whole), (stop for _, stop in whole)):
+                yield _Piece(start, stop, name)
 
 
-def _first_of_later(steps: list[list[_Step]]) -> list[int | None]:
-    """Return, for each attempt, the lowest step with which a later one began: from there on its own were done again."""
-    lowest: int | None = None
-    found: list[int | None] = []
-    for own in reversed(steps):
-        found.append(lowest)
-        if own:
-            lowest = own[0].number if lowest is None else min(lowest, own[0].number)
-    return found[::-1]
+@dataclass(slots=True)
+class _Group:
+    """Processes that did the same steps, with the same fate."""
+
+    members: list[Process]
+    again: set[int]  #: positions of the steps that were done again
+    cut: list[int]  #: positions of those that were cut off
+
+    def columns(self) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Give the times at which any member was in a step that it finished, with the position of the step."""
+        columns = zip(zip(*(p.starts for p in self.members)), zip(*(p.ends for p in self.members)))  # noqa: B905 - alike
+        for at, (starts, ends) in enumerate(columns):
+            if not ends[0]:
+                continue
+            if max(starts) <= min(ends):  # all were in it at once
+                yield at, (min(starts), max(ends))
+            else:
+                yield from ((at, span) for span in union(starts, ends))
 
 
-def _end_of_training(story: Story, attempt: Attempt, own: list[_Step], longest: int | None) -> int:
+def _end_of_training(story: Story, attempt: Attempt, steps: _Steps, longest: int | None) -> int:
     """Return when an attempt's training ended: its end, but of one that failed in a step the failure, as far as known.
 
     A process that exits is noticed within the agent's monitor interval. One that hangs is not: a step that was cut off
@@ -186,29 +237,18 @@ def _end_of_training(story: Story, attempt: Attempt, own: list[_Step], longest: 
     _, end = story.span(attempt)
     if attempt.outcome != "failed":
         return end
-    running = [step for step in own if not step.end]
-    if running and longest is not None:
-        return min(end, max(step.start for step in running) + longest)
     first = attempt.first_failure
-    seen = first.process.last_ns if not running and first is not None and first.process is not None else end
-    return min(end, max([seen, *(step.end for step in own)]))
+    seen = [steps.latest_ns, *(process.errors[at] for process, at in steps.cut if at in process.errors)]
+    open_ = [process.starts[at] for process, at in steps.cut if at not in process.errors]
+    if open_:
+        died = first.ended_ns if first is not None and first.ended_ns is not None else end
+        seen.append(died if longest is None else min(died, max(open_) + longest))
+    else:
+        seen.append(first.process.last_ns if first is not None and first.process is not None else end)
+    return min(end, max(seen))
 
 
-def _trained(attempt: Attempt, own: list[_Step], counting: list[_Step], end: int) -> Iterator[_Piece]:
-    """Give the steps and checkpoints of an attempt."""
-    counts = {step.number for step in counting}
-    for step in own:
-        if step.end:
-            yield _Piece(step.start, step.end, "productive" if step.number in counts else "lost")
-        elif attempt.outcome not in ("unknown", "succeeded"):
-            yield _Piece(step.start, end, "lost")
-    for worker in attempt.workers:
-        for span in worker.process.spans if worker.process is not None else ():
-            if span.what == "checkpoint" and span.blocking:
-                yield _Piece(span.start_ns, span.end_ns or end, "checkpoint")
-
-
-def _around(story: Story, attempt: Attempt, own: list[_Step], end: int, before: int, marked: bool) -> Iterator[_Piece]:
+def _around(story: Story, attempt: Attempt, end: int, before: int, marked: bool) -> Iterator[_Piece]:
     """Give what is not training: the rendezvous, the start, and the detection of the failure."""
     start, over = story.span(attempt)
     gathered = [r for r in attempt.rendezvous if r.completed]
@@ -217,9 +257,22 @@ def _around(story: Story, attempt: Attempt, own: list[_Step], end: int, before: 
         changed = attempt.number and story.attempts[attempt.number - 1].outcome == "membership"
         yield _Piece(before if changed else began, max(r.end_ns for r in gathered), "rendezvous")
     if marked:
-        yield _Piece(start, min((step.start for step in own), default=min(over, end)), "startup")
+        first = min((process.starts[0] for process in processes(attempt)), default=min(over, end))
+        yield _Piece(start, first, "startup")
+    else:
+        yield _Piece(start, over, "unknown")
     if attempt.outcome == "failed":
         yield _Piece(end, _over(story, attempt), "detection")
+
+
+def _requeued(story: Story) -> Iterator[_Piece]:
+    """Give the times at which nobody of the job was there any more, until an agent began anew."""
+    agents = {(node.host, node.pid) for node in story.nodes}
+    there = list(union((p.first_ns for p in story.processes), (p.last_ns for p in story.processes)))
+    begun = [p.first_ns for p in story.processes if (p.context.host, p.context.pid) in agents]
+    for (_, left), (back, _) in pairwise(there):
+        if back in begun and min(begun) < left:
+            yield _Piece(left, back, "requeue")
 
 
 def _over(story: Story, attempt: Attempt) -> int:
@@ -265,62 +318,11 @@ def _sweep(pieces: list[_Piece], windows: list[int]) -> Iterator[dict[str, int]]
         yield parts
 
 
-# --- in the terminal ---
-
-
-def goodput_terminal(answer: Goodput, width: int = 80) -> RenderableType:
-    """Draw the goodput for a terminal of `width` columns."""
-    head = Text.assemble(
-        f"Run {answer.run_id}: ",
-        (f"{answer.ettr:.1%} of {seconds(answer.wall_s)} moved the training on", "bold"),
-        " (ETTR).",
-    )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("")
-    table.add_column("time", justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("", no_wrap=True)
-    longest = max((bucket.share for bucket in answer.buckets), default=0) or 1
-    room = max(10, min(40, width - 40))
-    for bucket in answer.buckets:
-        bar = Text("█" * round(bucket.share / longest * room), style=_COLOURS[bucket.name])
-        table.add_row(bucket.name, seconds(bucket.seconds), f"{bucket.share:.1%}", bar)
-    table.add_section()
-    table.add_row("wall time", seconds(answer.wall_s), "100.0%", "")
-    return Group(head, table, *_by_attempt(answer), *map(Text, _remarks(answer)))
-
-
-def _by_attempt(answer: Goodput) -> list[RenderableType]:
-    if len(answer.attempts) < 2:
-        return []
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("#", justify="right")
-    for name in _COLOURS:
-        table.add_column(_HEADS.get(name, name), justify="right", no_wrap=True)
-    table.add_column("ended", no_wrap=True)
-    shown = answer.attempts if len(answer.attempts) <= 20 else [*answer.attempts[:10], *answer.attempts[-10:]]
-    for attempt in shown:
-        cells = [seconds(attempt.buckets[name]) if attempt.buckets[name] else "" for name in _COLOURS]
-        table.add_row(str(attempt.attempt), *cells, Text(attempt.outcome))
-    hidden = len(answer.attempts) - len(shown)
-    return [table, *([Text(f"{hidden} attempts between are not shown; --json has all.")] if hidden else [])]
-
-
-def _remarks(answer: Goodput) -> Iterator[str]:
-    if answer.step_s is None:
-        yield (
-            "No steps were marked, so nothing tells which time was productive. In the training loop: "
-            "with elastic_events.step(n): ...  (and checkpoint(n), restore(n))."
-        )
-        return
-    parts = [f"{counted(answer.steps, 'step')} of {seconds(answer.step_s)} in the median"]
-    if answer.steps_redone:
-        parts.append(f"{answer.steps_redone:,} done again after a restart")
-    if answer.steps_cut:
-        parts.append(f"{answer.steps_cut:,} cut off")
-    yield ", ".join(parts) + "."
-    if answer.between_failures_s is not None:
-        yield f"{counted(answer.failures, 'failure')}, one every {seconds(answer.between_failures_s)}."
+def headline(answer: Goodput) -> str:
+    """Return the ratio in words."""
+    if answer.ettr is None:
+        return f"how much of {seconds(answer.wall_s)} moved the training on is unknown: no steps were recorded"
+    return f"{answer.ettr:.1%} of {seconds(answer.wall_s)} moved the training on"
 
 
 def explain() -> str:
@@ -334,9 +336,16 @@ def explain() -> str:
         "",
         *(f"  {name:<11} {what}" for name, what in BUCKETS.items()),
         "",
-        "A step is that of the whole job: from the first rank that began it to the last that finished it. One that was cut",
-        "off counts as lost for as long as the longest step of the job took, and beyond that as detection: a rank hung.",
-        "Steps after the last checkpoint of a job that failed for good count as productive, since nobody did them again.",
+        "A step that was cut off counts as lost for as long as the longest step of the job took, and beyond that as detection: a",
+        "rank hung. Steps after the last checkpoint of a job that failed for good count as productive, since nobody did them",
+        "again. A step that an exception left which the script caught does not count, nor does it end the training.",
+        "",
+        "Done again: an attempt goes on with the first step that it marks. Where numbers only rise, it does again all steps of",
+        "earlier attempts from that number on. Within a process a number that falls is a new epoch or another loop, and takes",
+        "nothing back; behind a restore of an earlier step it is a rollback. Where numbers begin anew in each epoch, what is",
+        "done again begins at the restored checkpoint where both are marked, else at the last step of the number that the",
+        "attempt began with; where that epoch may as well have been finished, nothing counts as lost. step(n, epoch=e) tells it",
+        "exactly.",
         "",
         "Events: job.*, attempt.*, worker.* and rendezvous.completed by the launcher, the torchrun plug-in or, in part, torch;",
         "step.*, checkpoint.* and restore.* by the training loop: with elastic_events.step(n), checkpoint(n), restore(n).",

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from elastic_events.reading.goodput import BUCKETS, Goodput
+from elastic_events.reading.goodput import BUCKETS, Goodput, headline
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("goodput_html",)
@@ -10,10 +10,10 @@ __all__ = ("goodput_html",)
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1f2933; --soft: #5c6873; --line: #d9dfe6;
   --productive: #3fa273; --lost: #f0b7a4; --checkpoint: #1f5fbf; --startup: #9cc9e8; --rendezvous: #b197d6;
-  --detection: #e2b53e; --idle: #c9d1d9; }
+  --detection: #e2b53e; --requeue: #d98fb0; --unknown: #e6e0d0; --idle: #c9d1d9; }
 @media (prefers-color-scheme: dark) { :root { --ground: #12171d; --ink: #e6ebf0; --soft: #9aa7b4; --line: #2d3742;
   --productive: #2f9468; --lost: #a8614b; --checkpoint: #5b9bff; --startup: #5a9bc4; --rendezvous: #8b70b8;
-  --detection: #b98a1c; --idle: #4a5561; } }
+  --detection: #b98a1c; --requeue: #96506f; --unknown: #6b6454; --idle: #4a5561; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
@@ -35,7 +35,7 @@ i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin
 
 def goodput_html(answer: Goodput) -> str:
     """Return the page. All that was recorded is escaped."""
-    title = f"Run {answer.run_id}: {answer.ettr:.1%} of {seconds(answer.wall_s)} moved the training on"
+    title = f"Run {answer.run_id}: {headline(answer)}"
     shares = {bucket.name: bucket.share for bucket in answer.buckets}
     told = [counted(answer.steps, "step"), f"{answer.steps_redone:,} done again", f"{answer.steps_cut:,} cut off"]
     told.append(counted(answer.failures, "failure"))

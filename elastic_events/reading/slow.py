@@ -1,48 +1,54 @@
-"""Which rank is slow, and which went quiet: step times by rank, over all attempts."""
+"""Which rank is slow, which went quiet, and where a job hangs: step times by rank, over all attempts."""
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from operator import attrgetter
+from itertools import pairwise
+from operator import attrgetter, sub
 from statistics import median
-from typing import Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from elastic_events.reading.story import Attempt, Process, Story
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.hang import Hang, hangs
+from elastic_events.reading.steps import alike, called, durations, longest_pause, step_times
+from elastic_events.reading.story import Attempt, Process, Story, Worker
 
-__all__ = ("Quiet", "RankSteps", "Slow", "slow", "slow_terminal")
+__all__ = ("Quiet", "RankSteps", "Slow", "slow")
 
 #: A rank is a straggler when it stands this many deviations (1.4826 x the median absolute deviation, which for a normal
 #: distribution is the standard deviation) and this share above the median of all ranks.
 DEVIATIONS, SHARE = 5.0, 0.05
 
-_SHOWN = 20
+#: Or when this share of its steps, and this many, took longer by `MUCH` than those of the quickest quarter of the ranks.
+OFTEN, TIMES, MUCH = 0.1, 3, 0.25
+
+#: A rank is quiet when the others went on for this many usual steps, longest pauses of the run, and nanoseconds.
+QUIET_STEPS, QUIET_PAUSES, QUIET_NS = 3, 2, 10**9
 
 
 class RankSteps(msgspec.Struct, frozen=True):
     """The finished steps of one rank."""
 
-    rank: int  #: of the whole job
+    rank: int | None  #: of the whole job; None: its process did not know it
     node: str  #: of its last attempt
     steps: int  #: finished
     median_s: float  #: of a step
     p99_s: float  #: what 99 of 100 steps did not exceed
     longest_s: float  #: the longest step
-    longest_step: int  #: the number of the step that took `longest_s`
+    longest_step: int | None  #: the number of the step that took `longest_s`; None: it has none
     ratio: float  #: its median over the median of all ranks' medians
     late_s: float  #: median of how long after the first rank it began a step
     straggler: str  #: "slow", "late", or empty
+    held_up: float  #: share of its steps in which it was much slower, or later, than the quickest quarter of the ranks
+    since_step: (
+        int | None
+    )  #: where it became so and stayed so: the number of the step; None: it was from the start, or at times
 
 
 class Quiet(msgspec.Struct, frozen=True):
     """A rank that stopped recording before the others of its attempt did."""
 
-    rank: int  #: of the whole job
+    rank: int | None  #: of the whole job
     node: str  #: its name
     attempt: int  #: in which
     since_s: float  #: its last record, in seconds from the beginning of the job
@@ -56,8 +62,40 @@ class Slow(msgspec.Struct, frozen=True):
     run_id: str  #: of the job
     median_s: float | None  #: median over the ranks of their median step time
     usual_late_s: float | None  #: median over the ranks of their lateness
-    ranks: list[RankSteps]  #: the slowest first
+    ranks: list[RankSteps]  #: stragglers first, then the slowest
     quiet: list[Quiet]  #: the quietest first
+    hangs: list[Hang]  #: attempts in which all ranks stopped at a step
+
+
+class _Rank:
+    """What is kept of one rank, over all attempts."""
+
+    __slots__ = ("after", "lasted", "late", "later", "longest", "node", "numbers", "rank", "slower")
+
+    def __init__(self, rank: int | None) -> None:
+        self.rank = rank
+        self.node = ""
+        self.lasted = array("q")  # of finished steps
+        self.longest: int | None = None  # the number of the longest
+        self.late = array("q")  # how long after the first rank it began a step
+        self.after = array("q")  # how long after the quickest quarter it ended a step
+        self.numbers: list[int | None] = []  # of the steps that other ranks finished as well
+        self.slower: set[int] = set()  # places in `numbers` of those in which it was much slower
+        self.later: set[int] = set()  # and of those that it began much later
+
+
+class _Group:
+    """Ranks that did the same steps in an attempt."""
+
+    def __init__(self, ranks: list[_Rank], members: list[Process]) -> None:
+        self.ranks = ranks
+        self.members = members
+        self.starts = list(zip(*(process.starts for process in members)))  # noqa: B905 - they did the same steps
+        self.ends = list(zip(*(process.ends for process in members)))  # noqa: B905
+        self.firsts = array("q", map(min, self.starts))  # when the first rank of all began each step
+        self.stops = array(
+            "q", bytes(8 * len(self.starts))
+        )  # when a quarter of all ranks had ended it; 0: this group did not
 
 
 def slow(story: Story) -> Slow:
@@ -66,135 +104,185 @@ def slow(story: Story) -> Slow:
     Such ranks all take as long as the slowest one; what differs is when they begin, after their data and their own
     work outside of the step.
     """
-    lasted: dict[int, array[int]] = {}
-    late: dict[int, array[int]] = {}
-    longest: dict[int, tuple[int, int]] = {}
-    nodes: dict[int, str] = {}
+    usual, _ = step_times(story)
+    pause = longest_pause(story)
+    ranks: dict[object, _Rank] = {}
     for attempt in story.attempts:
-        begun = _begun(attempt)
-        for rank, node, process in _ranked(attempt):
-            nodes[rank] = node
-            own, behind = lasted.setdefault(rank, array("q")), late.setdefault(rank, array("q"))
-            for step, start, end in zip(process.steps, process.starts, process.ends, strict=True):
-                behind.append(start - begun[step])
-                if end:
-                    own.append(end - start)
-                    if end - start > longest.get(rank, (-1, 0))[0]:
-                        longest[rank] = (end - start, step)
-    medians = {rank: median(own) for rank, own in lasted.items() if own}
-    behinds = {rank: median(late[rank]) for rank in medians}
-    usual, usual_late = (median(found.values()) if found else None for found in (medians, behinds))
-    slow_ones = _standing_out(medians)
-    late_ones = _standing_out(behinds, least=(usual or 0) * SHARE)
-    ranks = [
-        RankSteps(
-            rank,
-            nodes[rank],
-            len(lasted[rank]),
-            medians[rank] / 1e9,
-            _percentile(lasted[rank], 0.99) / 1e9,
-            longest[rank][0] / 1e9,
-            longest[rank][1],
-            medians[rank] / usual if usual else 1.0,
-            behinds[rank] / 1e9,
-            "slow" if rank in slow_ones else "late" if rank in late_ones else "",
+        _measure(attempt, ranks, usual or 0)
+    found = [rank for rank in ranks.values() if rank.lasted]
+    medians = [float(median(rank.lasted)) for rank in found]
+    behinds = [float(median(rank.late)) for rank in found]
+    usual_late = median(behinds) if behinds else None
+    # Who waits in a step for one that is late takes longer as well, but ends it no later than that one.
+    longer = {at for at in _standing_out(medians) if median(found[at].after) >= (medians[at] - (usual or 0)) / 2}
+    slow_ones = longer | _often(found, [rank.slower for rank in found])
+    late_ones = _standing_out(behinds, least=(usual or 0) * SHARE) | _often(found, [rank.later for rank in found])
+    rows = []
+    for at, rank in enumerate(found):
+        straggler = "slow" if at in slow_ones else "late" if at in late_ones else ""
+        held = rank.slower if straggler != "late" else rank.later
+        rows.append(
+            RankSteps(
+                rank.rank,
+                rank.node,
+                len(rank.lasted),
+                medians[at] / 1e9,
+                _percentile(rank.lasted, 0.99) / 1e9,
+                max(rank.lasted) / 1e9,
+                rank.longest,
+                medians[at] / usual if usual else 1.0,
+                behinds[at] / 1e9,
+                straggler,
+                len(held) / len(rank.numbers) if held else 0.0,
+                _since(rank.numbers, held) if straggler else None,
+            )
         )
-        for rank in medians
-    ]
-    ranks.sort(key=lambda one: (not one.straggler, -one.median_s, -one.late_s, one.rank))
+    rows.sort(key=lambda one: (not one.straggler, -one.median_s, -one.late_s, one.rank or 0))
     return Slow(
         story.run_id,
         usual / 1e9 if usual is not None else None,
         usual_late / 1e9 if usual_late is not None else None,
-        ranks,
-        sorted(_quiet(story, usual), key=attrgetter("before_others_s"), reverse=True),
+        rows,
+        sorted(_quiet(story, usual, pause), key=attrgetter("before_others_s"), reverse=True),
+        list(hangs(story, usual, pause)),
     )
 
 
-def _ranked(attempt: Attempt) -> Iterator[tuple[int, str, Process]]:
+def _ranked(attempt: Attempt) -> Iterator[tuple[Worker, Process]]:
     for worker in attempt.workers:
-        if worker.rank is not None and worker.process is not None:
-            yield worker.rank, worker.node.name if worker.node is not None else worker.host, worker.process
+        if worker.process is not None and (worker.rank is not None or worker.process.starts):
+            yield worker, worker.process
 
 
-def _begun(attempt: Attempt) -> dict[int, int]:
-    """Return when the first rank began each step."""
-    begun: dict[int, int] = {}
-    for _, _, process in _ranked(attempt):
-        for step, start in zip(process.steps, process.starts, strict=True):
-            if start < begun.get(step, start + 1):
-                begun[step] = start
-    return begun
+#: One step of the job: the groups that did it, each with its position there.
+_Column = list[tuple[_Group, int]]
 
 
-def _standing_out(values: dict[int, float], least: float = 0.0) -> set[int]:
-    """Return the ranks that stand out from the others, in both deviations and share."""
+def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> None:
+    """Add what the ranks did in an attempt, and how they compare in each step."""
+    owners: dict[Process, _Rank] = {}
+    for worker, process in _ranked(attempt):
+        rank = ranks.setdefault(process if worker.rank is None else worker.rank, _Rank(worker.rank))
+        rank.node = worker.node.name if worker.node is not None else worker.host
+        owners[process] = rank
+        lasted = durations(process)
+        if lasted and max(lasted) > max(rank.lasted, default=-1):
+            entry = [at for at, end in enumerate(process.ends) if end][lasted.index(max(lasted))]
+            rank.longest = None if entry in process.names else process.steps[entry]
+        rank.lasted.extend(lasted)
+    groups = [_Group([owners[p] for p in told], told) for told in alike(p for p in owners if p.starts)]
+    places: dict[object, list[list[int]]] = {}  # step -> its positions in each group
+    for number, group in enumerate(groups):
+        for at, name in enumerate(called(group.members[0])):
+            places.setdefault(name, [[] for _ in groups])[number].append(at)
+    columns = [column for shared in places.values() for column in _apart(groups, shared)]
+    for column in sorted(columns, key=lambda column: column[0][0].firsts[column[0][1]]):
+        _compare(column, usual)
+    for column in columns:
+        first = min(group.firsts[at] for group, at in column)
+        for group, at in column:
+            group.firsts[at] = first
+    for group in groups:
+        for rank, process in zip(group.ranks, group.members, strict=True):
+            rank.late.extend(map(sub, process.starts, group.firsts))
+            rank.after.extend(map(sub, process.ends, group.stops))
+
+
+def _apart(groups: list[_Group], places: list[list[int]]) -> Iterator[_Column]:
+    """Give the columns of one number: where it came several times, those that groups did at about the same time are one."""
+    most = max(range(len(groups)), key=lambda number: len(places[number]))
+    times = [groups[most].firsts[at] for at in places[most]]
+    middles = [(a + b) // 2 for a, b in pairwise(times)]
+    columns: list[_Column] = [[] for _ in times]
+    for group, own in zip(groups, places, strict=True):
+        for at in own:
+            columns[bisect_left(middles, group.firsts[at])].append((group, at))
+    yield from filter(None, columns)
+
+
+def _compare(column: _Column, usual: float) -> None:
+    """Note for each rank whether it was much slower, or later, than the quickest quarter of the others."""
+    finished = [(group, at) for group, at in column if group.ends[at][0]]
+    ranks = [rank for group, _ in finished for rank in group.ranks]
+    starts = [start for group, at in finished for start in group.starts[at]]
+    ends = [end for group, at in finished for end in group.ends[at]]
+    quarter = (len(ranks) - 1) // 4
+    ended = sorted(ends)[quarter] if ends else 0
+    for group, at in finished:
+        group.stops[at] = ended
+    if len(ranks) < 2:
+        return
+    group, at = column[0]
+    process = group.members[0]
+    number = None if at in process.names else process.steps[at]
+    lasted = list(map(sub, ends, starts))
+    quick, begun = sorted(lasted)[quarter], sorted(starts)[quarter]
+    bound, after, until = quick * (1 + MUCH), ended + MUCH * quick / 2, begun + MUCH * max(quick, usual)
+    for at in [at for at, took in enumerate(lasted) if took > bound and ends[at] > after]:
+        ranks[at].slower.add(len(ranks[at].numbers))
+    for at in [at for at, start in enumerate(starts) if start > until]:
+        ranks[at].later.add(len(ranks[at].numbers))
+    for rank in ranks:
+        rank.numbers.append(number)
+
+
+def _standing_out(values: list[float], least: float = 0.0) -> set[int]:
+    """Return the places of those that stand out from the others, in both deviations and share."""
     if len(values) < 3:
         return set()
-    middle = median(values.values())
-    spread = 1.4826 * median(abs(value - middle) for value in values.values())
+    middle = median(values)
+    spread = 1.4826 * median(abs(value - middle) for value in values)
     bound = middle + max(DEVIATIONS * spread, SHARE * middle, least)
-    return {rank for rank, value in values.items() if value > bound}
+    return {at for at, value in enumerate(values) if value > bound}
 
 
-def _quiet(story: Story, usual: float | None) -> Iterator[Quiet]:
-    """Give the ranks whose last record is a second, and ten of the job's steps, before that of half of the others."""
-    bound = max(1e9, 10 * (usual or 0))
+def _often(found: list[_Rank], held: list[set[int]]) -> set[int]:
+    """Return the places of those that were held up often, and much more often than the best quarter of all."""
+    shares = [len(own) / len(rank.numbers) if own else 0.0 for rank, own in zip(found, held, strict=True)]
+    if len(shares) < 2:
+        return set()
+    best = sorted(shares)[(len(shares) - 1) // 4]
+    return {at for at, share in enumerate(shares) if share >= OFTEN + 2 * best and len(held[at]) >= TIMES}
+
+
+def _since(numbers: list[int | None], held: set[int]) -> int | None:
+    """Return the number of the step from which on nine of ten were held up, where before it one of ten was at most."""
+    best = (0, 0)
+    for before, at in enumerate(sorted(held)):
+        behind = len(held) - before
+        if behind >= 0.9 * (len(numbers) - at) and before <= 0.1 * at:
+            best = max(best, (behind, at))
+    return numbers[best[1]] if best[1] else None
+
+
+def _quiet(story: Story, usual: float | None, pause: int) -> Iterator[Quiet]:
+    """Give the ranks whose last record is some of the job's steps before that of half of the others."""
+    if usual is None:  # nothing says how often a rank records
+        return
+    bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause)
     for attempt in story.attempts:
         found = list(_ranked(attempt))
-        if len(found) < 2:
-            continue
-        middle = median(process.last_ns for _, _, process in found)
-        for rank, node, process in found:
-            if middle - process.last_ns > bound:
+        lasts = sorted(process.last_ns for _, process in found)
+        for worker, process in found if len(found) > 1 else ():
+            at = bisect_left(lasts, process.last_ns)
+            middle = _middle(lasts, at)
+            told = worker.outcome != "unknown" and worker.ended_ns is not None
+            until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
+            if until - process.last_ns > bound:
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
-                yield Quiet(rank, node, attempt.number, since, before, process.last_step)
+                node = worker.node.name if worker.node is not None else worker.host
+                yield Quiet(worker.rank, node, attempt.number, since, before, process.last_step)
+
+
+def _middle(ordered: list[int], without: int) -> float:
+    """Return the median of all but one."""
+    half, odd = divmod(len(ordered) - 1, 2)
+    low, high = (half if odd else half - 1), half
+    return (ordered[low + (low >= without)] + ordered[high + (high >= without)]) / 2
 
 
 def _percentile(values: Iterable[int], share: float) -> int:
     """Return the smallest value that at least `share` of all do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * round(share * 100) // 100) - 1)]
-
-
-# --- in the terminal ---
-
-
-def slow_terminal(answer: Slow) -> RenderableType:
-    """Draw it for a terminal: stragglers first, then the slowest."""
-    if answer.median_s is None:
-        text = "No finished step was recorded. In the training loop: with elastic_events.step(n): ..."
-        return Group(Text(text), *_silence(answer))
-    stragglers = [one for one in answer.ranks if one.straggler]
-    head = f"Run {answer.run_id}: {counted(len(answer.ranks), 'rank')}, a step takes {seconds(answer.median_s)} in the median; "
-    head += f"{counted(len(stragglers), 'straggler')}." if stragglers else "no straggler."
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    heads = ("rank", "steps", "median", "of all", "p99", "p99/\nmedian", "longest\n(step)", "begins\nlate by")
-    for column in heads:
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("node", overflow="fold", min_width=8)
-    table.add_column("")
-    for one in answer.ranks[:_SHOWN]:
-        table.add_row(*map(str, _cells(one)), Text(one.node), Text(one.straggler, style="bold red"))
-    more = len(answer.ranks) - _SHOWN
-    rest = [Text(f"{counted(more, 'more rank')}; --json has all.")] if more > 0 else []
-    return Group(Text(head), table, *rest, *_silence(answer))
-
-
-def _cells(one: RankSteps) -> tuple[Any, ...]:
-    spread = f"{one.p99_s / one.median_s:.1f} x" if one.median_s else ""
-    longest = f"{seconds(one.longest_s)} ({one.longest_step})"
-    times = (seconds(one.median_s), f"{one.ratio:.2f} x", seconds(one.p99_s), spread, longest)
-    return (one.rank, one.steps, *times, seconds(one.late_s))
-
-
-def _silence(answer: Slow) -> Iterator[Text]:
-    for one in answer.quiet[:_SHOWN]:
-        step = f", after step {one.last_step}" if one.last_step is not None else ""
-        yield Text(
-            f"Rank {one.rank} on {one.node} went quiet at +{seconds(one.since_s)} in attempt {one.attempt}{step}, "
-            f"{seconds(one.before_others_s)} before the others."
-        )
-    if len(answer.quiet) > _SHOWN:
-        yield Text(f"{counted(len(answer.quiet) - _SHOWN, 'more rank')} went quiet.")

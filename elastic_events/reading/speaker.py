@@ -1,15 +1,18 @@
 """What is kept of one process while its records pass: its marks, and what it says as an agent."""
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from elastic_events.bus.context import Context
+from elastic_events.reading.clocks import JUMP
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer")
+__all__ = ("FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "whole")
 
 #: The id of a run that nobody gave one: torchrun's default, and ours.
 NAMELESS = "none"
@@ -32,6 +35,11 @@ SPANS = {
 }
 _TORCH = "torchelastic.worker.status."
 _INT64 = range(-(2**63), 2**63)
+_NEVER = 2**63 - 1
+_LOW, _HIGH = -(2**63), 2**63 - 1
+
+#: Jumps of one process's wall clock that are kept: with more, it is not the clock.
+_JUMPS = 64
 
 
 class Said(NamedTuple):
@@ -47,22 +55,68 @@ def integer(value: Any) -> int | None:
     return value if type(value) is int and value in _INT64 else None
 
 
+def whole(value: Any) -> int | None:
+    """Return the whole number that `value` is or reads as, 11, 11.0 or "11", else None."""
+    if type(value) is str:
+        try:
+            value = int(value)
+        except ValueError:
+            return None
+    elif type(value) is float and value.is_integer():
+        value = int(value)
+    return integer(int(value) if type(value) is bool else value)
+
+
+def _called(what: str, facts: Mapping[str, Any]) -> Any:
+    """Return what a mark is called: its kind, its id and its number."""
+    own, said = facts.get("mark_id"), facts.get("step")
+    number = said if isinstance(said, int | str | float | None) else repr(said)
+    return (what, own if type(own) is int else None, number)
+
+
+def _block(process: Process) -> None:
+    """Tell which checkpoints and restores ran beside a step of their process, and so held up nobody."""
+    if not process.spans or not process.starts:
+        return
+    # A step without an end runs on only if none that began later has ended: else its end was not recorded.
+    last = next((at for at in range(len(process.ends) - 1, -1, -1) if process.ends[at]), -1)
+    ends = [end or process.errors.get(at) or (_NEVER if at > last else 0) for at, end in enumerate(process.ends)]
+    latest = list(accumulate(ends, max))
+    for span in process.spans:
+        before = bisect_left(process.starts, span.end_ns or _NEVER)
+        span.blocking = not before or latest[before - 1] <= span.start_ns
+
+
 class Speaker:
-    """One process. `event` and `message` take its records in the order in which it recorded them."""
+    """One process. `event` and `message` take its records in the order in which it recorded them.
+
+    Times are on the process's own monotonic clock, which nobody sets, moved to the wall clock of its first record.
+    """
 
     __slots__ = (
-        *("_derived", "_ends", "_facts", "_first_ns", "_last_ns", "_owns", "_repair", "_running", "_span", "_spans"),
-        *("_start_ns", "_starts", "_steps", "context", "node", "run_id"),
+        *("_derived", "_ends", "_epochs", "_errors", "_facts", "_first_ns", "_last_ns", "_least", "_most", "_names"),
+        *("_now", "_open", "_owns", "_repair", "_running", "_spans", "_start_ns", "_starts", "_steps", "_told_of"),
+        *("ahead", "context", "jumps", "node", "run_id"),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:
         self.context = context
         self.run_id = context.run_id
         self.node = Node(context.host, context.host, context.pid)
+        self.jumps: list[tuple[int, int]] = []  # of its wall clock: how far it was ahead of the monotonic one, and then
+        self.ahead = 0  # of the monotonic clock, at the first record; see `begun_ns`
+        self._now: int | None = None  # the same, since it was set last
+        self._least = self._most = 0  # within which it was not set again
         self._first_ns = self._last_ns = time_ns
-        self._running = False  # the last step
         self._steps, self._starts, self._ends = array("q"), array("q"), array("q")
-        self._span: Span | None = None  # the one that is open
+        self._names: dict[int, str] = {}
+        self._errors: dict[int, int] = {}
+        self._epochs: array[int] | None = None
+        self._running: int | None = None  # the entry of the step that began last, if it is open
+        self._told_of: Mapping[str, Any] = {}  # what its mark said
+        self._open: dict[
+            Any, list[int]
+        ] = {}  # what another mark is called -> the entries that are open, the newest last
         self._spans: list[Span] = []
         self._facts: list[Said] = []
         self._derived: list[Said] = []  # from torch's own stream
@@ -70,24 +124,20 @@ class Speaker:
         self._repair: Repair | None = None
         self._start_ns = 0  # of torch's last START
 
-    def event(self, time_ns: int, name: Any, source: Any, metadata: Any) -> None:
+    def event(self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0) -> None:
         """Take one event. Steps come first, and cost least: they are most of a long run's events."""
+        if monotonic_ns:
+            if self._least < time_ns - monotonic_ns < self._most:
+                time_ns = monotonic_ns + self.ahead
+            else:
+                time_ns = self._steady(time_ns, monotonic_ns)
         if name == "step.ended":
-            if self._running:
-                self._running = False
-                if not (isinstance(metadata, dict) and "error" in metadata):
-                    self._ends[-1] = time_ns
+            self._step_ended(time_ns, metadata)
         elif name == "step.started":
-            try:
-                self._steps.append(metadata["step"])
-            except (LookupError, OverflowError, TypeError):  # no step that anybody counts to
-                self._running = False
-                return
-            self._starts.append(time_ns)
-            self._ends.append(0)
-            self._running = True
-            if self._span is not None:
-                self._span.blocking = False
+            self._step_started(time_ns, metadata)
+        elif name == "worker.died":  # a collector's word, on its clock: no sign of life
+            if isinstance(metadata, dict):
+                self._facts.append(Said(time_ns, name, metadata))
         else:
             self.seen(time_ns)
             if isinstance(metadata, dict):
@@ -102,41 +152,131 @@ class Speaker:
         elif not self._owns and isinstance(name, str) and name.startswith(_TORCH):
             self._hear(time_ns, name, str(source), metadata)
 
-    def message(self, time_ns: int, message: Any) -> None:
+    def message(self, time_ns: int, message: Any, monotonic_ns: int = 0) -> None:
         """Take one rendezvous message of torch."""
+        if monotonic_ns:
+            time_ns = self._steady(time_ns, monotonic_ns)
         self.seen(time_ns)
         if not self._owns and isinstance(message, str):
             self._derive(time_ns, lambda repair: repair.rendezvous(message))
 
-    def seen(self, time_ns: int) -> None:
+    def seen(self, time_ns: int, monotonic_ns: int = 0) -> None:
         """Take the time of a record that says nothing here, as a metric."""
+        if monotonic_ns:
+            time_ns = self._steady(time_ns, monotonic_ns)
         if time_ns > self._last_ns:
             self._last_ns = time_ns
         elif time_ns and time_ns < self._first_ns:
             self._first_ns = time_ns
 
+    def _steady(self, time_ns: int, monotonic_ns: int) -> int:
+        """Return the time of a record on the wall clock as it was at the first one."""
+        now = time_ns - monotonic_ns
+        if self._now is None:
+            self.ahead = now
+        elif not self._least < now < self._most and len(self.jumps) < _JUMPS:
+            self.jumps.append((self._now, now))
+        if not self._least < now < self._most:
+            self._now, self._least, self._most = now, now - JUMP, now + JUMP
+        return monotonic_ns + self.ahead
+
+    @property
+    def begun_ns(self) -> int:
+        """Its first record on the host's monotonic clock; 0: it is not known."""
+        return 0 if self._now is None else self._first_ns - self.ahead
+
+    def move(self, later_ns: int) -> None:
+        """Set all times later."""
+        self._first_ns += later_ns
+        self._last_ns += later_ns
+        self._start_ns += later_ns
+        for times in (self._starts, self._ends):
+            times[:] = array("q", (time and time + later_ns for time in times))
+        self._errors = {entry: time + later_ns for entry, time in self._errors.items()}
+        for span in self._spans:
+            span.start_ns += later_ns
+            span.end_ns += later_ns if span.end_ns else 0
+        for facts in (self._facts, self._derived):
+            facts[:] = [said._replace(time_ns=said.time_ns + later_ns) for said in facts]
+
     def finish(self) -> Process:
         """Close what the last record left open; return the process."""
         if self._repair is not None:
             self._derive(self._last_ns, Repair.started)
+        for times in (self._starts, self._ends, self._errors.values()):
+            if times:
+                self.seen(max(times))
         if self._starts:
             self.seen(min(self._starts))
-            self.seen(max(self._starts))
-            self.seen(max(self._ends))
-        marks = (self._spans, self._steps, self._starts, self._ends)
-        return Process(self.context, self._first_ns, self._last_ns, *marks)
+        marks = (self._spans, self._steps, self._starts, self._ends, self._names, self._errors, self._epochs)
+        process = Process(self.context, self._first_ns, self._last_ns, *marks)
+        _block(process)
+        return process
 
     def said(self) -> list[Said]:
         """Return what this process said as an agent; empty for a worker."""
         return self._facts if self._owns else [*self._facts, *self._derived]
 
+    # --- marks: each is a beginning and an end of one thing, by its id, or by its number and its order ---
+
+    def _step_started(self, time_ns: int, metadata: Any) -> None:
+        facts = metadata if isinstance(metadata, dict) else {}
+        if self._running is not None:
+            self._open.setdefault(_called("step", self._told_of), []).append(self._running)
+        said = facts.get("step")
+        number = said if type(said) is int and _LOW <= said <= _HIGH else whole(said)
+        self._running = len(self._steps)
+        self._told_of = facts
+        if number is None:
+            number = self._running
+            self._names[number] = str(said)
+        self._steps.append(number)
+        self._starts.append(time_ns)
+        self._ends.append(0)
+        if "epoch" in facts or self._epochs is not None:
+            if self._epochs is None:
+                self._epochs = array("q", bytes(8 * self._running))
+            self._epochs.append(whole(facts.get("epoch")) or 0)
+
+    def _step_ended(self, time_ns: int, metadata: Any) -> None:
+        facts = metadata if isinstance(metadata, dict) else {}
+        entry, begun = self._running, self._told_of
+        if (
+            entry is not None
+            and facts.get("mark_id") == begun.get("mark_id")
+            and facts.get("step") == begun.get("step")
+        ):
+            self._running = None  # most steps end before the next one begins
+        else:
+            entry = self._close("step", facts)
+        if entry is None:  # its beginning was not recorded
+            self.seen(time_ns)
+        elif "error" in facts:
+            self._errors[entry] = time_ns
+        else:
+            self._ends[entry] = time_ns
+
     def _mark(self, time_ns: int, what: str, started: bool, facts: Mapping[str, Any]) -> None:
+        said = facts.get("step")
         if started:
-            self._span = Span(what, integer(facts.get("step")), time_ns, blocking=not self._running)
-            self._spans.append(self._span)
-        elif self._span is not None and self._span.what == what:
-            self._span.end_ns = time_ns
-            self._span = None
+            self._open.setdefault(_called(what, facts), []).append(len(self._spans))
+            self._spans.append(Span(what, whole(said), time_ns))
+            return
+        entry = self._close(what, facts)
+        if entry is not None:
+            self._spans[entry].end_ns = time_ns
+            self._spans[entry].failed = "error" in facts
+
+    def _close(self, what: str, facts: Mapping[str, Any]) -> int | None:
+        """Return the newest open entry of what is called so, which is no longer open; None if there is none."""
+        key = _called(what, facts)
+        entries = self._open.get(key)
+        if entries is None:
+            return None
+        entry = entries.pop()
+        if not entries:
+            del self._open[key]
+        return entry
 
     # --- torch's own stream ---
 

@@ -4,7 +4,7 @@ Times are nanoseconds since the epoch, on the clock of the reference host where 
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,11 @@ class Span:
     """A checkpoint or a restore of one process; `end_ns` 0: it never ended."""
 
     what: str  #: checkpoint or restore
-    step: int | None
+    step: int | None  #: None: no whole number was given
     start_ns: int
     end_ns: int = 0
     blocking: bool = True  #: no step of the same process ran at the same time
+    failed: bool = False  #: an exception ended it
 
 
 @dataclass(slots=True, eq=False)
@@ -32,10 +33,16 @@ class Process:
     first_ns: int
     last_ns: int
     spans: list[Span] = field(default_factory=list)
-    #: One entry a step, in the order in which they began: number, start, end; end 0: the step never ended.
+    #: One entry a step, in the order in which they began: number, start, end; end 0: it was not finished. Numbers may
+    #: come again, and steps may overlap.
     steps: "array[int]" = field(default_factory=lambda: array("q"))
     starts: "array[int]" = field(default_factory=lambda: array("q"))
     ends: "array[int]" = field(default_factory=lambda: array("q"))
+    #: Entry -> its name, where it has no whole number; `steps` has its place then, which says nothing.
+    names: dict[int, str] = field(default_factory=dict)
+    #: Entry -> when an exception left the step; the script may have caught it.
+    errors: dict[int, int] = field(default_factory=dict)
+    epochs: "array[int] | None" = None  #: an entry a step, where the marks name an epoch
 
     @property
     def first_step_ns(self) -> int | None:
@@ -44,8 +51,19 @@ class Process:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that it finished."""
-        return next((step for step, end in zip(reversed(self.steps), reversed(self.ends), strict=True) if end), None)
+        """The number of the last step that it finished."""
+        entries = range(len(self.ends) - 1, -1, -1)
+        return next((self.steps[at] for at in entries if self.ends[at] and at not in self.names), None)
+
+    @property
+    def numbers(self) -> "Sequence[int]":
+        """The numbers of its steps, without those that have none."""
+        return [n for at, n in enumerate(self.steps) if at not in self.names] if self.names else self.steps
+
+    def label(self, entry: int) -> str:
+        """Return the number or name of a step as people read it."""
+        name = self.names.get(entry, str(self.steps[entry]))
+        return name if self.epochs is None else f"{name} of epoch {self.epochs[entry]}"
 
 
 @dataclass(slots=True, eq=False)

@@ -160,7 +160,7 @@ def _row(story: Story, attempt: Attempt, before: Attempt | None) -> AttemptRow:
     first_step_ns = attempt.first_step_ns
     since = story.span(before)[1] if before is not None else None
     rendezvous = [r for r in attempt.rendezvous if r.completed]
-    numbers = [min(w.process.steps) for w in attempt.workers if w.process is not None and w.process.steps]
+    numbers = [min(w.process.numbers) for w in attempt.workers if w.process is not None and w.process.numbers]
     first = attempt.first_failure
     failed = [worker for worker in attempt.workers if worker.outcome == "failed"]
     return AttemptRow(

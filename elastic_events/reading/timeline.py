@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from elastic_events.reading.steps import Range, cut, redone
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
 __all__ = ("RANKS", "STATES", "Band", "Box", "Mark", "Row", "Timeline", "alike", "timeline")
@@ -122,7 +123,7 @@ class _Run:
         self.began_ns = story.began_ns
         self.spans = {attempt.number: story.span(attempt) for attempt in story.attempts}
         self.first = {attempt.number: attempt.first_failure for attempt in story.attempts}
-        self.later = _first_of_later(story.attempts)
+        self.lost = redone(story)
         self.marked = any(process.starts for process in story.processes)
 
     def boxes(self, attempt: Attempt, worker: Worker) -> Iterator[Box]:
@@ -135,12 +136,10 @@ class _Run:
             yield self.box(start, end, "startup" if self.marked else "running", attempt, "")
         else:
             first = process.starts[0]
-            label = f"steps {process.steps[0]} to {process.steps[-1]}"
-            lost = _lost_from(attempt, process, self.later[attempt.number])
+            label = f"steps {process.label(0)} to {process.label(len(process.steps) - 1)}"
             yield self.box(start, first, "startup", attempt, "")
-            yield self.box(first, end if lost is None else lost, "training", attempt, label)
-            if lost is not None:
-                yield self.box(lost, end, "lost", attempt, label)
+            for low, high, state in _phases(process, end, self.lost.get(process, ()), _cut(attempt, process)):
+                yield self.box(low, high, state, attempt, label)
         for span in process.spans if process is not None else ():
             step = "" if span.step is None else f"step {span.step}"
             yield self.box(span.start_ns, span.end_ns or end, span.what, attempt, step)
@@ -170,12 +169,10 @@ class _Run:
         if first is None:
             yield self.box(start, end, "startup" if self.marked else "running", attempt, "")
             return
-        later = self.later[attempt.number]
-        lost = min((t for p in processes if (t := _lost_from(attempt, p, later)) is not None), default=None)
         yield self.box(start, first, "startup", attempt, "")
-        yield self.box(first, end if lost is None else lost, "training", attempt, "")
-        if lost is not None:
-            yield self.box(lost, end, "lost", attempt, "")
+        most = max(processes, key=lambda process: len(process.starts))
+        for low, high, state in _phases(most, end, self.lost.get(most, ()), _cut(attempt, most)):
+            yield self.box(max(first, low) if low > most.starts[0] else first, high, state, attempt, "")
         for span in max((process.spans for process in processes), key=len):
             yield self.box(span.start_ns, span.end_ns or end, span.what, attempt, "")
 
@@ -207,25 +204,25 @@ class _Run:
         return round((time_ns - self.began_ns) / 1e9, 6)
 
 
-def _lost_from(attempt: Attempt, process: Process, later: int | None) -> int | None:
-    """Return when the first step began that a later attempt did again, or that was cut off; None if all of them count."""
-    cut = attempt.outcome not in ("unknown", "succeeded")
-    for step, start, end in zip(process.steps, process.starts, process.ends, strict=True):
-        if (later is not None and step >= later) or (cut and not end):
-            return start
-    return None
+def _phases(
+    process: Process, end: int, again: Sequence[Range], cut_off: Sequence[int]
+) -> Iterator[tuple[int, int, str]]:
+    """Give the times from the first step to the end, as training or lost: steps done again, and from the cut one on."""
+    at = process.starts[0]
+    spans = [(process.starts[low], process.starts[high] if high < len(process.starts) else end) for low, high in again]
+    spans += [(process.starts[entry], end) for entry in cut_off[:1]]
+    for low, high in sorted(spans):
+        if low > at:
+            yield at, low, "training"
+        if high > max(low, at):
+            yield max(low, at), high, "lost"
+        at = max(at, high)
+    if end > at or not spans:
+        yield at, end, "training"
 
 
-def _first_of_later(attempts: list[Attempt]) -> dict[int, int | None]:
-    """Return, for each attempt, the lowest step with which a later one began."""
-    lowest: int | None = None
-    found: dict[int, int | None] = {}
-    for attempt in reversed(attempts):
-        found[attempt.number] = lowest
-        firsts = [w.process.steps[0] for w in attempt.workers if w.process is not None and w.process.steps]
-        if firsts:
-            lowest = min(firsts) if lowest is None else min(lowest, *firsts)
-    return found
+def _cut(attempt: Attempt, process: Process) -> Sequence[int]:
+    return cut(process) if attempt.outcome not in ("unknown", "succeeded") else ()
 
 
 def _slot_name(slot: int, workers: list[tuple[Attempt, Worker]]) -> str:

@@ -107,7 +107,7 @@ def test_diff(tmp_path: Path) -> None:
     database(tmp_path / "a.db", failed().records)
     database(tmp_path / "b.db", two_attempts().records)
     document = json.loads(command("diff", "a.db", "b.db", "--json", cwd=tmp_path).stdout)
-    assert (document["a"], document["b"], document["grew_most"]) == ("bad", "run", "productive")
+    assert (document["a"], document["b"], document["grew_most"]) == ("bad", "run", "rendezvous")
     assert command("diff", "a.db,missing.db", "b.db", cwd=tmp_path).returncode == 2
 
 

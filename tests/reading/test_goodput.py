@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import BUCKETS, Goodput, explain, goodput, goodput_terminal
+from elastic_events.reading.goodput import BUCKETS, Goodput, explain, goodput
+from elastic_events.reading.goodput_html import goodput_html
+from elastic_events.reading.goodput_terminal import goodput_terminal
 from tests.reading.runs import Run, two_attempts
 from tests.streams import STREAMS, load
 
@@ -144,7 +146,7 @@ def test_a_late_joiner_waits_while_others_train() -> None:
 
 
 def test_a_run_without_marks() -> None:
-    """Without a step nothing is called productive or start-up; the answer says how to mark steps."""
+    """Without a step the ratio is unknown, and so is what the workers did; the answer says how to mark steps."""
     run = Run()
     agent = run.agent()
     run.tell(0, agent, "job.started")
@@ -152,8 +154,12 @@ def test_a_run_without_marks() -> None:
     run.tell(9, agent, "attempt.ended", attempt=0, outcome="succeeded")
     run.tell(10, agent, "job.succeeded")
     found = answer(run)
-    assert (parts(found), found.ettr, found.step_s) == ({"idle": 10}, 0, None)
+    assert (parts(found), found.ettr, found.step_s) == ({"unknown": 7, "idle": 3}, None, None)
+    assert not {"productive", "lost", "startup"} & {bucket.name for bucket in found.buckets}
+    assert json.loads(msgspec.json.encode(found))["ettr"] is None
+    assert "is unknown: no steps were recorded" in " ".join(shown(found).split())
     assert "with elastic_events.step(n)" in shown(found)
+    assert "unknown: no steps were recorded" in goodput_html(found)
 
 
 def test_an_attempt_without_a_step_is_startup() -> None:
@@ -187,11 +193,11 @@ def test_a_step_that_still_runs() -> None:
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_captured_streams(name: str) -> None:
-    """torch's own streams hold no steps: rendezvous and detection are told, the rest is idle, and all of it sums up."""
+    """torch's own streams hold no steps: rendezvous and detection are told, the rest is unknown or idle, and it sums up."""
     (story,) = build(load(name))
     found = goodput(story)
     assert sum(bucket.seconds for bucket in found.buckets) == pytest.approx(found.wall_s, rel=1e-9)
-    assert set(parts(found)) <= {"rendezvous", "detection", "idle"}
+    assert set(parts(found)) <= {"rendezvous", "detection", "unknown", "idle"}
     assert sum(bucket.share for bucket in found.buckets) == pytest.approx(1)
 
 
@@ -241,7 +247,7 @@ def test_the_screen() -> None:
     assert text.startswith("Run run: 37.5% of 20.0 s moved the training on (ETTR).")
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
-    assert "6 steps of 1.2 s in the median, 1 done again after a restart, 1 cut off." in text
+    assert "6 steps of 1.2 s in the median, 1 done again, 1 cut off." in text
 
 
 def test_json_and_explanation() -> None:

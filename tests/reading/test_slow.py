@@ -7,7 +7,8 @@ import msgspec
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.slow import Slow, slow, slow_terminal
+from elastic_events.reading.slow import Slow, slow
+from elastic_events.reading.slow_terminal import slow_terminal
 from tests.reading.runs import Run, two_attempts
 
 
@@ -72,11 +73,68 @@ def test_a_late_rank() -> None:
     assert [(one.rank, one.straggler, one.late_s) for one in found.ranks if one.straggler] == [(4, "late", 0.4)]
 
 
+def shaped(ranks: int, held: dict[int, list[int]], factor: float, steps: int = 40) -> Run:
+    """A run whose ranks begin each step together; those in `held` take `factor` times as long in the steps given."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(ranks))
+    for step in range(steps):
+        for rank in range(ranks):
+            worker, begin = run.worker(rank), 1 + 10 * step
+            run.tell(begin, worker, "step.started", step=step)
+            each = factor if step in held.get(rank, ()) else 1.0 + rank / 1000
+            run.tell(begin + each, worker, "step.ended", step=step)
+    return run
+
+
+def test_a_rank_that_became_slow() -> None:
+    """A rank that is slow in the last part of its steps is a straggler, and the step from which on is told."""
+    found = answer(shaped(8, {3: list(range(22, 40))}, 4.6))
+    (one,) = (one for one in found.ranks if one.straggler)
+    assert (one.rank, one.straggler, one.since_step, one.held_up) == (3, "slow", 22, 18 / 40)
+    assert "Rank 3 was much slower than the quickest in 45% of its steps, from step 22 on." in words(found)
+
+
+def test_a_rank_that_is_slow_at_times() -> None:
+    """A rank that is slow in two of five steps is a straggler; one that was slow once is none."""
+    found = answer(shaped(8, {3: [step for step in range(40) if step % 5 < 2], 5: [7]}, 3.0))
+    assert [(one.rank, one.straggler, one.since_step) for one in found.ranks if one.straggler] == [(3, "slow", None)]
+    assert "Rank 3 was much slower than the quickest in 40% of its steps." in words(found)
+
+
+def test_several_slow_ranks() -> None:
+    """Half of all ranks at twice the time are stragglers, and so is one of two."""
+    every = list(range(40))
+    found = answer(shaped(8, dict.fromkeys((1, 2, 5, 7), every), 2.0))
+    assert {one.rank for one in found.ranks if one.straggler == "slow"} == {1, 2, 5, 7}
+    assert [(one.rank, one.straggler) for one in answer(shaped(2, {1: every}, 4.6)).ranks] == [(1, "slow"), (0, "")]
+
+
+def test_who_waits_is_not_slow() -> None:
+    """A rank whose steps are long since it waits in them for others that begin late is no straggler: these are."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(3))
+    for step in range(20):
+        for rank, late in enumerate((0.5, 0.5, 0.0)):
+            mark = 2 * step + 1
+            run.tell(mark + late, run.worker(rank), "step.started", step=step)
+            run.tell(mark + 1.5, run.worker(rank), "step.ended", step=step)
+    assert {one.rank: one.straggler for one in answer(run).ranks} == {0: "late", 1: "late", 2: ""}
+
+
+def test_a_process_without_a_rank() -> None:
+    """The steps of a script that nobody gave a rank are counted; its rank is unknown."""
+    run = Run()
+    run.steps(run.worker(None), range(20), 1, 1)
+    found = answer(run)
+    assert [(one.rank, one.steps, one.median_s) for one in found.ranks] == [(None, 20, 1)]
+    assert "?" in shown(found)
+
+
 def test_equal_ranks() -> None:
-    """Among ranks that are alike nobody stands out, also where the deviation is nothing at all; two are no crowd."""
+    """Among ranks that are alike nobody stands out, also where the deviation is nothing at all."""
     assert [one.straggler for one in answer(ranks([1.0] * 6)).ranks] == [""] * 6
     assert [one.straggler for one in answer(ranks([1.0] * 5 + [1.001])).ranks] == [""] * 6
-    assert [one.straggler for one in answer(ranks([1.0, 9.0])).ranks] == [""] * 2
+    assert [one.straggler for one in answer(ranks([1.0, 1.001])).ranks] == [""] * 2
 
 
 def test_a_rank_that_went_quiet() -> None:

@@ -1,0 +1,93 @@
+"""Goodput in a terminal."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from elastic_events.reading.goodput import Bucket, Goodput, headline
+from elastic_events.reading.words import counted, seconds
+
+__all__ = ("goodput_terminal",)
+
+_COLOURS = {
+    "productive": "green",
+    "lost": "red",
+    "checkpoint": "blue",
+    "startup": "cyan",
+    "rendezvous": "magenta",
+    "detection": "yellow",
+    "requeue": "bright_magenta",
+    "unknown": "white",
+    "idle": "bright_black",
+}
+
+_HEADS = {
+    "productive": "produc-\ntive",
+    "checkpoint": "check-\npoint",
+    "startup": "start-\nup",
+    "rendezvous": "rendez-\nvous",
+    "detection": "detec-\ntion",
+    "requeue": "re-\nqueue",
+    "unknown": "un-\nknown",
+}
+
+
+def goodput_terminal(answer: Goodput, width: int = 80) -> RenderableType:
+    """Draw the goodput for a terminal of `width` columns."""
+    head = Text.assemble(f"Run {answer.run_id}: ", (headline(answer), "bold"), " (ETTR).")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("")
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("", no_wrap=True)
+    longest = max((bucket.share for bucket in answer.buckets), default=0) or 1
+    room = max(10, min(40, width - 40))
+    for bucket in _told(answer):
+        bar = Text("█" * round(bucket.share / longest * room), style=_COLOURS[bucket.name])
+        table.add_row(bucket.name, seconds(bucket.seconds), f"{bucket.share:.1%}", bar)
+    table.add_section()
+    table.add_row("wall time", seconds(answer.wall_s), "100.0%", "")
+    return Group(head, table, *_by_attempt(answer), *map(Text, _remarks(answer)))
+
+
+def _told(answer: Goodput) -> list[Bucket]:
+    """Return the buckets to show: not what is rare and empty."""
+    return [bucket for bucket in answer.buckets if bucket.seconds or bucket.name not in ("requeue", "unknown")]
+
+
+def _by_attempt(answer: Goodput) -> list[RenderableType]:
+    if len(answer.attempts) < 2:
+        return []
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("#", justify="right")
+    names = [bucket.name for bucket in _told(answer)]
+    for name in names:
+        table.add_column(_HEADS.get(name, name), justify="right", no_wrap=True)
+    table.add_column("ended", no_wrap=True)
+    shown = answer.attempts if len(answer.attempts) <= 20 else [*answer.attempts[:10], *answer.attempts[-10:]]
+    for attempt in shown:
+        cells = [seconds(attempt.buckets[name]) if attempt.buckets[name] else "" for name in names]
+        table.add_row(str(attempt.attempt), *cells, Text(attempt.outcome))
+    hidden = len(answer.attempts) - len(shown)
+    return [table, *([Text(f"{hidden} attempts between are not shown; --json has all.")] if hidden else [])]
+
+
+def _remarks(answer: Goodput) -> Iterator[str]:
+    if answer.ettr is None:
+        yield (
+            "No steps were marked, so nothing tells which time was productive. In the training loop: "
+            "with elastic_events.step(n): ...  (and checkpoint(n), restore(n))."
+        )
+        return
+    usual = f" of {seconds(answer.step_s)} in the median" if answer.step_s is not None else ""
+    parts = [f"{counted(answer.steps, 'step')}{usual}"]
+    if answer.steps_redone:
+        parts.append(f"{answer.steps_redone:,} done again")
+    if answer.steps_cut:
+        parts.append(f"{answer.steps_cut:,} cut off")
+    yield ", ".join(parts) + "."
+    if answer.between_failures_s is not None:
+        yield f"{counted(answer.failures, 'failure')}, one every {seconds(answer.between_failures_s)}."

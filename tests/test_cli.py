@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from elastic_events import Event, EventSource
+from elastic_events.bus.context import Context
+from elastic_events.bus.emit import Emitter
+from elastic_events.bus.redact import Redactor
 from elastic_events.cli import COMMANDS
+from elastic_events.recorder import open_rings
 from elastic_events.sinks.sqlite import read_sqlite
+from tests.reading.runs import two_attempts
+from tests.reading.test_source import jsonl
 from tests.recorder.test_recorder import record_some
 
 
@@ -60,6 +67,45 @@ def test_recover_and_replay(tmp_path: Path) -> None:
     command("recover", "rings", "--to", "sqlite:///out.db", cwd=tmp_path)
     command("replay", "rings", "--to", "sqlite:///out.db", cwd=tmp_path)
     assert len([r for r in read_sqlite(tmp_path / "out.db") if r.kind != "ledger"]) == 6
+
+
+def test_recover_last_is_by_time(tmp_path: Path) -> None:
+    """The last records of a process are those with the last times, over events and metrics together."""
+    context = Context("run", "1-0-0", "host", 1)
+    events, metrics = open_rings(tmp_path / "rings", context, 2048)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    for number in range(100):
+        emitter.record(Event(f"early{number}", EventSource.WORKER))
+    for number in range(1500):
+        emitter.put_metric("loss", number)
+    for number in range(6):
+        emitter.record(Event(f"late{number}", EventSource.WORKER))
+    lines = command("recover", "rings", "--last", "8", cwd=tmp_path).stdout.splitlines()[1:]
+    assert [re.search(r"loss|late\d", line)[0] for line in lines] == [  # type: ignore[index]
+        *("loss", "loss"),
+        *(f"late{number}" for number in range(6)),
+    ]
+
+
+def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:
+    """Damaged lines are named, counted among what was to be delivered, and no success; nor is garbage alone."""
+    path = jsonl(tmp_path / "dead.jsonl", two_attempts().records)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[9] = b"{broken\n"
+    path.write_bytes(b"".join(lines))
+    done = command("replay", "dead.jsonl", "--to", "sqlite:///out.db", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{len(lines) - 2} of {len(lines)} records delivered" in done.stdout
+    assert "skipped dead.jsonl:4: " in done.stderr
+    assert "not all could be read: 2 of dead.jsonl are damaged" in done.stderr
+    assert len([r for r in read_sqlite(tmp_path / "out.db") if r.kind != "ledger"]) == len(lines) - 2
+    path.write_bytes(b"garbage\n" * 3)
+    done = command("replay", "dead.jsonl", "--to", "sqlite:///out.db", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no record can be read from dead.jsonl" in done.stderr
+    path.write_bytes(b"")
+    done = command("replay", "dead.jsonl", "--to", "sqlite:///out.db", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "0 of 0 records delivered to sqlite:///out.db\n")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import anyio
@@ -34,7 +35,8 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
     for path in sorted([*directory.glob("*.ring"), *directory.glob("*.bad")]):
         try:
             reader = RecorderReader(path)
-            records = list(reader.rest())
+            # A live file is read in turns, in each first the events: only their times tell which came last.
+            records = sorted(reader.rest(), key=attrgetter("monotonic_ns"))
         except InputError as error:
             click.echo(f"skipped: {error}", err=True)
             continue

@@ -68,7 +68,7 @@ def words(path: Path, processes: Iterable[Process], count: int) -> dict[Process,
             context = process.context
             origins = connection.execute(_ORIGIN, (context.run_id, context.process)).fetchall()
             records = [record for (origin,) in origins[:1] for record in _last(connection, origin, context, count)]
-            found[process] = sorted(records, key=attrgetter("time_ns"))[-count:]
+            found[process] = sorted(records, key=attrgetter("monotonic_ns"))[-count:]
     return found
 
 

@@ -1,6 +1,7 @@
 """Where records are read from: SQLite, JSON Lines, a directory of flight recorders, a NATS stream."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from elastic_events.bus.errors import InputError
@@ -30,7 +31,7 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
     if text.startswith("nats://"):
         from elastic_events.sinks.nats_read import read_nats_sync
 
-        yield from read_nats_sync(text)
+        yield from read_nats_sync(text, damaged=damaged)
         return
     path = Path(source)
     if path.is_dir():
@@ -78,10 +79,10 @@ def last_words(
         path = Path(source)
         if path.is_file() and is_sqlite(path):
             for process, records in words(path, processes, count).items():
-                found[process] = (found[process] + records)[-count:]
+                found[process] = sorted(found[process] + records, key=attrgetter("monotonic_ns"))[-count:]
             continue
         for record in read_records(source):
             speaker = wanted.get(record.context.process)
-            if speaker is not None and spoken(record):
-                found[speaker] = [*found[speaker], record][-count:]
+            if speaker is not None and spoken(record):  # by time: a live recorder gives its metrics behind its events
+                found[speaker] = sorted([*found[speaker], record], key=attrgetter("monotonic_ns"))[-count:]
     return found

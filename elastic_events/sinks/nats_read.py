@@ -1,7 +1,7 @@
 """Reading a run back from a JetStream stream, from the start or live."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -270,9 +270,18 @@ async def read_nats(
 
 
 def read_nats_sync(
-    url: str, follow: bool = False, *, run: str | None = None, durable: str | None = None, live: bool = False
+    url: str,
+    follow: bool = False,
+    *,
+    run: str | None = None,
+    durable: str | None = None,
+    live: bool = False,
+    damaged: Callable[[str, str], object] = lambda _stream, _reason: None,
 ) -> Iterator[Record]:
-    """As `read_nats`, from a thread that runs no event loop; the connection lives in a thread of its own."""
+    """As `read_nats`, from a thread that runs no event loop; the connection lives in a thread of its own.
+
+    `damaged(stream, reason)` is told of each message that holds no stored record.
+    """
     from anyio.from_thread import start_blocking_portal
 
     reader = _reader(url, follow=follow, run=run, durable=durable, live=live)
@@ -283,3 +292,5 @@ def read_nats_sync(
                 yield from records
         finally:
             portal.call(reader.aclose)
+    for _ in range(reader.skipped):
+        damaged(reader.target.stream, "a message that holds no stored record")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
-from elastic_events.reading.builder import Builder
+from elastic_events.reading.builder import Builder, key_of
 from elastic_events.reading.database import scan, spoken, words
 from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
@@ -58,6 +58,7 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
     Raises:
         InputError: a source is missing or foreign, or not one record can be read.
     """
+    sources = list(sources)
     builder = Builder()
     for source in sources:
         path = Path(source)
@@ -66,7 +67,25 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
             continue
         for record in read_records(source, damaged):
             builder.add(record)
+    if builder.disordered:
+        builder = _put_in_order(sources, builder.disordered)
     return builder.stories()
+
+
+def _put_in_order(sources: Iterable[str | Path], disordered: Collection[tuple[str, str]]) -> Builder:
+    """Read all again, and give the events of the `disordered` processes in the order in which these recorded them."""
+    builder = Builder()
+    held: list[Record] = []
+    for source in sources:
+        for record in read_records(source):
+            if record.kind in ("event", "rdzv") and key_of(record.context) in disordered:
+                held.append(record)
+            else:
+                builder.add(record)
+    held.sort(key=attrgetter("seq"))
+    for record in held:
+        builder.add(record)
+    return builder
 
 
 def last_words(

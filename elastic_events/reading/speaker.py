@@ -52,12 +52,13 @@ class Speaker:
 
     __slots__ = (
         *("_derived", "_ends", "_facts", "_first_ns", "_last_ns", "_owns", "_repair", "_running", "_span", "_spans"),
-        *("_start_ns", "_starts", "_steps", "context", "node", "run_id"),
+        *("_start_ns", "_starts", "_steps", "context", "node", "run_id", "seq"),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:
         self.context = context
         self.run_id = context.run_id
+        self.seq = -1  # of the last event or message that came, for who reads them
         self.node = Node(context.host, context.host, context.pid)
         self._first_ns = self._last_ns = time_ns
         self._running = False  # the last step

@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
 
-from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder, key_of
 from elastic_events.reading.database import scan, spoken, words
 from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
+from elastic_events.sinks.stored import NothingYet
 
 __all__ = ("Damage", "last_words", "read_records", "read_stories")
 
@@ -40,7 +40,7 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
         yield from read_directory(path, lambda file, reason: damaged(file.name, reason))
         return
     if not path.exists():
-        raise InputError(
+        raise NothingYet(
             f"{path}: no such file or directory; give a SQLite or JSON Lines file, a recorder directory or nats://"
         )
     from elastic_events.sinks.jsonl import read_jsonl

@@ -19,7 +19,7 @@ from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.parts import Housekeeper, list_parts, next_number
-from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_lines
+from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json, to_lines
 
 __all__ = ("JsonlPosition", "JsonlSink", "from_url", "read_jsonl")
 
@@ -219,11 +219,11 @@ def read_jsonl(
     at the `position` of this one.
 
     Raises:
-        InputError: there is no such file.
+        NothingYet: there is no such file.
     """
     path = Path(path)
     if not path.exists() and not (path.parent.is_dir() and list_parts(path)):
-        raise InputError(f"{path} does not exist")
+        raise NothingYet(f"{path} does not exist")
     return Reading(after or JsonlPosition(), partial(_read, path, _ignore if damaged is None else damaged))
 
 

@@ -194,7 +194,7 @@ def read_sqlite(
     exhausted. A row that holds no record, after somebody edited it, is told to `damaged` by its entry.
 
     Raises:
-        InputError: there is no such file, or it is not one of ours, or newer than this version knows.
+        InputError: there is no such file (`NothingYet`), or it is not one of ours, or newer than this version knows.
     """
     path = Path(path)
     connection = connect_to_read(path)
@@ -239,8 +239,10 @@ def is_sqlite(path: str | os.PathLike[str]) -> bool:
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Return a connection that changes nothing; `InputError` where the file is not one of ours."""
+    if not path.exists():
+        raise NothingYet(f"{path} does not exist")
     if not path.is_file():
-        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+        raise InputError(f"{path} is no file")
     # As a writer that writes nothing: a read-only connection leaves its -wal and -shm behind. Where there is no right
     # to make these, a file without a WAL can be read as one that nobody writes.
     modes = ["mode=rw", "mode=ro"]
@@ -256,7 +258,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             )
             connection.execute("PRAGMA query_only = 1")
             if check_owner(connection, path, InputError) == 0:
-                raise InputError(f"{path} holds no records: it is an empty database")
+                raise NothingYet(f"{path} holds no records: it is an empty database")
             return connection  # noqa: TRY300
         except sqlite3.Error as error:
             failure = error

@@ -12,7 +12,7 @@ import msgspec
 from elastic_events.bus.errors import InputError
 from elastic_events.reading.source import read_stories
 from elastic_events.reading.story import Story
-from elastic_events.sinks.jsonl import CUT
+from elastic_events.sinks.jsonl_read import CUT
 from elastic_events.sinks.stored import NothingYet
 
 __all__ = ("Skipped", "choose", "emit_json", "judge", "options", "reading", "stories_of")

@@ -43,7 +43,7 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
         raise NothingYet(
             f"{path}: no such file or directory; give a SQLite or JSON Lines file, a recorder directory or nats://"
         )
-    from elastic_events.sinks.jsonl import read_jsonl
+    from elastic_events.sinks.jsonl_read import read_jsonl
 
     def tell(where: int, reason: str) -> None:
         damaged(f"{path.name}:{where}", reason.removeprefix(f"{path.name}: "))

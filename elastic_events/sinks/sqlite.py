@@ -32,7 +32,7 @@ from elastic_events.sinks.sqlite_schema import (
     prepare,
     to_row,
 )
-from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_json
+from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json, to_json
 
 __all__ = ("SqlitePosition", "SqliteSink", "connect_to_read", "from_url", "is_sqlite", "read_sqlite")
 
@@ -183,6 +183,7 @@ class SqlitePosition(NamedTuple):
     rdzv: int = 0
     metric: int = 0
     ledger: int = 0
+    times: tuple[int | None, ...] = ()  #: of these entries, by which a file that was replaced is known
 
 
 def read_sqlite(
@@ -191,7 +192,8 @@ def read_sqlite(
     """Read the records of a database in the order of their time, those that are there when the reading begins.
 
     Works while other processes write; changes nothing. The `position` is that of the end of this look, once it is
-    exhausted. A row that holds no record, after somebody edited it, is told to `damaged` by its entry.
+    exhausted. A file that is not the one that was read up to `after` is told as entry 0, and read from its start. A row
+    that holds no record, after somebody edited it, is told to `damaged` by its entry.
 
     Raises:
         InputError: there is no such file (`NothingYet`), or it is not one of ours, or newer than this version knows.
@@ -277,7 +279,12 @@ def _read(
     try:
         yield _STARTED
         begin = place.position
-        end = SqlitePosition(*(_last(connection, table) for table in TABLES.values()))
+        if begin.times and _times(connection, begin) != begin.times:
+            damaged(0, f"{path.name} was replaced or emptied: read from its start")
+            begin = SqlitePosition()
+        event, rdzv, metric, ledger = (_last(connection, table) for table in TABLES.values())
+        end = SqlitePosition(event, rdzv, metric, ledger)
+        end = end._replace(times=_times(connection, end))
         contexts = {number: Context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
         streams = [
             _read_table(connection, kind, contexts, getattr(begin, kind), getattr(end, kind), damaged)
@@ -294,6 +301,15 @@ def _read(
 def _last(connection: sqlite3.Connection, table: str) -> int:
     (entry,) = connection.execute(f"SELECT coalesce(max(entry), 0) FROM {table}").fetchone()  # noqa: S608
     return int(entry)
+
+
+def _times(connection: sqlite3.Connection, position: SqlitePosition) -> tuple[int | None, ...]:
+    """Return when the entries of `position` were recorded. Not those of ledgers, which take the place of older ones."""
+    found: list[int | None] = []
+    for kind in ("event", "rdzv", "metric"):
+        query = f"SELECT time_ns FROM {TABLES[kind]} WHERE entry = ?"  # noqa: S608
+        found.append(next((time_ns for (time_ns,) in connection.execute(query, (getattr(position, kind),))), None))
+    return tuple(found)
 
 
 def _read_table(

@@ -14,11 +14,12 @@ def seconds(value: float | None) -> str:
         return f"{value * 1e3:.0f} ms"
     if size < 119.95:
         return f"{value:.1f} s"
+    sign = "-" if value < 0 else ""
     if size < 3599.5:
-        minutes, rest = divmod(round(value), 60)
-        return f"{minutes}m {rest:02}s"
-    hours, minutes = divmod(round(value / 60), 60)
-    return f"{hours}h {minutes:02}m"
+        minutes, rest = divmod(round(size), 60)
+        return f"{sign}{minutes}m {rest:02}s"
+    hours, minutes = divmod(round(size / 60), 60)
+    return f"{sign}{hours}h {minutes:02}m"
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -17,6 +17,7 @@ from elastic_events.reading.words import seconds
         (3599.4, "59m 59s"),
         (3599.6, "1h 00m"),
         (7199, "2h 00m"),
+        (-200, "-3m 20s"),
     ],
 )
 def test_no_unit_is_full(value: float, text: str) -> None:

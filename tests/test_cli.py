@@ -131,6 +131,39 @@ def test_mistakes_get_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [(">/dev/full", "the output cannot be written: No space left on device\n"), (">&-", ""), ("| true", "")],
+)
+@pytest.mark.parametrize("name", ["summary", "timeline", "tail"])
+def test_an_output_that_takes_nothing(name: str, output: str, said: str, tmp_path: Path) -> None:
+    """A full, a closed and a broken stdout end without a traceback; that a file is full is said."""
+    jsonl(tmp_path / "run.jsonl", two_attempts().records)
+    script = "from elastic_events.cli import main; main()"
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -W error -c "{script}" {name} run.jsonl {output}'],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == (f"elastic-events: {said}" if said else "")
+
+
+def test_an_ascii_terminal(tmp_path: Path) -> None:
+    """What a terminal without Unicode cannot show is escaped, or drawn in ASCII; never a traceback."""
+    records = two_attempts().records
+    jsonl(tmp_path / "run.jsonl", records)
+    before = "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')"
+    for name in ("summary", "timeline", "goodput", "slow"):
+        done = command(name, "run.jsonl", cwd=tmp_path, before=before)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.isascii()
+    assert "\\" not in command("timeline", "run.jsonl", cwd=tmp_path, before=before).stdout
+
+
 def test_every_command_has_help(tmp_path: Path) -> None:
     """Each command that is listed exists, and says what it is for."""
     listed = command("--help", cwd=tmp_path).stdout

@@ -83,6 +83,57 @@ def test_the_terminal() -> None:
     assert max(map(len, shown(answer(two_attempts()), 40).splitlines())) <= 40
 
 
+def long_run(failures: int = 0) -> Run:
+    """An hour of steps with a checkpoint of 0.8 s each 100 s, and as many attempts that failed as asked for."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    at = 0.0
+    for attempt in range(failures + 1):
+        run.tell(at, agent, "rendezvous.completed", round=attempt, rank=0, world_size=1, duration_ms=400)
+        run.start(at, agent, attempt, range(1), restart=attempt)
+        worker = run.worker(0, attempt)
+        for number in range(36):
+            at = run.steps(worker, range(36 * attempt + number, 36 * attempt + number + 1), at + 2, 97)
+            run.tell(at + 0.1, worker, "checkpoint.started", step=number)
+            run.tell(at + 0.9, worker, "checkpoint.ended", step=number)
+            at += 1
+        if attempt < failures:
+            run.failed(at, agent, attempt, 0, exit_code=attempt + 1)
+            run.tell(at, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    run.tell(at, agent, "job.succeeded")
+    return run
+
+
+def test_the_state_that_took_most_of_a_column_wins() -> None:
+    """Checkpoints of 0.8 % of the time take no column from the training; what has none is told."""
+    text = shown(answer(long_run()))
+    (line,) = [line for line in text.splitlines() if "rank 0 " in line]
+    assert line.count("━") == 61
+    assert text.splitlines()[-3].endswith("1h 00m")  # no label of the axis is cut
+    assert "Nowhere the most of a column (59.0 s): start-up, checkpoint." in text
+
+
+def test_failures_are_all_shown_or_counted() -> None:
+    """Of many failures those that are not listed are counted, and of several marks in a column the worst is shown."""
+    text = shown(answer(long_run(10)))
+    assert text.count(" failed: rank 0: exit code") == 5
+    assert "And 5 more attempts failed; --json has all." in text
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.start(0.01, run.agent(), 1, range(1), restart=1)
+    run.failed(9, run.agent(), 0, 0, exit_code=1)
+    run.failed(9.01, run.agent(), 1, 0, signal="SIGTERM", first=False, victim=True)
+    assert "X" in shown(answer(run)).splitlines()[3]
+
+
+def test_without_unicode() -> None:
+    """A terminal that has ASCII alone gets the same picture in ASCII."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(timeline_terminal(answer(two_attempts()), 80, ascii_only=True))
+    assert console.file.getvalue().isascii()  # type: ignore[attr-defined]
+
+
 def many(nodes: int, ranks: int) -> Run:
     """A run of many nodes, of which one has the first failure."""
     run = Run()
@@ -107,6 +158,7 @@ def test_many_ranks_are_a_row_a_node() -> None:
     assert RANKS < 100 * 8
     text = shown(found)
     assert "node000 +98" in text
+    assert "+N behind a name: N more rows look the same." in text
     assert [line.count("X") for line in text.splitlines() if line.startswith("node007")] == [1]
     assert timeline_svg(found).count("node0") < 10
 

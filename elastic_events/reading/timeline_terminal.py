@@ -6,14 +6,14 @@ from itertools import pairwise
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from elastic_events.reading.timeline import STATES, Box, Row, Timeline, alike
+from elastic_events.reading.timeline import STATES, Box, Row, Timeline, alike, ended
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("nice_step", "timeline_terminal")
 
 _ROWS = 40
 _LABEL = 18
-_FAILURES = 5
+_ENDS = 5
 
 #: State -> its letter, its style, its name.
 _LOOK = {
@@ -53,7 +53,7 @@ def timeline_terminal(answer: Timeline, width: int = 80, *, ascii_only: bool = F
         *(_line(row, many, cells) for row, many, cells in rows),
         *_axis(answer.wall_s, columns),
         *_legend(rows, slice_s, width),
-        *_failures(answer),
+        *_ends(answer),
     ]
     if hidden > 0:
         lines.append(Text(f"{counted(hidden, 'more row')} that look different; --html shows all."))
@@ -131,12 +131,13 @@ def _legend(rows: list[tuple[Row, int, list[str]]], slice_s: float, width: int) 
         yield Text("+N behind a name: N more rows look the same.", style="dim")
 
 
-def _failures(answer: Timeline) -> Iterator[Text]:
-    failed = [band for band in answer.bands if band.cause]
-    for band in failed[:_FAILURES]:
-        yield Text(f"Attempt {band.attempt} failed: {band.cause}.")
-    if len(failed) > _FAILURES:
-        yield Text(f"And {len(failed) - _FAILURES} more attempts failed; --json has all.")
+def _ends(answer: Timeline) -> Iterator[Text]:
+    """How attempts ended; of many, how many more there are."""
+    ends = list(filter(None, map(ended, answer.bands)))
+    for words in ends[:_ENDS]:
+        yield Text(f"A{words[1:]}.")
+    if len(ends) > _ENDS:
+        yield Text(f"And {len(ends) - _ENDS} more attempts; --json has all.")
 
 
 def _attempts(answer: Timeline, slice_s: float, columns: int) -> Text:

@@ -32,6 +32,7 @@ def shown(found: Timeline, width: int = 80) -> str:
 def test_the_rows() -> None:
     """A row a node with its rendezvous, a row a rank with what it did, and how it ended."""
     node, first, second = answer(two_attempts()).rows
+    assert [row.which for row in (node, first, second)] == ["0-1", "0", "1"]
     assert [row.label for row in (node, first, second)] == ["a", "rank 0", "rank 1"]
     assert [(b.start_s, b.end_s, b.state) for b in node.boxes] == [(0, 1, "rendezvous"), (9.5, 11, "rendezvous")]
     assert [(b.start_s, b.end_s, b.state) for b in second.boxes] == [
@@ -78,7 +79,7 @@ def test_the_terminal() -> None:
     assert "s" in line.removeprefix("  rank 1")
     assert "╌" in line
     assert "X first failure" in text
-    assert "Attempt 0 failed: rank 1: SIGKILL." in text
+    assert "Attempt 0 failed at 9.0 s, rank 1: SIGKILL." in text
     assert max(map(len, text.splitlines())) <= 80
     assert max(map(len, shown(answer(two_attempts()), 40).splitlines())) <= 40
 
@@ -117,8 +118,8 @@ def test_the_state_that_took_most_of_a_column_wins() -> None:
 def test_failures_are_all_shown_or_counted() -> None:
     """Of many failures those that are not listed are counted, and of several marks in a column the worst is shown."""
     text = shown(answer(long_run(10)))
-    assert text.count(" failed: rank 0: exit code") == 5
-    assert "And 5 more attempts failed; --json has all." in text
+    assert text.count(", rank 0: exit code") == 5
+    assert "And 5 more attempts; --json has all." in text
     run = Run()
     run.start(0, run.agent(), 0, range(1))
     run.start(0.01, run.agent(), 1, range(1), restart=1)
@@ -167,7 +168,7 @@ def test_the_picture() -> None:
     """The SVG is well-formed, has every row and the failure's cause, and text that was recorded stays text."""
     root = ET.fromstring(timeline_svg(answer(two_attempts())))
     words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
-    for word in ("a", "rank 0", "rank 1", "attempt 0", "attempt 1", "rendezvous", "lost steps", "failure"):
+    for word in ("a", "rank 0", "rank 1", "attempt 0", "attempt 1", "rendezvous", "lost steps", "first failure"):
         assert word in words
     assert "2 attempts; attempt 0 failed at 9.0 s, rank 1: SIGKILL" in words
     bad = Run("<script>alert(1)</script>")
@@ -179,6 +180,46 @@ def test_the_picture() -> None:
     assert "<script" not in document
     assert "<b>" not in document
     ET.fromstring(document)
+
+
+def test_the_cause_is_beside_its_mark() -> None:
+    """Where the next attempt follows at once the cause stands over what was before; the legend has every mark."""
+    run = two_attempts()
+    words = [node.text for node in ET.fromstring(timeline_svg(answer(run))).iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("SIGKILL") == 1
+    assert "ended by its agent" in words
+    run = Run()
+    for attempt in range(2):
+        run.start(10 * attempt, run.agent(), attempt, range(1), restart=attempt)
+        run.failed(10 * attempt + 10, run.agent(), attempt, 0, exit_code=7)
+        run.tell(10 * attempt + 10, run.agent(), "attempt.ended", attempt=attempt, outcome="failed")
+    root = ET.fromstring(timeline_svg(answer(run)))
+    found = [node for node in root.iter("{http://www.w3.org/2000/svg}text") if node.text == "exit code 7"]
+    assert {node.get("text-anchor") for node in found} == {"end"}
+    assert [node.get("aria-hidden") for node in found] == ["true", None] * 2  # each with a rim in the ground's colour
+
+
+def test_how_an_attempt_ended() -> None:
+    """An attempt that ended as membership changed says so, in the terminal and in the picture."""
+    run = two_attempts()
+    run.records = [record for record in run.records if record.name != "worker.failed"]
+    for record in run.records:
+        if record.name == "attempt.ended" and record.fields[2]["attempt"] == 0:
+            record.fields[2]["outcome"] = "membership"
+    assert "Attempt 0 ended as nodes came or went at 9.0 s." in shown(answer(run))
+    assert "2 attempts; attempt 0 ended as nodes came or went at 9.0 s" in timeline_svg(answer(run))
+
+
+def test_the_picture_in_the_dark() -> None:
+    """Every colour of the picture has one for a dark ground."""
+    document = timeline_svg(answer(two_attempts()))
+    (style,) = [node.text or "" for node in ET.fromstring(document).iter("{http://www.w3.org/2000/svg}style")]
+    assert style.startswith("@media (prefers-color-scheme: dark)")
+    for node in ET.fromstring(document).iter():
+        names = (node.get("class") or "").split()
+        for attribute, ending in (("fill", ""), ("stroke", "-line")):
+            if node.get(attribute) not in (None, "none"):
+                assert [f".{name} " in style for name in names if name.endswith("-line") == bool(ending)] == [True]
 
 
 def test_json() -> None:

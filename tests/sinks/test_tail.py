@@ -5,10 +5,12 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,7 +22,7 @@ from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
 from elastic_events.cli.tail import command
 from elastic_events.recorder import open_rings
-from elastic_events.sinks.console import format_record
+from elastic_events.sinks.console import _offset, format_record
 from elastic_events.sinks.jsonl import JsonlSink, read_jsonl
 from elastic_events.sinks.parts import prune
 from elastic_events.sinks.sqlite import SqliteSink
@@ -264,3 +266,25 @@ def test_tail_of_an_empty_directory(tmp_path: Path) -> None:
     """A directory without a flight recorder gets a sentence, not silence."""
     with pytest.raises(InputError, match="holds no flight recorder"):
         run(tmp_path)
+
+
+def test_the_hour_that_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the hours that the end of summer time makes twice, a line says which of them it is of."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    _offset.cache_clear()
+    try:
+        change = 1_761_440_400  # 2025-10-26 01:00 UTC
+        record = metric(1, 1.0)
+        lines = [
+            format_record(msgspec.structs.replace(record, time_ns=(change + shift) * 10**9)).split(" ")[1]
+            for shift in (-3601, -3600, -1, 0, 3599, 3600)
+        ]
+        assert lines == [
+            *("01:59:59.000", "02:00:00.000+0200", "02:59:59.000+0200"),
+            *("02:00:00.000+0100", "02:59:59.000+0100", "03:00:00.000"),
+        ]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+        _offset.cache_clear()

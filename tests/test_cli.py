@@ -69,6 +69,12 @@ def test_recover_and_replay(tmp_path: Path) -> None:
     assert len([r for r in read_sqlite(tmp_path / "out.db") if r.kind != "ledger"]) == 6
 
 
+def test_recover_of_nothing(tmp_path: Path) -> None:
+    """A directory in which nothing was left is said to be so, and is no failure."""
+    done = command("recover", ".", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ". holds no flight recorder: nothing was left\n")
+
+
 def test_recover_last_is_by_time(tmp_path: Path) -> None:
     """The last records of a process are those with the last times, over events and metrics together."""
     context = Context("run", "1-0-0", "host", 1)

@@ -32,7 +32,10 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
     everything: list[Record] = []
-    for path in sorted([*directory.glob("*.ring"), *directory.glob("*.bad")]):
+    paths = sorted([*directory.glob("*.ring"), *directory.glob("*.bad")])
+    if not paths:
+        click.echo(f"{directory} holds no flight recorder: nothing was left", err=True)
+    for path in paths:
         try:
             reader = RecorderReader(path)
             # A live file is read in turns, in each first the events: only their times tell which came last.

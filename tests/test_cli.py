@@ -13,7 +13,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
 from elastic_events.cli import COMMANDS
-from elastic_events.recorder import open_rings
+from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.sqlite import read_sqlite
 from tests.reading.runs import two_attempts
 from tests.reading.test_source import jsonl
@@ -78,11 +78,11 @@ def test_recover_of_nothing(tmp_path: Path) -> None:
 def test_recover_last_is_by_time(tmp_path: Path) -> None:
     """The last records of a process are those with the last times, over events and metrics together."""
     context = Context("run", "1-0-0", "host", 1)
-    events, metrics = open_rings(tmp_path / "rings", context, 2048)
+    events, metrics = open_rings(tmp_path / "rings", context, 16384)
     emitter = Emitter(events.pipe, metrics.pipe, Redactor())
     for number in range(100):
         emitter.record(Event(f"early{number}", EventSource.WORKER))
-    for number in range(1500):
+    for number in range(9000):
         emitter.put_metric("loss", number)
     for number in range(6):
         emitter.record(Event(f"late{number}", EventSource.WORKER))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
-from elastic_events.recorder import RecorderReader
+from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.jsonl_read import read_jsonl
 from elastic_events.sinks.parts import list_parts
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite

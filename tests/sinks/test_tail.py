@@ -21,7 +21,7 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
 from elastic_events.cli.tail import command
-from elastic_events.recorder import open_rings
+from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.console import _offset, format_record
 from elastic_events.sinks.jsonl import JsonlSink, read_jsonl
 from elastic_events.sinks.parts import prune

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from elastic_events import Event, EventSource
+from elastic_events.bus.context import Context
+from elastic_events.bus.emit import Emitter
+from elastic_events.bus.redact import Redactor
 from elastic_events.cli import COMMANDS
+from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.sqlite import read_sqlite
+from tests.reading.runs import two_attempts
+from tests.reading.test_source import jsonl
 from tests.recorder.test_recorder import record_some
 
 
@@ -62,6 +69,51 @@ def test_recover_and_replay(tmp_path: Path) -> None:
     assert len([r for r in read_sqlite(tmp_path / "out.db") if r.kind != "ledger"]) == 6
 
 
+def test_recover_of_nothing(tmp_path: Path) -> None:
+    """A directory in which nothing was left is said to be so, and is no failure."""
+    done = command("recover", ".", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ". holds no flight recorder: nothing was left\n")
+
+
+def test_recover_last_is_by_time(tmp_path: Path) -> None:
+    """The last records of a process are those with the last times, over events and metrics together."""
+    context = Context("run", "1-0-0", "host", 1)
+    events, metrics = open_rings(tmp_path / "rings", context, 16384)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    for number in range(100):
+        emitter.record(Event(f"early{number}", EventSource.WORKER))
+    for number in range(9000):
+        emitter.put_metric("loss", number)
+    for number in range(6):
+        emitter.record(Event(f"late{number}", EventSource.WORKER))
+    lines = command("recover", "rings", "--last", "8", cwd=tmp_path).stdout.splitlines()[1:]
+    assert [re.search(r"loss|late\d", line)[0] for line in lines] == [  # type: ignore[index]
+        *("loss", "loss"),
+        *(f"late{number}" for number in range(6)),
+    ]
+
+
+def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:
+    """Damaged lines are named, counted among what was to be delivered, and no success; nor is garbage alone."""
+    path = jsonl(tmp_path / "dead.jsonl", two_attempts().records)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[9] = b"{broken\n"
+    path.write_bytes(b"".join(lines))
+    done = command("replay", "dead.jsonl", "--to", "sqlite:///out.db", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{len(lines) - 2} of {len(lines)} records delivered" in done.stdout
+    assert "skipped dead.jsonl:4: " in done.stderr
+    assert "not all could be read: 2 of dead.jsonl are damaged" in done.stderr
+    assert len([r for r in read_sqlite(tmp_path / "out.db") if r.kind != "ledger"]) == len(lines) - 2
+    path.write_bytes(b"garbage\n" * 3)
+    done = command("replay", "dead.jsonl", "--to", "sqlite:///out.db", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no record can be read from dead.jsonl" in done.stderr
+    path.write_bytes(b"")
+    done = command("replay", "dead.jsonl", "--to", "sqlite:///out.db", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "0 of 0 records delivered to sqlite:///out.db\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -83,6 +135,39 @@ def test_mistakes_get_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_
     assert done.returncode == 2, done.stdout + done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [(">/dev/full", "the output cannot be written: No space left on device\n"), (">&-", ""), ("| true", "")],
+)
+@pytest.mark.parametrize("name", ["summary", "timeline", "tail"])
+def test_an_output_that_takes_nothing(name: str, output: str, said: str, tmp_path: Path) -> None:
+    """A full, a closed and a broken stdout end without a traceback; that a file is full is said."""
+    jsonl(tmp_path / "run.jsonl", two_attempts().records)
+    script = "from elastic_events.cli import main; main()"
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -W error -c "{script}" {name} run.jsonl {output}'],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == (f"elastic-events: {said}" if said else "")
+
+
+def test_an_ascii_terminal(tmp_path: Path) -> None:
+    """What a terminal without Unicode cannot show is escaped, or drawn in ASCII; never a traceback."""
+    records = two_attempts().records
+    jsonl(tmp_path / "run.jsonl", records)
+    before = "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')"
+    for name in ("summary", "timeline", "goodput", "slow"):
+        done = command(name, "run.jsonl", cwd=tmp_path, before=before)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.isascii()
+    assert "\\" not in command("timeline", "run.jsonl", cwd=tmp_path, before=before).stdout
 
 
 def test_every_command_has_help(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """The command `elastic-events`: arguments in, `reading/` out. A user's mistake is one sentence and exit code 2."""
 
+import errno
+import io
+import os
 import sys
 from importlib import import_module
 
@@ -40,9 +43,34 @@ def main() -> None:
             command: click.Command = import_module(f"elastic_events.cli.{cmd_name}").command
             return command
 
+    _prepare_output()
     group = Group(name="elastic-events", help="Record, keep and read the events and metrics of elastic training jobs.")
     try:
-        group(prog_name="elastic-events")
+        try:
+            group(prog_name="elastic-events")
+        finally:
+            sys.stdout.flush()
     except ElasticEventsError as error:
         click.echo(f"elastic-events: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in _OUTPUT:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held back must not fail again at exit
+        if error.errno != errno.EPIPE:  # who reads no more knows it
+            click.echo(f"elastic-events: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+#: What a write to a pipe, a terminal or a file that takes no more raises.
+_OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT})
+
+
+def _prepare_output() -> None:
+    """Let a terminal that cannot show a character get its escape, and a closed stdout take what is printed."""
+    if sys.stdout is None:
+        # At the descriptor that is free, so that no file gets it which then is printed into.
+        sys.stdout = open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)  # noqa: SIM115 - until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -10,8 +10,10 @@ from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.cli.output import output
 from elastic_events.cli.reading import Skipped, choose, stories_of
+from elastic_events.reading.builder import key_of
 from elastic_events.reading.perfetto import trace
 from elastic_events.reading.source import read_records
+from elastic_events.reading.story import Story
 from elastic_events.reading.tables import CsvTable, ParquetTable, row
 from elastic_events.sinks.files import refusal
 from elastic_events.sinks.sqlite_schema import TABLES
@@ -28,7 +30,7 @@ _GROUP = 50_000  # rows that are held in memory
 @click.option("--perfetto", type=_FILE, metavar="FILE", help="Write a trace for ui.perfetto.dev.")
 @click.option("--csv", "csv_folder", type=_FOLDER, metavar="DIR", help="Write a CSV file a kind of record into DIR.")
 @click.option("--parquet", type=_FOLDER, metavar="DIR", help="Write a Parquet file a kind into DIR (extra: parquet).")
-@click.option("--run", metavar="ID", help="The run of the trace, where there are several; the last by default.")
+@click.option("--run", metavar="ID", help="Only this run; by default the last one as a trace, all as tables.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 def command(
     sources: tuple[str, ...],
@@ -50,10 +52,24 @@ def command(
         with output(perfetto) as file:
             file.writelines(piece.encode() for piece in trace(story))
         click.echo(f"wrote {perfetto}: open it in ui.perfetto.dev", err=True)
+    if csv_folder is None and parquet is None:
+        return
+    only = None if run is None else _Only(choose(stories_of(sources), run))
     if csv_folder is not None:
-        _tables(sources, csv_folder, CsvTable, force)
+        _tables(sources, csv_folder, CsvTable, force, only)
     if parquet is not None:
-        _tables(sources, parquet, ParquetTable, force)
+        _tables(sources, parquet, ParquetTable, force, only)
+
+
+class _Only:
+    """The records of one run, with those of its processes that did not know its id."""
+
+    def __init__(self, story: Story) -> None:
+        self._run = story.run_id
+        self._processes = {key_of(process.context) for process in story.processes}
+
+    def has(self, record: Record) -> bool:
+        return record.context.run_id == self._run or key_of(record.context) in self._processes
 
 
 class _Tables:
@@ -88,7 +104,14 @@ class _Tables:
         self._waiting[kind] = []
 
 
-def _tables(sources: tuple[str, ...], folder: Path, table: type[CsvTable | ParquetTable], force: bool) -> None:
+def _tables(
+    sources: tuple[str, ...],
+    folder: Path,
+    table: type[CsvTable | ParquetTable],
+    force: bool,
+    only: "_Only | None",
+) -> None:
+    """Write all records, or those of one run."""
     skipped = Skipped()
     with ExitStack() as files:
         tables = _Tables(folder, table, files)
@@ -100,7 +123,8 @@ def _tables(sources: tuple[str, ...], folder: Path, table: type[CsvTable | Parqu
             raise refusal(folder, error) from None
         for source in sources:
             for record in read_records(source, skipped):
-                tables.add(record)
+                if only is None or only.has(record):
+                    tables.add(record)
         tables.finish()
     if not any(tables.counts.values()):
         raise skipped.nothing(sources)

@@ -12,8 +12,10 @@ import msgspec
 from elastic_events.bus.errors import InputError
 from elastic_events.reading.source import read_stories
 from elastic_events.reading.story import Story
+from elastic_events.sinks.jsonl_read import CUT
+from elastic_events.sinks.stored import NothingYet
 
-__all__ = ("Skipped", "choose", "emit_json", "reading", "stories_of")
+__all__ = ("Skipped", "choose", "emit_json", "judge", "options", "reading", "stories_of")
 
 _SHOWN = 5
 
@@ -33,7 +35,8 @@ class Skipped:
     def nothing(self, sources: tuple[str, ...]) -> InputError:
         """Return what to raise when not one record could be read."""
         why = self.first[0] if self.first else "nothing is in there"
-        return InputError(f"no record can be read from {', '.join(sources)} ({why})")
+        kind = NothingYet if all(line.endswith(CUT) for line in self.first) else InputError
+        return kind(f"no record can be read from {', '.join(sources)} ({why})")
 
     def tell(self) -> None:
         """Say on stderr what was passed over."""
@@ -43,14 +46,19 @@ class Skipped:
             click.echo(f"and {self.count - _SHOWN} more", err=True)
 
 
-def stories_of(sources: tuple[str, ...]) -> list[Story]:
-    """Return the stories of `sources`, at least one; what was skipped is told on stderr."""
-    skipped = Skipped()
+def stories_of(sources: tuple[str, ...], skipped: Skipped | None = None) -> list[Story]:
+    """Return the stories of `sources`, at least one; what was skipped is told on stderr, or to `skipped`.
+
+    Raises:
+        InputError: not one record can be read; `NothingYet` where that may still change.
+    """
+    told = Skipped() if skipped is None else skipped
     gc.disable()  # all that is read lives until the end: the collector would only walk it again and again
-    stories = read_stories(sources, skipped)
+    stories = read_stories(sources, told)
     if not stories:
-        raise skipped.nothing(sources)
-    skipped.tell()
+        raise told.nothing(sources)
+    if skipped is None:
+        told.tell()
     return stories
 
 
@@ -61,7 +69,7 @@ def choose(stories: list[Story], run: str | None) -> Story:
         for story in reversed(stories):
             if story.run_id == run:
                 return story
-        raise InputError(f"no run {run!r} here; there are {', '.join(dict.fromkeys(names))}")
+        raise NothingYet(f"no run {run!r} here; there are {', '.join(dict.fromkeys(names))}")
     if len(stories) > 1:
         others = ", ".join(dict.fromkeys(names[:-1]))
         click.echo(f"{len(stories)} runs here: showing the last, {names[-1]}; --run chooses among {others}", err=True)
@@ -73,18 +81,32 @@ def emit_json(answer: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
 
 
-def reading(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command SOURCE..., --run, --json and --check; it is called with `story`, `sources`, `as_json`, and its own."""
+def judge(outcome: str, check: bool) -> None:
+    """End with the exit code that `--check` promises, if it was asked for."""
+    if check and outcome == "failed":
+        sys.exit(1)
 
-    @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-    @click.option("--run", metavar="ID", help="The run to read, where there are several; the last by default.")
-    @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
-    @click.option("--check", is_flag=True, help="Exit with 1 when the job failed.")
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command SOURCE..., --run, --json and --check, as `sources`, `run`, `as_json` and `check`."""
+    for add in (
+        click.option("--check", is_flag=True, help="Exit with 1 when the job failed."),
+        click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document."),
+        click.option("--run", metavar="ID", help="The run to read, where there are several; the last by default."),
+        click.argument("sources", nargs=-1, required=True, metavar="SOURCE..."),
+    ):
+        command = add(command)
+    return command
+
+
+def reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the `options`; it is called with `story`, `sources`, `as_json`, and its own."""
+
+    @options
     @functools.wraps(command)
-    def read(sources: tuple[str, ...], run: str | None, check: bool, **options: Any) -> None:
+    def read(sources: tuple[str, ...], run: str | None, check: bool, **own: Any) -> None:
         story = choose(stories_of(sources), run)
-        command(story=story, sources=sources, **options)
-        if check and story.outcome == "failed":
-            sys.exit(1)
+        command(story=story, sources=sources, **own)
+        judge(story.outcome, check)
 
     return read

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import anyio
@@ -31,10 +32,14 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
     everything: list[Record] = []
-    for path in sorted([*directory.glob("*.ring"), *directory.glob("*.bad")]):
+    paths = sorted([*directory.glob("*.ring"), *directory.glob("*.bad")])
+    if not paths:
+        click.echo(f"{directory} holds no flight recorder: nothing was left", err=True)
+    for path in paths:
         try:
             reader = RecorderReader(path)
-            records = list(reader.rest())
+            # A live file is read in turns, in each first the events: only their times tell which came last.
+            records = sorted(reader.rest(), key=attrgetter("monotonic_ns"))
         except InputError as error:
             click.echo(f"skipped: {error}", err=True)
             continue

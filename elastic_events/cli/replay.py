@@ -4,6 +4,7 @@ import anyio
 import click
 
 from elastic_events.bus.errors import ElasticEventsError
+from elastic_events.cli.reading import Skipped
 from elastic_events.cli.recover import send
 from elastic_events.reading.source import read_records
 
@@ -15,9 +16,18 @@ __all__ = ("command",)
 @click.option("--to", "url", required=True, help="URL of the sink, such as sqlite:///run.db.")
 @click.option("--deadline", default=60.0, show_default=True, help="Seconds to wait for the sink.")
 def command(source: str, url: str, deadline: float) -> None:
-    """Send the records of SOURCE to a sink. A sink that de-duplicates by id takes none of them twice."""
-    records = [record for record in read_records(source) if record.kind != "ledger"]
+    """Send the records of SOURCE to a sink. A sink that de-duplicates by id takes none of them twice.
+
+    What cannot be read is told, and the exit code is then not 0, however many of the others were delivered.
+    """
+    skipped = Skipped()
+    records = [record for record in read_records(source, skipped) if record.kind != "ledger"]
+    if skipped.count and not records:
+        raise skipped.nothing((source,))
+    skipped.tell()
     stats = anyio.run(send, records, url, deadline)
-    click.echo(f"{stats.delivered} of {len(records)} records delivered to {url}")
+    click.echo(f"{stats.delivered} of {len(records) + skipped.count} records delivered to {url}")
     if stats.delivered < len(records):
         raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
+    if skipped.count:
+        raise ElasticEventsError(f"not all could be read: {skipped.count} of {source} are damaged")

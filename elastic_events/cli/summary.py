@@ -1,41 +1,91 @@
 """`elastic-events summary`: a run on one screen."""
 
+import gc
 import time
+from collections.abc import Iterator
 
 import click
+import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from elastic_events.cli.reading import choose, emit_json, reading, stories_of
+from elastic_events.cli.reading import Skipped, choose, emit_json, judge, options, stories_of
 from elastic_events.reading.source import last_words
 from elastic_events.reading.story import Story
 from elastic_events.reading.summary import Summary, final_worker, summary, summary_terminal
+from elastic_events.sinks.stored import NothingYet
 
 __all__ = ("command",)
 
+#: Seconds between two looks at a job that is watched.
+INTERVAL = 2.0
+
 
 @click.command("summary")
-@reading
+@options
 @click.option("--watch", is_flag=True, help="Read again every two seconds until the job ends, or Ctrl-C.")
-def command(story: Story, sources: tuple[str, ...], as_json: bool, watch: bool) -> None:
+def command(sources: tuple[str, ...], run: str | None, as_json: bool, check: bool, watch: bool) -> None:
     """Show attempts, the first failures and their last words, how far each rank came, and the ledgers.
 
     A source is a SQLite or JSON Lines file, a directory of flight recorders or a NATS stream; several are read as one
-    run, one a node.
+    run, one a node. --watch waits for a source that is not there yet; with --json it prints a line each time that the
+    answer is another one. --check judges what was seen last.
     """
-    answer = _answer(story, sources)
-    if as_json:
-        emit_json(answer)
-        return
-    console = Console()
     if not watch:
-        console.print(summary_terminal(answer))
+        answer = _answer(choose(stories_of(sources), run), sources)
+        if as_json:
+            emit_json(answer)
+        else:
+            Console().print(summary_terminal(answer))
+        judge(answer.outcome, check)
         return
-    with Live(summary_terminal(answer), console=console, auto_refresh=False) as live:
-        while answer.outcome == "unknown":
-            time.sleep(2)
-            answer = _answer(choose(stories_of(sources), story.run_id), sources)
+    outcome = "unknown"
+    try:
+        for answer in _lines(sources, run) if as_json else _screens(sources, run):
+            outcome = answer.outcome
+    except KeyboardInterrupt:
+        pass  # how watching ends
+    judge(outcome, check)
+
+
+def _screens(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
+    answers = _watch(sources, run)
+    first = next(answers)  # what is said before it would stand in the picture
+    with Live(summary_terminal(first), console=Console(), auto_refresh=False) as live:
+        yield first
+        for answer in answers:
             live.update(summary_terminal(answer), refresh=True)
+            yield answer
+
+
+def _lines(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
+    said = b""
+    for answer in _watch(sources, run):
+        line = msgspec.json.encode(answer)
+        if line != said:
+            click.echo(line)
+        said = line
+        yield answer
+
+
+def _watch(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
+    """Give the answer of each look until the job has ended; wait for sources that are not there yet."""
+    outcome, waits = "unknown", False
+    while outcome == "unknown":
+        skipped = Skipped()
+        try:
+            story = choose(stories_of(sources, skipped), run)
+        except NothingYet as error:
+            if not waits:
+                click.echo(f"waiting: {error}", err=True)
+            waits = True
+        else:
+            run, outcome = story.run_id, story.outcome
+            yield _answer(story, sources)
+        if outcome == "unknown":
+            gc.collect()  # the reading has turned it off
+            time.sleep(INTERVAL)
+    skipped.tell()
 
 
 def _answer(story: Story, sources: tuple[str, ...]) -> Summary:

@@ -1,71 +1,104 @@
-"""`elastic-events tail`: the records of a file, one line each."""
+"""`elastic-events tail`: the records of files, recorders and streams, one line each."""
 
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from heapq import merge
 from itertools import islice
-from pathlib import Path
-from typing import Any, BinaryIO
+from operator import attrgetter
+from typing import BinaryIO
 
 import click
 
 from elastic_events.bus.record import Record
+from elastic_events.reading.follow import Follower, follower
 from elastic_events.sinks.console import format_record, wants_color
-from elastic_events.sinks.jsonl import CUT, read_jsonl
-from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
-from elastic_events.sinks.stored import Reading
+from elastic_events.sinks.jsonl_read import CUT
+from elastic_events.sinks.stored import NothingYet
 
 __all__ = ("command",)
 
-#: Seconds between two looks at a file that is followed.
+#: Seconds between two looks at what is followed.
 INTERVAL = 0.2
 
 
 @click.command("tail")
-@click.argument("file")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what is written, until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(min=0), metavar="N", help="Only the last N records; all by default.")
 @click.option("--color/--no-color", default=None, help="Colour; by default on a terminal.")
-def command(file: str, follow: bool, lines: int | None, color: bool | None) -> None:
-    """Print the records of FILE, a SQLite database or a JSON Lines file with its rotated parts.
+def command(sources: tuple[str, ...], follow: bool, lines: int | None, color: bool | None) -> None:
+    """Print the records of each SOURCE: a SQLite or JSON Lines file, a directory of flight recorders, a NATS stream.
 
-    One escaped line a record: local time, rank or pid, name, fields. Works while the file is being written.
+    One escaped line a record: local time, rank or pid, name, fields. Works while they are being written. Several sources
+    are one list by time. -f waits for what is not there yet, and says where a file was cut, replaced or put aside.
     """
-    output = sys.stdout.buffer
-    show = partial(_show, output, wants_color(1) if color is None else color)
-    damage = _Damage(follow)
-    if not _is_file(file):
-        from elastic_events.reading.source import read_records  # directories and brokers are rarer
-
-        if follow:
-            raise click.UsageError("-f follows SQLite and JSON Lines files only")
-        show(_last(read_records(file), lines))
-        return
-    read = _reader(file, damage)
+    show = partial(_show, sys.stdout.buffer, wants_color(1) if color is None else color)
+    inputs = [_Input(source, follow) for source in sources]
     try:
-        reading = read(None)
-        show(_last(reading, lines))
+        show(_last(_look(inputs), lines))
         while follow:
-            damage.say()
+            for one in inputs:
+                one.tell()
             time.sleep(INTERVAL)
-            reading = read(reading.position)
-            show(reading)
+            show(_look(inputs))
     except KeyboardInterrupt:
         pass  # how following ends
-    damage.say()
+    finally:
+        for one in inputs:
+            one.tell()
+            one.close()
 
 
-def _is_file(file: str) -> bool:
-    path = Path(file)
-    return "://" not in file and not path.is_dir()
+class _Input:
+    """One source, and what is to be said of it."""
+
+    def __init__(self, source: str, follow: bool) -> None:
+        self._source = source
+        self._follow = follow
+        self._follower: Follower | None = None
+        self._waits = False
+        self._found: dict[tuple[int, str], None] = {}  # what is damaged, in this look and in the one before
+        self._known: dict[tuple[int, str], None] = {}
+
+    def look(self) -> Iterator[Record]:
+        """Give what is new. Where there is nothing yet, who follows waits, and that is said once."""
+        try:
+            if self._follower is None:
+                self._follower = follower(self._source, self._damaged)
+            yield from self._follower.look()
+            self._waits = False
+        except NothingYet as error:
+            if not self._follow:
+                raise
+            if not self._waits:
+                click.echo(f"waiting: {error}", err=True)
+            self._waits = True
+
+    def tell(self) -> None:
+        """Say on stderr what was damaged and was not so at the look before."""
+        found = [place for place in self._found if place not in self._known]
+        self._known, self._found = self._found, {}
+        if found:
+            line, reason = found[0]
+            more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+            click.echo(f"skipped line {line}: {reason}{more}" if line else f"{reason}{more}", err=True)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._follower is not None:
+            self._follower.close()
+
+    def _damaged(self, line: int, reason: str) -> None:
+        if not (self._follow and reason.endswith(CUT)):  # the writer is about to finish it
+            self._found[line, reason] = None
 
 
-def _reader(file: str, damage: "_Damage") -> Callable[[Any], Reading[Any]]:
-    if is_sqlite(file):
-        return lambda after: read_sqlite(file, after=after, damaged=damage)
-    return lambda after: read_jsonl(file, after=after, damaged=damage)
+def _look(inputs: list[_Input]) -> Iterable[Record]:
+    looks = [one.look() for one in inputs]
+    return looks[0] if len(looks) == 1 else merge(*looks, key=attrgetter("time_ns"))
 
 
 def _last(records: Iterable[Record], lines: int | None) -> Iterable[Record]:
@@ -78,25 +111,3 @@ def _show(output: BinaryIO, color: bool, records: Iterable[Record]) -> None:
     while piece := [f"{format_record(record, color=color)}\n" for record in islice(records, 200)]:
         output.write("".join(piece).encode(errors="backslashreplace"))
         output.flush()
-
-
-class _Damage:
-    """Counts damaged lines and says so once each time there are more."""
-
-    def __init__(self, follow: bool) -> None:
-        self.follow = follow
-        self.places: dict[tuple[int, str], None] = {}
-        self.said = 0
-
-    def __call__(self, line: int, reason: str) -> None:
-        if not (self.follow and reason.endswith(CUT)):  # the writer is about to finish it
-            self.places[line, reason] = None
-
-    def say(self) -> None:
-        """Print what was found since the last time, on stderr."""
-        found = list(self.places)[self.said :]
-        self.said = len(self.places)
-        if found:
-            line, reason = found[0]
-            more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-            click.echo(f"skipped line {line}: {reason}{more}", err=True)

@@ -36,4 +36,4 @@ def command(story: Story, sources: tuple[str, ...], as_json: bool, svg: Path | N
         from elastic_events.reading.timeline_terminal import timeline_terminal
 
         console = Console()
-        console.print(timeline_terminal(answer, console.width))
+        console.print(timeline_terminal(answer, console.width, ascii_only=console.options.ascii_only))

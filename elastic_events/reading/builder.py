@@ -15,7 +15,12 @@ from elastic_events.reading.job import Told, tell
 from elastic_events.reading.speaker import NAMELESS, Speaker
 from elastic_events.reading.story import Story
 
-__all__ = ("Builder", "build")
+__all__ = ("Builder", "build", "key_of")
+
+
+def key_of(context: Context) -> tuple[str, str]:
+    """Return what one process's records have in common: its run, and its identity."""
+    return context.run_id, context.process or f"{context.host}:{context.pid}"
 
 
 def build(records: Iterable[Record]) -> list[Story]:
@@ -33,16 +38,24 @@ class Builder:
     """Takes records one by one; keeps what a story needs of them."""
 
     def __init__(self) -> None:
+        #: Processes whose events came in another order than they were recorded in, as when dead letters were replayed:
+        #: what was made of them is not to be relied on.
+        self.disordered: set[tuple[str, str]] = set()
         self._speakers: dict[tuple[str, str], Speaker] = {}
         self._ledgers: dict[str, list[dict[str, Any]]] = {}
 
     def speaker(self, context: Context, time_ns: int) -> Speaker:
         """Return what is kept of the process of `context`, which recorded something at `time_ns`."""
-        key = (context.run_id, context.process or f"{context.host}:{context.pid}")
+        key = key_of(context)
         speaker = self._speakers.get(key)
         if speaker is None:
             speaker = self._speakers[key] = Speaker(context, time_ns)
         return speaker
+
+    def late(self, speaker: Speaker) -> None:
+        """Note that an event of `speaker` came behind one that it had recorded later."""
+        if speaker.context.process:  # where there is none, two may have had one pid, and begun to count anew
+            self.disordered.add(key_of(speaker.context))
 
     def add(self, record: Record) -> None:
         """Take one record of any kind."""
@@ -51,13 +64,17 @@ class Builder:
             self.ledger(record.context.run_id, record.fields[0])
             return
         speaker = self.speaker(record.context, time_ns)
+        if kind == "metric":
+            speaker.seen(time_ns, record.monotonic_ns)
+            return
+        if record.seq < speaker.seq:
+            self.late(speaker)
+        speaker.seq = record.seq
         if kind == "event":
             source, _, metadata = record.fields
             speaker.event(time_ns, record.name, source, metadata, record.monotonic_ns)
-        elif kind == "rdzv":
-            speaker.message(time_ns, record.fields[1], record.monotonic_ns)
         else:
-            speaker.seen(time_ns, record.monotonic_ns)
+            speaker.message(time_ns, record.fields[1], record.monotonic_ns)
 
     def ledger(self, run_id: str, facts: Any) -> None:
         """Take the counts of a sink that was closed."""

@@ -23,11 +23,11 @@ __all__ = ("scan", "spoken", "words")
 
 _KINDS: tuple[Kind, ...] = ("event", "rdzv", "metric")
 
-_EVENTS = "SELECT time_ns, context, monotonic_ns, name, source, metadata FROM events"
+_EVENTS = "SELECT time_ns, context, seq, monotonic_ns, name, source, metadata FROM events"
 
 # torch's own words, of the processes that told no story in ours.
 _MESSAGES = """
-SELECT time_ns, context, monotonic_ns, NULL, NULL, message FROM rdzv_events
+SELECT time_ns, context, seq, monotonic_ns, NULL, NULL, message FROM rdzv_events
 WHERE context NOT IN (SELECT context FROM events WHERE name = 'job.started') ORDER BY time_ns, entry
 """
 
@@ -69,7 +69,7 @@ def words(path: Path, processes: Iterable[Process], count: int) -> dict[Process,
             context = process.context
             origins = connection.execute(_ORIGIN, (context.run_id, context.process)).fetchall()
             records = [record for (origin,) in origins[:1] for record in _last(connection, origin, context, count)]
-            found[process] = sorted(records, key=attrgetter("time_ns"))[-count:]
+            found[process] = sorted(records, key=attrgetter("monotonic_ns"))[-count:]
     return found
 
 
@@ -97,14 +97,18 @@ def _scan(
 ) -> None:
     speakers: dict[int, Speaker] = {}
     decode = msgspec.json.Decoder().decode
-    for time_ns, number, monotonic_ns, name, source, content in _in_order(connection):
+    for time_ns, number, seq, monotonic_ns, name, source, content in _in_order(connection):
         try:
-            if number not in speakers:
-                speakers[number] = builder.speaker(contexts[number], time_ns)
+            speaker = speakers.get(number)
+            if speaker is None:
+                speaker = speakers[number] = builder.speaker(contexts[number], time_ns)
+            if seq < speaker.seq:
+                builder.late(speaker)
+            speaker.seq = seq
             if name is None:
-                speakers[number].message(time_ns, content, monotonic_ns)
+                speaker.message(time_ns, content, monotonic_ns)
             else:
-                speakers[number].event(time_ns, name, source, decode(content), monotonic_ns)
+                speaker.event(time_ns, name, source, decode(content), monotonic_ns)
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
             damaged(time_ns, f"{type(error).__name__}: {error}")
     for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
@@ -119,7 +123,7 @@ def _scan(
 
 
 def _in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    """Return events and messages, each process's in the order in which it recorded them; a message has no name."""
+    """Return events and messages in the order in which they were stored, or of their time; a message has no name."""
     messages = connection.execute(_MESSAGES)
     first = messages.fetchone()
     if first is None:

@@ -238,7 +238,10 @@ class _Job:
         gathered = [rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous]
         began = self.began or [process.first_ns for process in story.processes]
         story.began_ns = min([*began, *gathered], default=0)
-        story.ended_ns = max(self.ends or (p.last_ns for p in story.processes), default=0)
+        # Where some agents left and others did not say that they ended, the job went on with these.
+        on = {node.host for node in story.nodes if node.outcome == "unknown"}
+        going = [p.last_ns for p in story.processes if not self.ends or p.context.host in on]
+        story.ended_ns = max([*self.ends, *going], default=0)
         story.ended_ns = max(story.began_ns, story.ended_ns)
         for attempt in story.attempts:
             _settle(attempt)

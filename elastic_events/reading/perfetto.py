@@ -5,7 +5,8 @@ Times are microseconds from the beginning of the job. A node is a process, a ran
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, count
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -36,15 +37,21 @@ def trace_events(story: Story) -> Iterator[dict[str, Any]]:
 class _Trace:
     def __init__(self, story: Story) -> None:
         self.story = story
-        self.nodes: dict[Node | None, int] = {node: number for number, node in enumerate(story.nodes, 1)}
-        self.threads: set[tuple[int, int]] = set()
+        self.nodes: dict[Node | str, int] = {node: number for number, node in enumerate(story.nodes, 1)}
+        self.places: dict[Worker, tuple[int, int]] = {}
+        self.lives: dict[Worker, tuple[int, int]] = {}  # the slice of each worker
+        self._ends: dict[tuple[int, int], int] = {}  # of each track's last outermost slice
+        self._ids = count()
+        for attempt in story.attempts:
+            self._give_places(attempt)
 
     def events(self) -> Iterator[dict[str, Any]]:
         yield from _named(_JOB, "process", f"job {self.story.run_id}", 0)
         for node, number in self.nodes.items():
-            if node is not None:
-                yield from _named(number, "process", f"node {node.name}", number)
-                yield from _named(number, "thread", "rendezvous", 0, _RENDEZVOUS)
+            name = node if isinstance(node, str) else node.name
+            yield from _named(number, "process", f"node {name}", number)
+            yield from _named(number, "thread", "rendezvous", 0, _RENDEZVOUS)
+        yield from self._track_names()
         previous: Attempt | None = None
         for attempt in self.story.attempts:
             yield from self._attempt(attempt)
@@ -52,71 +59,104 @@ class _Trace:
             previous = attempt
         yield from self._running()
 
+    def _give_places(self, attempt: Attempt) -> None:
+        """Give each worker a track, the same one in every attempt, which it shares with no other of this one."""
+        taken: set[tuple[int, int]] = set()
+        for worker in attempt.workers:
+            process = self.nodes.setdefault(worker.node or worker.host, len(self.nodes) + 1)
+            slot = worker.local_rank if worker.local_rank is not None else worker.rank
+            thread = 1 + max(0, slot or 0)
+            while (process, thread) in taken:
+                thread += 1
+            taken.add((process, thread))
+            self.places[worker] = process, thread
+
+    def _track_names(self) -> Iterator[dict[str, Any]]:
+        """A track that was of several ranks, as membership changed, has the name of none of them."""
+        ranks: dict[tuple[int, int], dict[int | None, None]] = {}
+        for worker, place in self.places.items():
+            ranks.setdefault(place, {})[worker.rank] = None
+        for (process, thread), own in ranks.items():
+            name = f"rank {next(iter(own))}" if len(own) == 1 and None not in own else f"worker {thread - 1}"
+            yield from _named(process, "thread", name, thread, thread)
+
     def _attempt(self, attempt: Attempt) -> Iterator[dict[str, Any]]:
-        start, end = self.story.span(attempt)
+        start, end = self._outermost((_JOB, 0), *self.story.span(attempt))
         about = {"attempt": attempt.number, "outcome": attempt.outcome, "world_size": attempt.world_size}
         yield self._slice(_JOB, 0, f"attempt {attempt.number}", start, end, about)
-        for r in attempt.rendezvous:
+        for r in sorted(attempt.rendezvous, key=attrgetter("start_ns")):
             told = {"round": r.round, "rank": r.rank, "nodes": r.world_size, "completed": r.completed}
-            yield self._slice(self.nodes[r.node], _RENDEZVOUS, "rendezvous", r.start_ns, r.end_ns, told)
+            place = self.nodes[r.node], _RENDEZVOUS
+            yield self._slice(*place, "rendezvous", *self._outermost(place, r.start_ns, r.end_ns), told)
         first = attempt.first_failure
         for worker in attempt.workers:
-            yield from self._worker(attempt, worker, start, end)
+            yield from self._worker(attempt, worker, *self.story.span(attempt))
             if worker.outcome == "failed":
-                yield self._failure(worker, worker is first, end)
+                yield self._failure(worker, worker is first)
 
     def _worker(self, attempt: Attempt, worker: Worker, began: int, over: int) -> Iterator[dict[str, Any]]:
-        process, thread = self._place(worker)
-        if (process, thread) not in self.threads:
-            self.threads.add((process, thread))
-            yield from _named(process, "thread", f"rank {worker.rank}", thread, thread)
+        place = self.places[worker]
         start = worker.started_ns if worker.started_ns is not None else began
-        end = max(start, worker.ended_ns if worker.ended_ns is not None else over)
+        start, end = self._outermost(place, start, worker.ended_ns if worker.ended_ns is not None else over)
+        self.lives[worker] = start, end
         about = {"attempt": attempt.number, "rank": worker.rank, "pid": worker.pid, "outcome": worker.outcome}
-        yield self._slice(process, thread, f"worker, attempt {attempt.number}", start, end, about)
+        name = "worker" if worker.rank is None else f"rank {worker.rank}"
+        yield self._slice(*place, f"{name}, attempt {attempt.number}", start, end, about)
         if worker.process is not None:
-            yield from self._marks(worker.process, process, thread, start, end)
+            yield from self._marks(worker.process, *place, start, end)
 
-    def _failure(self, worker: Worker, first: bool, over: int) -> dict[str, Any]:
-        process, thread = self._place(worker)
+    def _outermost(self, place: tuple[int, int], start: int, end: int) -> tuple[int, int]:
+        """Return the times of a slice that no other is around, behind the one before it on its track.
+
+        Clocks of hosts that differ by less than is corrected would let the slices overlap, and those of a track have to nest.
+        """
+        start = max(start, self._ends.get(place, self.story.began_ns))
+        end = self._ends[place] = max(start, end)
+        return start, end
+
+    def _failure(self, worker: Worker, first: bool) -> dict[str, Any]:
+        process, thread = self.places[worker]
         name = "ended by its agent" if worker.victim else f"failed: {worker.cause or 'cause unknown'}"
         facts = {"cause": worker.cause, "message": worker.message, "first": first}
-        ts = self._ts(worker.ended_ns if worker.ended_ns is not None else over)
+        ts = self._ts(self.lives[worker][1])
         return {"ph": "i", "s": "t", "name": name, "pid": process, "tid": thread, "ts": ts, "args": facts}
 
     def _marks(self, own: Process, process: int, thread: int, start: int, end: int) -> Iterator[dict[str, Any]]:
-        """Steps and what else a process marked, cut to its life, since a slice may not outlive the one around it."""
-        if own.starts:
-            yield self._slice(process, thread, "start-up", start, min(end, max(start, own.starts[0])), {})
-        for number, begin, stop in zip(own.steps, own.starts, own.ends, strict=True):
-            begin, until = max(begin, start), min(stop or end, end)  # noqa: PLW2901
-            if until >= begin:
-                yield self._slice(process, thread, "step", begin, until, {"step": number, "finished": bool(stop)})
-        for span in own.spans:
-            begin, until = max(span.start_ns, start), min(span.end_ns or end, end)
-            if until >= begin and span.blocking:
-                yield self._slice(process, thread, span.what, begin, until, {"step": span.step})
-            elif until >= begin:  # beside a step: on a row of its own, as slices of one row have to nest
-                place = {"pid": process, "tid": thread, "cat": span.what, "name": span.what, "id": f"{id(span):x}"}
-                yield {"ph": "b", "ts": self._ts(begin), "args": {"step": span.step}, **place}
-                yield {"ph": "e", "ts": self._ts(until), **place}
+        """Steps and what else a process marked, cut to its life, since a slice may not outlive the one around it.
+
+        What overlaps another without lying in it, or went on beside the steps, has a row of its own.
+        """
+        open_: list[int] = []  # the ends of the slices around
+        for begin, until, name, args, blocking in sorted(_marked(own, start, end), key=lambda one: (one[0], -one[1])):
+            while open_ and open_[-1] <= begin:
+                open_.pop()
+            if blocking and (not open_ or until <= open_[-1]):
+                open_.append(until)
+                yield self._slice(process, thread, name, begin, until, args)
+                continue
+            place = {"pid": process, "tid": thread, "cat": name, "name": name, "id": str(next(self._ids))}
+            yield {"ph": "b", "ts": self._ts(begin), "args": args, **place}
+            yield {"ph": "e", "ts": self._ts(until), **place}
 
     def _arrows(self, before: Attempt | None, attempt: Attempt) -> Iterator[dict[str, Any]]:
         """An arrow from what ended the attempt before to each node's first worker of this one."""
         first = before.first_failure if before is not None else None
         if before is None or first is None or first.ended_ns is None:
             return
-        process, thread = self._place(first)
-        seen: set[Node | None] = set()
+        process, thread = self.places[first]
+        start, end = self.lives[first]
+        seen: set[int] = set()
         for worker in attempt.workers:
-            if worker.node in seen or worker.started_ns is None:
+            to_process, to_thread = self.places[worker]
+            if to_process in seen or worker.started_ns is None:
                 continue
-            seen.add(worker.node)
-            to_process, to_thread = self._place(worker)
+            seen.add(to_process)
             arrow = {"cat": "restart", "name": "restart", "id": f"{attempt.number}-{to_process}"}
-            yield {"ph": "s", "pid": process, "tid": thread, "ts": self._ts(first.ended_ns), **arrow}
-            end = {"pid": to_process, "tid": to_thread, "ts": self._ts(worker.started_ns)}
-            yield {"ph": "f", "bp": "e", **end, **arrow}
+            until = self.lives[worker][0]
+            # It binds to the slice that it begins in; the end of a slice is no longer in it.
+            begin = max(start, min(end - 1, until))
+            yield {"ph": "s", "pid": process, "tid": thread, "ts": self._ts(begin), **arrow}
+            yield {"ph": "f", "bp": "e", "pid": to_process, "tid": to_thread, "ts": self._ts(until), **arrow}
 
     def _running(self) -> Iterator[dict[str, Any]]:
         changes = sorted(
@@ -143,10 +183,6 @@ class _Trace:
             "args": {"workers": running},
         }
 
-    def _place(self, worker: Worker) -> tuple[int, int]:
-        slot = worker.local_rank if worker.local_rank is not None else worker.rank
-        return self.nodes.setdefault(worker.node, len(self.nodes) + 1), 1 + (slot or 0)
-
     def _slice(
         self, process: int, thread: int, name: str, start: int, end: int, args: dict[str, Any]
     ) -> dict[str, Any]:
@@ -155,6 +191,20 @@ class _Trace:
 
     def _ts(self, time_ns: int) -> float:
         return (time_ns - self.story.began_ns) / 1e3
+
+
+def _marked(own: Process, start: int, end: int) -> Iterator[tuple[int, int, str, dict[str, Any], bool]]:
+    """Give what a process marked between `start` and `end`: begin, end, name, facts, whether the steps waited for it."""
+    if own.starts:
+        yield start, min(end, max(start, own.starts[0])), "start-up", {}, True
+    for number, begin, stop in zip(own.steps, own.starts, own.ends, strict=True):
+        begin, until = max(begin, start), min(stop or end, end)  # noqa: PLW2901
+        if until >= begin:
+            yield begin, until, "step", {"step": number, "finished": bool(stop)}, True
+    for span in own.spans:
+        begin, until = max(span.start_ns, start), min(span.end_ns or end, end)
+        if until >= begin:
+            yield begin, until, span.what, {"step": span.step}, span.blocking
 
 
 def _named(process: int, what: str, name: str, order: int, thread: int = 0) -> Iterable[dict[str, Any]]:

@@ -1,14 +1,15 @@
 """Where records are read from: SQLite, JSON Lines, a directory of flight recorders, a NATS stream."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
-from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
-from elastic_events.reading.builder import Builder
+from elastic_events.reading.builder import Builder, key_of
 from elastic_events.reading.database import scan, spoken, words
 from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
+from elastic_events.sinks.stored import NothingYet
 
 __all__ = ("Damage", "last_words", "read_records", "read_stories")
 
@@ -30,7 +31,7 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
     if text.startswith("nats://"):
         from elastic_events.sinks.nats_read import read_nats_sync
 
-        yield from read_nats_sync(text)
+        yield from read_nats_sync(text, damaged=damaged)
         return
     path = Path(source)
     if path.is_dir():
@@ -39,10 +40,10 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
         yield from read_directory(path, lambda file, reason: damaged(file.name, reason))
         return
     if not path.exists():
-        raise InputError(
+        raise NothingYet(
             f"{path}: no such file or directory; give a SQLite or JSON Lines file, a recorder directory or nats://"
         )
-    from elastic_events.sinks.jsonl import read_jsonl
+    from elastic_events.sinks.jsonl_read import read_jsonl
 
     def tell(where: int, reason: str) -> None:
         damaged(f"{path.name}:{where}", reason.removeprefix(f"{path.name}: "))
@@ -57,6 +58,7 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
     Raises:
         InputError: a source is missing or foreign, or not one record can be read.
     """
+    sources = list(sources)
     builder = Builder()
     for source in sources:
         path = Path(source)
@@ -65,7 +67,25 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
             continue
         for record in read_records(source, damaged):
             builder.add(record)
+    if builder.disordered:
+        builder = _put_in_order(sources, builder.disordered)
     return builder.stories()
+
+
+def _put_in_order(sources: Iterable[str | Path], disordered: Collection[tuple[str, str]]) -> Builder:
+    """Read all again, and give the events of the `disordered` processes in the order in which these recorded them."""
+    builder = Builder()
+    held: list[Record] = []
+    for source in sources:
+        for record in read_records(source):
+            if record.kind in ("event", "rdzv") and key_of(record.context) in disordered:
+                held.append(record)
+            else:
+                builder.add(record)
+    held.sort(key=attrgetter("seq"))
+    for record in held:
+        builder.add(record)
+    return builder
 
 
 def last_words(
@@ -78,10 +98,10 @@ def last_words(
         path = Path(source)
         if path.is_file() and is_sqlite(path):
             for process, records in words(path, processes, count).items():
-                found[process] = (found[process] + records)[-count:]
+                found[process] = sorted(found[process] + records, key=attrgetter("monotonic_ns"))[-count:]
             continue
         for record in read_records(source):
             speaker = wanted.get(record.context.process)
-            if speaker is not None and spoken(record):
-                found[speaker] = [*found[speaker], record][-count:]
+            if speaker is not None and spoken(record):  # by time: a live recorder gives its metrics behind its events
+                found[speaker] = sorted([*found[speaker], record], key=attrgetter("monotonic_ns"))[-count:]
     return found

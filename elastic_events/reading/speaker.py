@@ -96,12 +96,13 @@ class Speaker:
     __slots__ = (
         *("_derived", "_ends", "_epochs", "_errors", "_facts", "_first_ns", "_last_ns", "_least", "_most", "_names"),
         *("_now", "_open", "_owns", "_repair", "_running", "_spans", "_start_ns", "_starts", "_steps", "_told_of"),
-        *("ahead", "context", "jumps", "node", "run_id"),
+        *("ahead", "context", "jumps", "node", "run_id", "seq"),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:
         self.context = context
         self.run_id = context.run_id
+        self.seq = -1  # of the last event or message that came, for who reads them
         self.node = Node(context.host, context.host, context.pid)
         self.jumps: list[tuple[int, int]] = []  # of its wall clock: how far it was ahead of the monotonic one, and then
         self.ahead = 0  # of the monotonic clock, at the first record; see `begun_ns`

@@ -17,6 +17,8 @@ _NUMBERS = frozenset(
     {"seq", "time_ns", "monotonic_ns", "pid", "rank", "local_rank", "world_size", "node_rank", "restart"}
 )
 
+_INT64 = range(-(2**63), 2**63)
+
 #: Kind -> the columns of its table. `value` of a metric is its number, where it is one, `value_json` whatever it was.
 COLUMNS: dict[Kind, tuple[str, ...]] = {
     kind: (
@@ -35,12 +37,18 @@ def row(record: Record) -> tuple[Any, ...]:
     head = (record.id, record.seq, record.time_ns, record.monotonic_ns, record.name, record.channel)
     if record.kind == "metric":
         value = record.fields[0]
-        number = float(value) if isinstance(value, int | float) else None
-        payload: tuple[Any, ...] = (number, strict_json(value).decode())
+        payload: tuple[Any, ...] = (_number(value), strict_json(value).decode())
     else:
         payload = tuple(v if v is None or isinstance(v, str) else strict_json(v).decode() for v in record.fields)
     context = record.context
     return (*map(_plain, head), *payload, *(getattr(context, name) for name in _CONTEXT), record.recovered)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:  # hundreds of digits: they are in `value_json`
+        return None
 
 
 def _plain(value: Any) -> Any:
@@ -92,8 +100,14 @@ class ParquetTable:
     def write(self, rows: list[tuple[Any, ...]]) -> None:
         """Add rows."""
         columns = zip(zip(*rows, strict=True), self._schema, strict=True)
-        arrays = [self._arrow.array(list(column), field.type) for column, field in columns]
+        arrays = [self._array(column, field.type) for column, field in columns]
         self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
+
+    def _array(self, column: tuple[Any, ...], kind: Any) -> Any:
+        try:
+            return self._arrow.array(column, kind)
+        except (OverflowError, self._arrow.ArrowInvalid):  # integers beyond 64 bits, from a file of others
+            return self._arrow.array([value if value in _INT64 else None for value in column], kind)
 
     def finish(self) -> None:
         """Write the end of the file, which stays open."""

@@ -6,8 +6,9 @@ import msgspec
 
 from elastic_events.reading.steps import Range, cut, redone
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
+from elastic_events.reading.words import seconds, spans
 
-__all__ = ("RANKS", "STATES", "Band", "Box", "Mark", "Row", "Timeline", "alike", "timeline")
+__all__ = ("RANKS", "STATES", "Band", "Box", "Mark", "Row", "Timeline", "alike", "ended", "timeline")
 
 #: State -> what it is. Of two at the same time the later one of this list is drawn above the other.
 STATES = {
@@ -52,6 +53,7 @@ class Row(msgspec.Struct, frozen=True):
     ranks: int  #: how many there are of in it
     boxes: list[Box]  #: what it did
     marks: list[Mark]  #: how it ended, an attempt each
+    which: str = ""  #: its ranks, over all attempts: "0-7, 16"
 
 
 class Band(msgspec.Struct, frozen=True):
@@ -96,13 +98,22 @@ def timeline(story: Story) -> Timeline:
         if many:
             rows.append(run.together(name, number, waits.get(node, []), own))
             continue
-        rows.append(Row(name, "node", number, len(own), waits.get(node, []), []))
+        rows.append(Row(name, "node", number, len(own), waits.get(node, []), [], _ranks(own)))
         for slot in sorted(own):
             boxes = [box for attempt, worker in own[slot] for box in run.boxes(attempt, worker)]
             marks = [mark for attempt, worker in own[slot] for mark in run.marks(attempt, worker)]
-            rows.append(Row(_slot_name(slot, own[slot]), "rank", number, 1, boxes, marks))
+            rows.append(Row(_slot_name(slot, own[slot]), "rank", number, 1, boxes, marks, _ranks({slot: own[slot]})))
     bands = [run.band(attempt) for attempt in story.attempts]
     return Timeline(story.run_id, story.outcome, story.began_ns, story.wall_s, bands, rows)
+
+
+def ended(band: Band) -> str:
+    """Return in words how an attempt ended that another one had to follow; empty where it succeeded or nobody said."""
+    if band.cause:
+        at = "" if band.failed_s is None else f" at {seconds(band.failed_s)}"
+        return f"attempt {band.attempt} failed{at}, {band.cause}"
+    why = {"failed": "failed", "membership": "ended as nodes came or went", "stopped": "was stopped"}.get(band.outcome)
+    return f"attempt {band.attempt} {why} at {seconds(band.end_s)}" if why else ""
 
 
 def alike(rows: Sequence[Row], resolution_s: float) -> Iterator[tuple[Row, list[Row]]]:
@@ -158,7 +169,7 @@ class _Run:
             for mark in (mark for worker in workers for mark in self.marks(attempt, worker)):
                 ends.setdefault(mark.kind, mark)
             marks += (mark for mark in ends.values() if mark.kind != "succeeded")
-        return Row(name, "node", number, len(slots), boxes, marks)
+        return Row(name, "node", number, len(slots), boxes, marks, _ranks(slots))
 
     def _shared(self, attempt: Attempt, workers: list[Worker]) -> Iterator[Box]:
         began, over = self.spans[attempt.number]
@@ -223,6 +234,11 @@ def _phases(
 
 def _cut(attempt: Attempt, process: Process) -> Sequence[int]:
     return cut(process) if attempt.outcome not in ("unknown", "succeeded") else ()
+
+
+def _ranks(slots: dict[int, list[tuple[Attempt, Worker]]]) -> str:
+    found = {worker.rank for pairs in slots.values() for _, worker in pairs if worker.rank is not None}
+    return spans(sorted(found), limit=len(found))
 
 
 def _slot_name(slot: int, workers: list[tuple[Attempt, Worker]]) -> str:

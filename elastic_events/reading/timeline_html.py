@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from elastic_events.reading.timeline import STATES, Row, Timeline
+from elastic_events.reading.timeline import STATES, Mark, Row, Timeline
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("timeline_html",)
@@ -50,8 +50,17 @@ def _row(row: Row, states: list[str]) -> tuple[Any, ...]:
             (_short(box.start_s), _short(box.end_s), states.index(box.state), box.attempt, *filter(None, [box.label]))
             for box in boxes
         ],
-        [(_short(mark.at_s), mark.kind, mark.attempt, mark.label) for mark in row.marks],
+        [(_short(mark.at_s), mark.kind, mark.attempt, mark.label) for mark in sorted(row.marks, key=_weight)],
+        row.which,
     )
+
+
+#: Kinds of marks, in the order in which they lie above each other.
+_KINDS = ("succeeded", "victim", "failed", "first")
+
+
+def _weight(mark: Mark) -> int:
+    return _KINDS.index(mark.kind) if mark.kind in _KINDS else 0
 
 
 def _short(seconds_: float) -> float:

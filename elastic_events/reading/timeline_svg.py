@@ -1,9 +1,9 @@
-"""The timeline as a picture: a static SVG on white, which every browser, README and slide shows."""
+"""The timeline as a picture: a static SVG, which every browser, README and slide shows; dark where its reader is."""
 
 from collections.abc import Iterator
 from html import escape
 
-from elastic_events.reading.timeline import STATES, Mark, Row, Timeline, alike
+from elastic_events.reading.timeline import STATES, Mark, Row, Timeline, alike, ended
 from elastic_events.reading.timeline_terminal import nice_step
 from elastic_events.reading.words import counted, seconds
 
@@ -20,7 +20,27 @@ COLOURS = {
     "checkpoint": "#1f5fbf",
 }
 _WORDS = {"startup": "start-up", "running": "running", "lost": "lost steps"}
-_RED, _INK, _SOFT, _GRID = "#c62f2f", "#1f2933", "#66727f", "#e3e8ee"
+_RED, _INK, _SOFT, _GRID, _GROUND = "red", "ink", "soft", "grid", "ground"
+
+#: What else has a colour -> it. Attributes of the shapes say all of these; who reads no styles sees the light picture.
+_LIGHT = {**COLOURS, _RED: "#c62f2f", _INK: "#1f2933", _SOFT: "#66727f", _GRID: "#e3e8ee", _GROUND: "#ffffff"}
+
+#: The same in the dark.
+_DARK = {
+    "rendezvous": "#8b70b8",
+    "startup": "#5a9bc4",
+    "restore": "#2f5fa8",
+    "running": "#2f9468",
+    "training": "#2f9468",
+    "lost": "#a8614b",
+    "checkpoint": "#5b9bff",
+    _RED: "#ff6b63",
+    _INK: "#e6ebf0",
+    _SOFT: "#9aa7b4",
+    _GRID: "#2d3742",
+    _GROUND: "#12171d",
+}
+_STYLE = " ".join(f".{name} {{ fill: {colour} }} .{name}-line {{ stroke: {colour} }}" for name, colour in _DARK.items())
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 1000, 132, 24, 100
 _RANK, _NODE, _GAP = 20, 18, 8  # heights of rows, and what is between nodes
@@ -65,7 +85,8 @@ class _Picture:
             'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="12">'
         )
         yield f'<title id="title">{escape(self._title())}</title>'
-        yield f'<rect width="{_WIDTH}" height="{self.height}" rx="8" fill="#ffffff"/>'
+        yield f"<style>@media (prefers-color-scheme: dark) {{ {_STYLE} }}</style>"
+        yield f'<rect width="{_WIDTH}" height="{self.height}" rx="8" {_fill(_GROUND)}/>'
         yield from self._heading()
         yield from self._attempts()
         yield from self._axis()
@@ -81,22 +102,24 @@ class _Picture:
 
     def _heading(self) -> Iterator[str]:
         yield _text(16, 30, self._title(), _INK, 'font-size="17" font-weight="600"')
-        causes = [band for band in self.answer.bands if band.cause]
-        told = [counted(len(self.answer.bands), "attempt")]
-        told += [f"attempt {band.attempt} failed at {seconds(band.failed_s)}, {band.cause}" for band in causes[:2]]
-        told += [f"{len(causes) - 2} more failed"] if len(causes) > 2 else []
+        ends = list(filter(None, map(ended, self.answer.bands)))
+        told = [counted(len(self.answer.bands), "attempt"), *ends[:2]]
+        told += [f"{len(ends) - 2} more"] if len(ends) > 2 else []
         yield _text(16, 50, "; ".join(told), _SOFT)
         used = {box.state for row, _ in self.rows for box in row.boxes}
         at = 16.0
         for state in STATES:
             if state in used:
                 word = _WORDS.get(state, state)
-                yield f'<rect x="{at}" y="64" width="12" height="12" rx="2" fill="{COLOURS[state]}"/>'
+                yield f'<rect x="{at:g}" y="64" width="12" height="12" rx="2" {_fill(state)}/>'
                 yield _text(at + 17, 74, word, _INK)
                 at += 34 + 6.6 * len(word)
-        if any(mark.kind in ("first", "failed") for row, _ in self.rows for mark in row.marks):
-            yield _cross(at + 6, 70, _RED)
-            yield _text(at + 17, 74, "failure", _INK)
+        kinds = {mark.kind for row, _ in self.rows for mark in row.marks}
+        for kind, word in _MARKS.items():
+            if kind in kinds:
+                yield _sign(at + 6, 70, kind)
+                yield _text(at + 17, 74, word, _INK)
+                at += 34 + 6.6 * len(word)
 
     def _attempts(self) -> Iterator[str]:
         """A line where each attempt begins, and its number where there is room."""
@@ -104,7 +127,7 @@ class _Picture:
         for band in self.answer.bands:
             x = self.x(band.start_s)
             yield (
-                f'<line x1="{x}" x2="{x}" y1="{_TOP - 6}" y2="{self.bottom}" stroke="{_SOFT}" stroke-width="0.8" '
+                f'<line x1="{x}" x2="{x}" y1="{_TOP - 6}" y2="{self.bottom}" {_stroke(_SOFT)} stroke-width="0.8" '
                 'stroke-dasharray="2 3"/>'
             )
             label = f"attempt {band.attempt}"
@@ -117,10 +140,10 @@ class _Picture:
         step = nice_step(wall, 8) if wall else 1.0
         for number in range(int(wall / step + 1e-9) + 1 if wall else 1):
             x = self.x(number * step)
-            yield f'<line x1="{x}" x2="{x}" y1="{_TOP}" y2="{self.bottom}" stroke="{_GRID}"/>'
+            yield f'<line x1="{x}" x2="{x}" y1="{_TOP}" y2="{self.bottom}" {_stroke(_GRID)}/>'
             label = seconds(number * step).replace(".0 s", " s") if number else "0"
             yield _text(x, self.bottom + 18, label, _SOFT, f'text-anchor="{"middle" if number else "start"}"')
-        yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{self.bottom}" y2="{self.bottom}" stroke="{_SOFT}"/>'
+        yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{self.bottom}" y2="{self.bottom}" {_stroke(_SOFT)}/>'
         yield _text(
             _WIDTH - _RIGHT, self.bottom + 36, "time since the job began", _SOFT, 'text-anchor="end" font-size="11"'
         )
@@ -137,27 +160,30 @@ class _Picture:
             tall = height - 6 if box.state == "rendezvous" else height
             yield (
                 f'<rect x="{x}" y="{top + (height - tall) / 2:g}" width="{max(1.0, round(end - x, 1))}" height="{tall}" '
-                f'fill="{COLOURS[box.state]}"><title>{escape(_hover(row, box.state, box.label, box.start_s, box.end_s))}'
+                f"{_fill(box.state)}><title>{escape(_hover(row, box.state, box.label, box.start_s, box.end_s))}"
                 "</title></rect>"
             )
-        for mark in row.marks:
-            yield from self._mark(row, mark, top + height / 2)
+        kinds = list(_MARKS)
+        for mark in sorted(
+            (mark for mark in row.marks if mark.kind in kinds), key=lambda mark: -kinds.index(mark.kind)
+        ):
+            yield _sign(self.x(mark.at_s), top + height / 2, mark.kind, mark.label)
+            if mark.kind == "first":
+                yield from self._cause(row, mark, top + height / 2 + 4)
 
-    def _mark(self, row: Row, mark: Mark, y: float) -> Iterator[str]:
+    def _cause(self, row: Row, mark: Mark, y: float) -> Iterator[str]:
+        """Write why an attempt failed beside its mark: where nothing is, else over what was before it."""
         x = self.x(mark.at_s)
-        if mark.kind == "victim":
-            yield f'<circle cx="{x}" cy="{y:g}" r="3" fill="#ffffff" stroke="{_RED}"><title>{escape(mark.label)}</title></circle>'
-        elif mark.kind in ("first", "failed"):
-            yield _cross(x, y, _RED, mark.label)
-        if mark.kind == "first" and row.kind == "rank":
-            words = (
-                self.answer.bands[mark.attempt].cause.partition(": ")[2]
-                if mark.attempt < len(self.answer.bands)
-                else ""
-            )
-            free = min((b.start_s for b in row.boxes if b.start_s >= mark.at_s), default=self.answer.wall_s)
-            if words and self.x(free) - x > 14 + 6.8 * len(words):
-                yield _text(x + 10, y + 4, words, _RED, 'font-weight="600"')
+        words = next((band.cause for band in self.answer.bands if band.attempt == mark.attempt), "").partition(": ")[2]
+        free = min((b.start_s for b in row.boxes if b.start_s >= mark.at_s), default=self.answer.wall_s)
+        needs = 14 + 7.2 * len(words)
+        if words and self.x(free) - x > needs:
+            yield _text(x + 10, y, words, _RED, 'font-weight="600"')
+        elif words and x - _LEFT > needs:
+            halo = f'class="{_GROUND}-line" stroke="{_LIGHT[_GROUND]}" stroke-width="4" stroke-linejoin="round"'
+            place = f'x="{x - 10:g}" y="{y:g}" text-anchor="end" font-weight="600"'
+            yield f'<text {place} fill="none" aria-hidden="true" {halo}>{escape(words)}</text>'
+            yield f"<text {place} {_fill(_RED)}>{escape(words)}</text>"
 
 
 def _hover(row: Row, state: str, label: str, start_s: float, end_s: float) -> str:
@@ -165,16 +191,36 @@ def _hover(row: Row, state: str, label: str, start_s: float, end_s: float) -> st
     return ", ".join(word for word in words if word)
 
 
-def _cross(x: float, y: float, colour: str, label: str = "") -> str:
+#: Kind of a mark -> what the legend calls it; the first of these lies above the others.
+_MARKS = {"first": "first failure", "failed": "failure", "victim": "ended by its agent"}
+
+
+def _sign(x: float, y: float, kind: str, label: str = "") -> str:
     title = f"<title>{escape(label)}</title>" if label else ""
+    place = f'cx="{x:g}" cy="{y:g}"'
+    red, ground = _LIGHT[_RED], _LIGHT[_GROUND]
+    if kind == "victim":
+        shape = f'class="{_GROUND} {_RED}-line" fill="{ground}" stroke="{red}" stroke-width="2"'
+        return f'<circle {place} r="3.5" {shape}>{title}</circle>'
+    shape = f'class="{_RED} {_GROUND}-line" fill="{red}" stroke="{ground}"'
+    if kind == "failed":
+        return f'<circle {place} r="4" {shape}>{title}</circle>'
     return (
-        f'<g><circle cx="{x:g}" cy="{y:g}" r="6" fill="{colour}"/><path d="M{x - 2.5:g} {y - 2.5:g}l5 5m0-5l-5 5" '
-        f'stroke="#ffffff" stroke-width="1.6" fill="none"/>{title}</g>'
+        f'<g><circle {place} r="6" {shape}/><path d="M{x - 2.5:g} {y - 2.5:g}l5 5m0-5l-5 5" {_stroke(_GROUND)} '
+        f'stroke-width="1.6" fill="none"/>{title}</g>'
     )
 
 
+def _fill(name: str) -> str:
+    return f'class="{name}" fill="{_LIGHT[name]}"'
+
+
+def _stroke(name: str) -> str:
+    return f'class="{name}-line" stroke="{_LIGHT[name]}"'
+
+
 def _text(x: float, y: float, text: str, colour: str, more: str = "") -> str:
-    return f'<text x="{x:g}" y="{y:g}" fill="{colour}" {more}>{escape(text)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" {_fill(colour)} {more}>{escape(text)}</text>'
 
 
 def _short(label: str) -> str:

@@ -4,21 +4,22 @@ __all__ = ("counted", "seconds", "spans")
 
 
 def seconds(value: float | None) -> str:
-    """Return a duration in the unit that suits it; empty for None."""
+    """Return a duration in the unit that suits it, once it is rounded; empty for None."""
     if not value:
         return "" if value is None else "0 s"
     size = abs(value)
-    if size < 0.01:
+    if size < 0.00995:
         return f"{value * 1e3:.2g} ms"
-    if size < 1:
+    if size < 0.9995:
         return f"{value * 1e3:.0f} ms"
-    if size < 120:
+    if size < 119.95:
         return f"{value:.1f} s"
-    if size < 3600:
-        minutes, rest = divmod(round(value), 60)
-        return f"{minutes}m {rest:02}s"
-    hours, minutes = divmod(round(value / 60), 60)
-    return f"{hours}h {minutes:02}m"
+    sign = "-" if value < 0 else ""
+    if size < 3599.5:
+        minutes, rest = divmod(round(size), 60)
+        return f"{sign}{minutes}m {rest:02}s"
+    hours, minutes = divmod(round(size / 60), 60)
+    return f"{sign}{hours}h {minutes:02}m"
 
 
 def counted(count: int, one: str, many: str = "") -> str:

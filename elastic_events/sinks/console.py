@@ -6,6 +6,7 @@ import re
 import select
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import SplitResult
 
@@ -199,9 +200,22 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 def _time(time_ns: int) -> str:
     try:
         local = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // 10**9))
+        offset = _offset(time_ns // (_HALF_HOUR * 10**9))
     except (OverflowError, OSError, ValueError):
         return str(time_ns)
-    return f"{local}.{time_ns // 10**6 % 1000:03}"
+    return f"{local}.{time_ns // 10**6 % 1000:03}{offset}"
+
+
+_HALF_HOUR = 1800
+
+
+@lru_cache(maxsize=64)
+def _offset(half_hour: int) -> str:
+    """Return the offset to UTC in the hours that the end of summer time makes twice, else nothing."""
+    at = half_hour * _HALF_HOUR
+    local = time.localtime(at)
+    twice = any(time.localtime(at + shift)[:5] == local[:5] for shift in (-3600, -1800, 1800, 3600))
+    return time.strftime("%z", local) if twice else ""
 
 
 def _who(record: Record) -> str:

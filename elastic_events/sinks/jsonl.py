@@ -1,33 +1,24 @@
-"""JSON Lines: one stored record a line, in a file that rotates, and the reader that tolerates what crashes leave behind."""
+"""JSON Lines: one stored record a line, in a file that rotates. `jsonl_read` tolerates what crashes leave behind."""
 
 import contextlib
 import errno
 import fcntl
-import gzip
 import os
 import time
-import zlib
-from collections.abc import Callable, Generator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import SplitResult
 
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.files import check_path, open_private, refusal
+from elastic_events.sinks.jsonl_read import JsonlPosition, read_jsonl
 from elastic_events.sinks.options import Options, file_path
-from elastic_events.sinks.parts import Housekeeper, list_parts, next_number
-from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_lines
+from elastic_events.sinks.parts import Housekeeper, next_number
+from elastic_events.sinks.stored import from_json, to_lines
 
 __all__ = ("JsonlPosition", "JsonlSink", "from_url", "read_jsonl")
-
-#: How the reason ends of a last line that is not whole: perhaps not yet.
-CUT = "the last line is cut short"
-
-#: Bytes of the longest line that is read; a longer one is damaged.
-LONGEST = 16 * 2**20
 
 
 class JsonlSink(EncodingSink[bytes]):
@@ -199,131 +190,6 @@ def from_url(url: SplitResult) -> JsonlSink:
     )
     options.finish()
     return sink
-
-
-class JsonlPosition(NamedTuple):
-    """How far a reader has come in a file and its parts."""
-
-    part: int = 0  #: number of the part, as in its name; the file being written has the next free one
-    offset: int = 0  #: bytes of that part, uncompressed
-    line: int = 0  #: lines of that part
-
-
-def read_jsonl(
-    path: str | os.PathLike[str], *, after: JsonlPosition | None = None, damaged: Damaged | None = None
-) -> Reading[JsonlPosition]:
-    """Read the records of `path` and of its rotated parts, oldest part first, in the order they were written.
-
-    Works while another process writes. A line that holds no record is skipped and told to `damaged` by its number in its
-    part. A last line without its newline counts if it is whole; otherwise it is left for the next look, which begins
-    at the `position` of this one.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    path = Path(path)
-    if not path.exists() and not (path.parent.is_dir() and list_parts(path)):
-        raise InputError(f"{path} does not exist")
-    return Reading(after or JsonlPosition(), partial(_read, path, _ignore if damaged is None else damaged))
-
-
-def _ignore(line: int, reason: str) -> None:
-    """Nobody wants to know."""
-
-
-def _read(path: Path, damaged: Damaged, place: Place[JsonlPosition]) -> Generator[Record, None, None]:
-    active, number, parts = _look(path)
-    with active or contextlib.nullcontext():
-        for part_number, part in parts.items():
-            if part_number >= place.position.part:
-                file = _open_part(part)
-                if file is None:
-                    damaged(0, f"{part.name} is gone")
-                    continue
-                with file:
-                    yield from _read_part(file, part_number, part.name, damaged, place, last=False)
-        if active is not None:
-            yield from _read_part(active, number, path.name, damaged, place, last=True)
-
-
-def _look(path: Path) -> tuple[BinaryIO | None, int, dict[int, Path]]:
-    """Return the file being written, its number, and the full parts, all of one moment between two rotations."""
-    while True:
-        try:
-            active = _open(path)
-        except FileNotFoundError:
-            return None, 0, list_parts(path)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        parts = list_parts(path)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(active.fileno())):
-                return active, max(parts, default=0) + 1, parts
-        active.close()
-
-
-def _open(path: Path) -> BinaryIO:
-    """Open a part, compressed or not. Its name says which: a plain one may begin with any garbage."""
-    file = path.open("rb")
-    return cast("BinaryIO", _Gzip(file)) if path.suffix == ".gz" else file
-
-
-class _Gzip(gzip.GzipFile):
-    """A compressed file that closes the file below it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(fileobj=file, mode="rb")
-        self.below = file
-
-    def close(self) -> None:
-        """Close both."""
-        super().close()
-        self.below.close()
-
-
-def _open_part(part: Path) -> BinaryIO | None:
-    plain = part.with_name(part.name.removesuffix(".gz"))
-    for name in (plain, plain.with_name(f"{plain.name}.gz")):  # it may be compressed, or removed, meanwhile
-        with contextlib.suppress(OSError):
-            return _open(name)
-    return None
-
-
-def _read_part(
-    file: BinaryIO, number: int, name: str, damaged: Damaged, place: Place[JsonlPosition], *, last: bool
-) -> Generator[Record, None, None]:
-    offset, line = (place.position.offset, place.position.line) if number == place.position.part else (0, 0)
-    place.position = JsonlPosition(number, offset, line)
-    try:
-        file.seek(offset)
-        while data := file.readline(LONGEST):
-            length, record = len(data), None
-            whole = data.endswith(b"\n")
-            if length >= LONGEST and not whole:
-                while not whole and (data := file.readline(LONGEST)):
-                    length += len(data)
-                    whole = data.endswith(b"\n")
-                damaged(line + 1, f"{name}: longer than {LONGEST} bytes")
-            elif data != b"\n":
-                record = _parse(data, line + 1, name, damaged if whole or not last else _ignore)
-            if record is None and last and not whole:
-                damaged(line + 1, f"{name}: {CUT}")  # somebody is writing it, or was killed there: for the next look
-                return
-            offset += length
-            line += whole
-            place.position = JsonlPosition(number, offset, line)
-            if record is not None:
-                yield record
-    except (OSError, EOFError, zlib.error) as error:
-        damaged(line + 1, f"{name}: the rest cannot be read: {error}")
-
-
-def _parse(data: bytes, line: int, name: str, damaged: Damaged) -> Record | None:
-    try:
-        return from_json(data)
-    except InputError as error:
-        damaged(line, f"{name}: {error}")
-        return None
 
 
 def _lock(descriptor: int) -> None:

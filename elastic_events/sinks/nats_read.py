@@ -1,7 +1,9 @@
 """Reading a run back from a JetStream stream, from the start or live."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import contextlib
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ from elastic_events.sinks.nats_target import Target, target, token
 from elastic_events.sinks.options import Options
 from elastic_events.sinks.stored import from_json
 
-__all__ = ("NatsReader", "read_nats", "read_nats_sync")
+__all__ = ("NatsFollower", "NatsReader", "read_nats", "read_nats_sync")
 
 #: Messages asked for at once; a message holds up to 200 records.
 PULL = 64
@@ -93,6 +95,11 @@ class NatsReader:
     async def aclose(self) -> None:
         """Close the connection; the consumer of a reader that is not durable goes with it."""
         await self._link.drop()
+
+    @property
+    def behind(self) -> int:
+        """How many messages of the stream are still to come, as far as the server said."""
+        return self._pending
 
     # --- inside ---
 
@@ -270,9 +277,18 @@ async def read_nats(
 
 
 def read_nats_sync(
-    url: str, follow: bool = False, *, run: str | None = None, durable: str | None = None, live: bool = False
+    url: str,
+    follow: bool = False,
+    *,
+    run: str | None = None,
+    durable: str | None = None,
+    live: bool = False,
+    damaged: Callable[[str, str], object] = lambda _stream, _reason: None,
 ) -> Iterator[Record]:
-    """As `read_nats`, from a thread that runs no event loop; the connection lives in a thread of its own."""
+    """As `read_nats`, from a thread that runs no event loop; the connection lives in a thread of its own.
+
+    `damaged(stream, reason)` is told of each message that holds no stored record.
+    """
     from anyio.from_thread import start_blocking_portal
 
     reader = _reader(url, follow=follow, run=run, durable=durable, live=live)
@@ -283,3 +299,53 @@ def read_nats_sync(
                 yield from records
         finally:
             portal.call(reader.aclose)
+    for _ in range(reader.skipped):
+        damaged(reader.target.stream, "a message that holds no stored record")
+
+
+class NatsFollower:
+    """Follows a stream from a thread that runs no event loop; the connection lives in a thread of its own.
+
+    Raises:
+        ConfigError: the URL is wrong, or there is no server with JetStream.
+        InputError: there is no such stream.
+    """
+
+    def __init__(self, url: str) -> None:
+        from anyio.from_thread import start_blocking_portal
+
+        self._reader = _reader(url, follow=True)
+        self._arrived: queue.SimpleQueue[list[Record]] = queue.SimpleQueue()
+        self._stack = contextlib.ExitStack()
+        with self._stack as stack:
+            portal = stack.enter_context(start_blocking_portal("asyncio"))
+            portal.call(self._reader.open)
+            stack.callback(portal.call, self._reader.aclose)
+            self._task = portal.start_task_soon(self._fetch)
+            stack.callback(self._task.cancel)
+            self._stack = stack.pop_all()
+        self._looked = False
+
+    def look(self) -> Iterator[Record]:
+        """Give what has arrived; the first look gives all that the stream held when it was opened."""
+        first, self._looked = not self._looked, True
+        while True:
+            # Once the server has nothing more, the last batch may still be on its way to this thread.
+            more = first and self._reader.behind > 0
+            try:
+                yield from self._arrived.get(timeout=0.1 if first else 0)
+            except queue.Empty:
+                if self._task.done():
+                    self._task.result()
+                if not more:
+                    return
+
+    def close(self) -> None:
+        """End the connection."""
+        self._stack.close()
+
+    async def _fetch(self) -> None:
+        while (records := await self._reader.batch()) is not None:
+            self._arrived.put(records)
+            while self._arrived.qsize() >= PULL:  # whoever looks is slow
+                await asyncio.sleep(0.05)

@@ -32,7 +32,7 @@ from elastic_events.sinks.sqlite_schema import (
     prepare,
     to_row,
 )
-from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_json
+from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json, to_json
 
 __all__ = ("SqlitePosition", "SqliteSink", "connect_to_read", "from_url", "is_sqlite", "read_sqlite")
 
@@ -183,6 +183,7 @@ class SqlitePosition(NamedTuple):
     rdzv: int = 0
     metric: int = 0
     ledger: int = 0
+    times: tuple[int | None, ...] = ()  #: of these entries, by which a file that was replaced is known
 
 
 def read_sqlite(
@@ -191,10 +192,11 @@ def read_sqlite(
     """Read the records of a database in the order of their time, those that are there when the reading begins.
 
     Works while other processes write; changes nothing. The `position` is that of the end of this look, once it is
-    exhausted. A row that holds no record, after somebody edited it, is told to `damaged` by its entry.
+    exhausted. A file that is not the one that was read up to `after` is told as entry 0, and read from its start. A row
+    that holds no record, after somebody edited it, is told to `damaged` by its entry.
 
     Raises:
-        InputError: there is no such file, or it is not one of ours, or newer than this version knows.
+        InputError: there is no such file (`NothingYet`), or it is not one of ours, or newer than this version knows.
     """
     path = Path(path)
     connection = connect_to_read(path)
@@ -239,8 +241,10 @@ def is_sqlite(path: str | os.PathLike[str]) -> bool:
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Return a connection that changes nothing; `InputError` where the file is not one of ours."""
+    if not path.exists():
+        raise NothingYet(f"{path} does not exist")
     if not path.is_file():
-        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+        raise InputError(f"{path} is no file")
     # As a writer that writes nothing: a read-only connection leaves its -wal and -shm behind. Where there is no right
     # to make these, a file without a WAL can be read as one that nobody writes.
     modes = ["mode=rw", "mode=ro"]
@@ -256,7 +260,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             )
             connection.execute("PRAGMA query_only = 1")
             if check_owner(connection, path, InputError) == 0:
-                raise InputError(f"{path} holds no records: it is an empty database")
+                raise NothingYet(f"{path} holds no records: it is an empty database")
             return connection  # noqa: TRY300
         except sqlite3.Error as error:
             failure = error
@@ -275,7 +279,12 @@ def _read(
     try:
         yield _STARTED
         begin = place.position
-        end = SqlitePosition(*(_last(connection, table) for table in TABLES.values()))
+        if begin.times and _times(connection, begin) != begin.times:
+            damaged(0, f"{path.name} was replaced or emptied: read from its start")
+            begin = SqlitePosition()
+        event, rdzv, metric, ledger = (_last(connection, table) for table in TABLES.values())
+        end = SqlitePosition(event, rdzv, metric, ledger)
+        end = end._replace(times=_times(connection, end))
         contexts = {number: Context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
         streams = [
             _read_table(connection, kind, contexts, getattr(begin, kind), getattr(end, kind), damaged)
@@ -292,6 +301,15 @@ def _read(
 def _last(connection: sqlite3.Connection, table: str) -> int:
     (entry,) = connection.execute(f"SELECT coalesce(max(entry), 0) FROM {table}").fetchone()  # noqa: S608
     return int(entry)
+
+
+def _times(connection: sqlite3.Connection, position: SqlitePosition) -> tuple[int | None, ...]:
+    """Return when the entries of `position` were recorded. Not those of ledgers, which take the place of older ones."""
+    found: list[int | None] = []
+    for kind in ("event", "rdzv", "metric"):
+        query = f"SELECT time_ns FROM {TABLES[kind]} WHERE entry = ?"  # noqa: S608
+        found.append(next((time_ns for (time_ns,) in connection.execute(query, (getattr(position, kind),))), None))
+    return tuple(found)
 
 
 def _read_table(

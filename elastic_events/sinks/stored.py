@@ -23,7 +23,18 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import RINGS, Kind, Record
 
-__all__ = ("FIELDS", "Damaged", "Place", "Reading", "from_json", "strict", "strict_json", "to_json", "to_lines")
+__all__ = (
+    "FIELDS",
+    "Damaged",
+    "NothingYet",
+    "Place",
+    "Reading",
+    "from_json",
+    "strict",
+    "strict_json",
+    "to_json",
+    "to_lines",
+)
 
 #: Told about a line that holds no record: its number in its file, and why.
 Damaged = Callable[[int, str], object]
@@ -48,6 +59,10 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 Position = TypeVar("Position")
+
+
+class NothingYet(InputError):
+    """The store is not there, or has not begun: who follows it waits."""
 
 
 class Place(Generic[Position]):

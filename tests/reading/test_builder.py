@@ -6,6 +6,7 @@ import pytest
 
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import build
+from elastic_events.reading.perfetto import trace_events
 from elastic_events.reading.story import Story
 from tests.reading.runs import START, Run, two_attempts
 
@@ -200,3 +201,26 @@ def test_checkpoints_that_block() -> None:
     (story,) = build(run.records)
     assert [span.blocking for span in story.processes[0].spans] == [True, False, False]
     assert story.began_ns == START
+
+
+def test_a_job_goes_on_with_the_nodes_that_did_not_leave() -> None:
+    """While a job runs on after a node has left, its wall time and its attempts reach to its last record."""
+    run = Run()
+    for host, ranks in (("a", range(2)), ("b", range(2, 4))):
+        agent = run.agent(host)
+        run.tell(0, agent, "job.started")
+        run.start(1, agent, 0, ranks, round=0, world_size=4)
+        run.tell(60, agent, "attempt.ended", attempt=0, outcome="membership")
+    run.tell(60, run.agent("b"), "agent.left")
+    run.start(65, run.agent("a"), 1, range(2), restart=1, round=1)
+    for rank in range(2):
+        run.steps(run.worker(rank, 1), range(50, 280), 65, 1)
+    (story,) = build(run.records)
+    assert (story.outcome, story.wall_s) == ("unknown", 295)
+    assert [(span[0] - story.began_ns, span[1] - story.began_ns) for span in map(story.span, story.attempts)] == [
+        (1e9, 60e9),
+        (65e9, 295e9),
+    ]
+    steps = [event for event in trace_events(story) if event["name"] == "step"]
+    assert len(steps) == 460
+    assert max(event["ts"] + event["dur"] for event in steps) == 295e6

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -153,6 +154,36 @@ def test_watch_ends_with_the_job(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, b"")
     os.close(terminal)
+
+
+def watched(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A `summary --watch` of run.jsonl whose output is no terminal."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    script = "from elastic_events.cli import main; main()"
+    call = [sys.executable, "-W", "error", "-c", script, "summary", "--watch", "run.jsonl", *arguments]
+    return subprocess.Popen(
+        call, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(("run", "code"), [(failed, 1), (two_attempts, 0)])
+def test_check_judges_what_was_seen_last(tmp_path: Path, run: Callable[[], Run], code: int) -> None:
+    """`summary --watch --check --json` waits for its file, prints a line an answer, and judges the end, not the begin."""
+    lines = jsonl(tmp_path / "whole.jsonl", run().records).read_bytes().splitlines(keepends=True)
+    process = watched(tmp_path, "--check", "--json")
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("waiting: run.jsonl: no such file")
+        (tmp_path / "run.jsonl").write_bytes(b"".join(lines[:-1]))
+        assert json.loads(process.stdout.readline())["outcome"] == "unknown"
+        (tmp_path / "run.jsonl").write_bytes(b"".join(lines))
+        rest, errors = process.communicate(timeout=30)
+        assert json.loads(rest.splitlines()[-1])["outcome"] == ("succeeded" if code == 0 else "failed")
+        assert (process.returncode, errors) == (code, "")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_every_field_of_the_json_is_documented() -> None:

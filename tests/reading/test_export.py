@@ -15,7 +15,7 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.builder import build
 from elastic_events.reading.perfetto import trace
 from tests.reading.runs import START, Run, two_attempts
-from tests.reading.test_source import database
+from tests.reading.test_source import database, jsonl
 from tests.streams import STREAMS, load
 from tests.test_cli import command
 
@@ -36,7 +36,7 @@ def test_the_trace() -> None:
     slices = [
         (e["name"], e["ts"] / 1e6, e["dur"] / 1e6) for e in found if e["ph"] == "X" and (e["pid"], e["tid"]) == (1, 2)
     ]
-    assert slices[:4] == [("worker, attempt 0", 1, 8), ("start-up", 1, 3), ("step", 4, 1.25), ("step", 5.25, 1.25)]
+    assert slices[:4] == [("rank 1, attempt 0", 1, 8), ("start-up", 1, 3), ("step", 4, 1.25), ("step", 5.25, 1.25)]
     assert [e["args"]["finished"] for e in found if e["name"] == "step" and e["tid"] == 2][:4] == [
         True,
         True,
@@ -47,7 +47,7 @@ def test_the_trace() -> None:
     assert failures == {(1, "ended by its agent"), (2, "failed: SIGKILL")}
     (start,) = [e for e in found if e["ph"] == "s"]
     (end,) = [e for e in found if e["ph"] == "f"]
-    assert (start["id"], start["tid"], start["ts"]) == (end["id"], 2, 9e6)
+    assert (start["id"], start["tid"], start["ts"]) == (end["id"], 2, 9e6 - 0.001)
     assert end["ts"] == 11e6
     assert [(e["ts"] / 1e6, e["args"]["workers"]) for e in found if e["ph"] == "C"] == [
         (1, 2),
@@ -57,25 +57,103 @@ def test_the_trace() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_slices_of_one_track_nest(name: str) -> None:
-    """On every track a slice ends before the one around it, no time is negative, and each arrow has both its ends."""
-    found = events(load(name))
+def nest(slices: list[tuple[float, float]]) -> bool:
+    """Whether each slice of a track ends before the one around it."""
+    open_: list[float] = []
+    for start, end in sorted(slices, key=lambda one: (one[0], -one[1])):
+        while open_ and open_[-1] <= start:
+            open_.pop()
+        if open_ and end > open_[-1]:
+            return False
+        open_.append(end)
+    return True
+
+
+def check(found: list[dict[str, Any]]) -> None:
+    """Hold a trace to the rules of its format."""
     tracks: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    names: Counter[tuple[str, int, int]] = Counter()
+    beside: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    arrows: dict[str, dict[str, dict[str, Any]]] = {}
     for event in found:
+        assert event["ph"] == "M" or event["ts"] >= 0
+        place = event["pid"], event.get("tid", 0)
         if event["ph"] == "X":
-            tracks.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
-    assert tracks
-    for slices in tracks.values():
-        open_: list[float] = []
-        for start, end in sorted(slices, key=lambda one: (one[0], -one[1])):
-            while open_ and open_[-1] <= start:
-                open_.pop()
-            assert start >= 0
-            assert not open_ or end <= open_[-1]
-            open_.append(end)
-    arrows = Counter((event["id"], event["ph"]) for event in found if event["ph"] in "sf")
-    assert all(arrows[number, "s"] == arrows[number, "f"] == 1 for number, _ in arrows)
+            assert event["dur"] >= 0
+            tracks.setdefault(place, []).append((event["ts"], round(event["ts"] + event["dur"], 3)))
+        elif event["ph"] == "M":
+            names[event["name"], *place] += 1
+        elif event["ph"] in "be":
+            beside.setdefault((event["cat"], event["id"]), []).append((event["ph"], event["ts"]))
+        elif event["ph"] in "sf":
+            assert event["ph"] not in arrows.setdefault(event["id"], {})
+            arrows[event["id"]][event["ph"]] = event
+        else:
+            assert event["ph"] in "iC"
+    assert all(map(nest, tracks.values()))
+    assert set(names.values()) == {1}
+    assert all([ph for ph, _ in pair] == ["b", "e"] and pair[0][1] <= pair[1][1] for pair in beside.values())
+    for arrow in arrows.values():
+        assert arrow["s"]["ts"] <= arrow["f"]["ts"]
+        for end_ in arrow.values():  # each of its ends lies in a slice
+            assert any(start <= end_["ts"] < end for start, end in tracks[end_["pid"], end_["tid"]])
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_rules_of_the_format(name: str) -> None:
+    """Slices of a track nest, no time is negative, names are given once, arrows and pairs have both their ends."""
+    check(events(load(name)))
+
+
+def test_clocks_that_differ_a_little() -> None:
+    """Where two nodes' clocks differ by less than is corrected, the slices of each track still nest."""
+    run = Run()
+    for host, ahead, own in (("a", 0.0, (0, 1)), ("b", 0.8, (1, 0))):
+        agent = run.agent(host)
+        run.tell(ahead, agent, "job.started")
+        for attempt, begin in enumerate((1.0, 9.5)):
+            at, rank = begin + ahead, own[attempt]
+            about = {"attempt": attempt, "world_size": 2, "round": attempt}
+            run.tell(at, agent, "rendezvous.completed", rank=0, duration_ms=1500, **about)
+            run.tell(at, agent, "attempt.started", **about)
+            run.tell(
+                at, agent, "worker.started", rank=rank, local_rank=0, pid=100 + rank + 10 * attempt, attempt=attempt
+            )
+            run.steps(run.worker(rank, attempt, host), range(2), at + 0.1, 1)
+            if attempt == 0:
+                run.failed(9 + ahead, agent, 0, rank, local_rank=0, signal="SIGKILL", first=host == "b")
+            run.tell(9 + ahead + 9 * attempt, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    found = events(run.records)
+    check(found)
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in found if e["name"] == "thread_name"}
+    assert names[1, 1] == names[2, 1] == "worker 0"  # membership gave it another rank
+    assert {e["name"] for e in found if e["ph"] == "X" and e["tid"] == 1 and "attempt" in e["name"]} == {
+        *("rank 0, attempt 0", "rank 1, attempt 0", "rank 1, attempt 1", "rank 0, attempt 1"),
+    }
+
+
+def test_processes_that_no_agent_spoke_of() -> None:
+    """Workers without a rank, at the same time and on several hosts, have a track each."""
+    run = Run()
+    for pid, host in ((1, "a"), (2, "a"), (3, "b")):
+        run.steps(run.worker(None, host=host, pid=pid), range(3), pid, 2)
+    found = events(run.records)
+    check(found)
+    assert len({(e["pid"], e["tid"]) for e in found if e["name"] == "step"}) == 3
+
+
+def test_steps_that_overlap() -> None:
+    """A step that ends in the middle of another one is beside it."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.steps(run.worker(0), range(3), 1, 2)
+    (story,) = build(run.records)
+    process = story.attempts[0].workers[0].process
+    assert process is not None
+    process.ends[0] += 10**9
+    found = json.loads("".join(trace(story)))["traceEvents"]
+    check(found)
+    assert [e["ph"] for e in found if e["name"] == "step"] == ["X", "b", "e", "X"]
 
 
 def test_a_checkpoint_beside_a_step_is_not_on_its_track() -> None:
@@ -133,6 +211,40 @@ def test_tables(tmp_path: Path) -> None:
     assert values[5:7] == [None, None]
     for file in (tmp_path / "csv").iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_tables_of_one_run(tmp_path: Path) -> None:
+    """With --run the tables hold the records of that run alone; one that is not there is refused."""
+    other = Run("other")
+    other.tell(100, other.agent("b"), "job.started")
+    path = database(tmp_path / "run.db", [*two_attempts().records, *other.records])
+    done = command("export", str(path), "--csv", "all", cwd=tmp_path)
+    assert {row["run_id"] for row in rows(tmp_path / "all/events.csv")} == {"run", "other"}
+    done = command("export", str(path), "--csv", "csv", "--parquet", "parquet", "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "csv/events.csv")
+    assert {row["run_id"] for row in found} == {"run"}
+    assert len(found) == len(two_attempts().records)
+    assert len(pyarrow.parquet.read_table(tmp_path / "parquet/events.parquet")) == len(found)
+    done = command("export", str(path), "--csv", "none", "--run", "nothing", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no run 'nothing' here; there are run, other" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_numbers_that_no_column_holds(tmp_path: Path) -> None:
+    """Numbers of a foreign file that are longer than 64 bits are text in CSV, and nothing in Parquet; both are written."""
+    line = json.loads(jsonl(tmp_path / "run.jsonl", two_attempts().records[:1]).read_bytes())
+    worker = {**line["context"], "pid": 2**64, "rank": -(2**63)}
+    points = [{**line, "kind": "metric", "value": value, "seq": 2**63, "context": worker} for value in (1, 10**400)]
+    (tmp_path / "run.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in (line, *points)))
+    done = command("export", "run.jsonl", "--csv", "csv", "--parquet", "parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (first, second) = rows(tmp_path / "csv/metrics.csv")
+    assert (first["seq"], first["pid"], first["rank"], first["value"]) == (str(2**63), str(2**64), str(-(2**63)), "1.0")
+    assert (second["value"], second["value_json"]) == ("", json.dumps(str(10**400)))
+    table = pyarrow.parquet.read_table(tmp_path / "parquet/metrics.parquet")
+    assert [table.column(name)[0].as_py() for name in ("seq", "pid", "rank")] == [None, None, -(2**63)]
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

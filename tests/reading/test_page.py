@@ -107,17 +107,15 @@ def test_it_draws(open_page: Open, width: int, scheme: str) -> None:
     cells = page.get_by_role("table", name="Attempts").get_by_role("cell").all_inner_texts()
     assert cells[:5] == ["0", "1 s", "9 s", "failed", "rank 1: SIGKILL"]
     legend = page.get_by_role("list", name="Legend").get_by_role("listitem").all_inner_texts()
-    assert legend == ["rendezvous", "start-up", "training", "lost steps", "failure", "ended by its agent"]
+    assert legend == ["rendezvous", "start-up", "training", "lost steps", "first failure", "ended by its agent"]
 
 
 def test_keyboard(open_page: Open) -> None:
     """With the keyboard alone: zoom, move, choose a row, go to the failure, and back to the whole job."""
     page = open_page(two_attempts())
     status = page.get_by_role("status")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Zoom out"
-    page.get_by_role("application", name="Timeline of 3 rows").focus()
-    page.keyboard.press("+")
+    page.get_by_role("application", name="Timeline of 3 rows").wait_for()
+    page.keyboard.press("+")  # at once, whatever has the focus
     assert status.inner_text() == "From 4 s to 16 s"
     page.keyboard.press("ArrowRight")
     assert status.inner_text() == "From 5.5 s to 17.5 s"
@@ -134,6 +132,47 @@ def test_keyboard(open_page: Open) -> None:
         page.keyboard.press("+")
     low, high = page.evaluate("[low, high]")
     assert 0 < high - low < 1e-3
+
+
+def test_what_is_found(open_page: Open) -> None:
+    """A rank is found by its number and a node by its name, among a row a rank as among a row a node; failures alone too."""
+    page = open_page(many(3, 2))
+    status = page.get_by_role("status")
+    names = "rows.map((row) => row[0])"
+    page.keyboard.press("/")
+    page.keyboard.type("rank 3")
+    assert page.evaluate(names) == ["node001", "rank 3"]
+    assert status.inner_text() == "2 of 9 rows"
+    page.get_by_role("searchbox").fill("NODE002")
+    assert page.evaluate(names) == ["node002", "rank 4", "rank 5"]
+    page.get_by_role("searchbox").fill("nobody")
+    assert status.inner_text() == "No row is like that"
+    page.keyboard.press("ArrowDown")
+    page = open_page(many(40, 8))
+    assert page.evaluate(names)[:3] == ["node007", "node000", "node001"]  # the failed first
+    page.get_by_label("Failed first").uncheck()
+    assert page.evaluate(names)[:2] == ["node000", "node001"]
+    page.get_by_label("Failed only").check()
+    assert page.evaluate(names) == ["node007"]
+    page.get_by_label("Failed only").uncheck()
+    page.get_by_role("searchbox").fill("100")
+    assert page.evaluate(names) == ["node012"]
+    page.keyboard.press("Escape")
+    page.keyboard.press("f")
+    assert page.get_by_role("status").inner_text() == "1 of 1: node007, rank 56: SIGTERM at 9 s"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_marks(open_page: Open, scheme: str) -> None:
+    """The first failure lies above its victims, a victim is a ring in the ground's colour, as the legend shows both."""
+    page = open_page(many(10, 8), scheme=scheme)
+    assert page.evaluate("rows[0][4].map((mark) => mark[1])") == ["victim", "first"]
+    colour = "[...pen.getImageData(x(9) * devicePixelRatio, (tops[1] + NODE / 2 - 2.5) * devicePixelRatio, 1, 1).data]"
+    seen = page.evaluate(f"paint(), {colour}")
+    ground = page.evaluate("parseInt(colours.ground.slice(1), 16)")
+    assert (seen[0] << 16 | seen[1] << 8 | seen[2]) == ground
+    shown = page.locator("#legend .victim").evaluate("(one) => getComputedStyle(one).backgroundColor")
+    assert shown == f"rgb({ground >> 16}, {ground >> 8 & 255}, {ground & 255})"
 
 
 def test_mouse(open_page: Open) -> None:
@@ -180,7 +219,6 @@ def test_a_thousand_nodes(open_page: Open) -> None:
         """() => { let count = 0; const real = row; row = (...all) => { count++; real(...all); }; paint(); return count; }"""
     )
     assert 5 < drawn < 60
-    page.get_by_role("application").focus()
     page.keyboard.press("End")
     assert page.evaluate("frame.scrollTop") > 20_000
     page.get_by_role("button", name="Next failure").click()

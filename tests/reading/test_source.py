@@ -170,3 +170,16 @@ def test_a_directory_of_recorders_is_read_where_it_lies(tmp_path: Path) -> None:
     assert [(last.step, last.ranks) for last in summary(story).last_steps] == [(2, [0]), (3, [1])]
     (last,) = last_words([folder], [p for p in story.processes if p.context.rank == 1], 1).values()
     assert [(record.name, record.fields) for record in last] == [("loss", (3,))]
+
+
+@pytest.mark.parametrize("write", [database, jsonl])
+def test_the_order_of_storing_does_not_matter(tmp_path: Path, write: Callable[[Path, list[Record]], Path]) -> None:
+    """Dead letters that were sent again later, into the same file or read from one beside it, tell the same story."""
+    records = two_attempts().records
+    told = answer(build(records))
+    letters = [record for record in records if record.seq % 3 == 0]
+    others = [record for record in records if record.seq % 3]
+    assert answer(read_stories([write(tmp_path / "one", others + letters)])) == told
+    assert answer(read_stories([write(tmp_path / "two", letters), write(tmp_path / "three", others)])) == told
+    (story,) = read_stories([tmp_path / "one"])
+    assert [process.last_step for process in story.processes if process.steps] == [2, 2, 5, 5]

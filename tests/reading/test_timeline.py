@@ -32,6 +32,7 @@ def shown(found: Timeline, width: int = 80) -> str:
 def test_the_rows() -> None:
     """A row a node with its rendezvous, a row a rank with what it did, and how it ended."""
     node, first, second = answer(two_attempts()).rows
+    assert [row.which for row in (node, first, second)] == ["0-1", "0", "1"]
     assert [row.label for row in (node, first, second)] == ["a", "rank 0", "rank 1"]
     assert [(b.start_s, b.end_s, b.state) for b in node.boxes] == [(0, 1, "rendezvous"), (9.5, 11, "rendezvous")]
     assert [(b.start_s, b.end_s, b.state) for b in second.boxes] == [
@@ -78,9 +79,60 @@ def test_the_terminal() -> None:
     assert "s" in line.removeprefix("  rank 1")
     assert "╌" in line
     assert "X first failure" in text
-    assert "Attempt 0 failed: rank 1: SIGKILL." in text
+    assert "Attempt 0 failed at 9.0 s, rank 1: SIGKILL." in text
     assert max(map(len, text.splitlines())) <= 80
     assert max(map(len, shown(answer(two_attempts()), 40).splitlines())) <= 40
+
+
+def long_run(failures: int = 0) -> Run:
+    """An hour of steps with a checkpoint of 0.8 s each 100 s, and as many attempts that failed as asked for."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    at = 0.0
+    for attempt in range(failures + 1):
+        run.tell(at, agent, "rendezvous.completed", round=attempt, rank=0, world_size=1, duration_ms=400)
+        run.start(at, agent, attempt, range(1), restart=attempt)
+        worker = run.worker(0, attempt)
+        for number in range(36):
+            at = run.steps(worker, range(36 * attempt + number, 36 * attempt + number + 1), at + 2, 97)
+            run.tell(at + 0.1, worker, "checkpoint.started", step=number)
+            run.tell(at + 0.9, worker, "checkpoint.ended", step=number)
+            at += 1
+        if attempt < failures:
+            run.failed(at, agent, attempt, 0, exit_code=attempt + 1)
+            run.tell(at, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    run.tell(at, agent, "job.succeeded")
+    return run
+
+
+def test_the_state_that_took_most_of_a_column_wins() -> None:
+    """Checkpoints of 0.8 % of the time take no column from the training; what has none is told."""
+    text = shown(answer(long_run()))
+    (line,) = [line for line in text.splitlines() if "rank 0 " in line]
+    assert line.count("━") == 61
+    assert text.splitlines()[-3].endswith("1h 00m")  # no label of the axis is cut
+    assert "Nowhere the most of a column (59.0 s): start-up, checkpoint." in text
+
+
+def test_failures_are_all_shown_or_counted() -> None:
+    """Of many failures those that are not listed are counted, and of several marks in a column the worst is shown."""
+    text = shown(answer(long_run(10)))
+    assert text.count(", rank 0: exit code") == 5
+    assert "And 5 more attempts; --json has all." in text
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.start(0.01, run.agent(), 1, range(1), restart=1)
+    run.failed(9, run.agent(), 0, 0, exit_code=1)
+    run.failed(9.01, run.agent(), 1, 0, signal="SIGTERM", first=False, victim=True)
+    assert "X" in shown(answer(run)).splitlines()[3]
+
+
+def test_without_unicode() -> None:
+    """A terminal that has ASCII alone gets the same picture in ASCII."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(timeline_terminal(answer(two_attempts()), 80, ascii_only=True))
+    assert console.file.getvalue().isascii()  # type: ignore[attr-defined]
 
 
 def many(nodes: int, ranks: int) -> Run:
@@ -107,6 +159,7 @@ def test_many_ranks_are_a_row_a_node() -> None:
     assert RANKS < 100 * 8
     text = shown(found)
     assert "node000 +98" in text
+    assert "+N behind a name: N more rows look the same." in text
     assert [line.count("X") for line in text.splitlines() if line.startswith("node007")] == [1]
     assert timeline_svg(found).count("node0") < 10
 
@@ -115,7 +168,7 @@ def test_the_picture() -> None:
     """The SVG is well-formed, has every row and the failure's cause, and text that was recorded stays text."""
     root = ET.fromstring(timeline_svg(answer(two_attempts())))
     words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
-    for word in ("a", "rank 0", "rank 1", "attempt 0", "attempt 1", "rendezvous", "lost steps", "failure"):
+    for word in ("a", "rank 0", "rank 1", "attempt 0", "attempt 1", "rendezvous", "lost steps", "first failure"):
         assert word in words
     assert "2 attempts; attempt 0 failed at 9.0 s, rank 1: SIGKILL" in words
     bad = Run("<script>alert(1)</script>")
@@ -127,6 +180,46 @@ def test_the_picture() -> None:
     assert "<script" not in document
     assert "<b>" not in document
     ET.fromstring(document)
+
+
+def test_the_cause_is_beside_its_mark() -> None:
+    """Where the next attempt follows at once the cause stands over what was before; the legend has every mark."""
+    run = two_attempts()
+    words = [node.text for node in ET.fromstring(timeline_svg(answer(run))).iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("SIGKILL") == 1
+    assert "ended by its agent" in words
+    run = Run()
+    for attempt in range(2):
+        run.start(10 * attempt, run.agent(), attempt, range(1), restart=attempt)
+        run.failed(10 * attempt + 10, run.agent(), attempt, 0, exit_code=7)
+        run.tell(10 * attempt + 10, run.agent(), "attempt.ended", attempt=attempt, outcome="failed")
+    root = ET.fromstring(timeline_svg(answer(run)))
+    found = [node for node in root.iter("{http://www.w3.org/2000/svg}text") if node.text == "exit code 7"]
+    assert {node.get("text-anchor") for node in found} == {"end"}
+    assert [node.get("aria-hidden") for node in found] == ["true", None] * 2  # each with a rim in the ground's colour
+
+
+def test_how_an_attempt_ended() -> None:
+    """An attempt that ended as membership changed says so, in the terminal and in the picture."""
+    run = two_attempts()
+    run.records = [record for record in run.records if record.name != "worker.failed"]
+    for record in run.records:
+        if record.name == "attempt.ended" and record.fields[2]["attempt"] == 0:
+            record.fields[2]["outcome"] = "membership"
+    assert "Attempt 0 ended as nodes came or went at 9.0 s." in shown(answer(run))
+    assert "2 attempts; attempt 0 ended as nodes came or went at 9.0 s" in timeline_svg(answer(run))
+
+
+def test_the_picture_in_the_dark() -> None:
+    """Every colour of the picture has one for a dark ground."""
+    document = timeline_svg(answer(two_attempts()))
+    (style,) = [node.text or "" for node in ET.fromstring(document).iter("{http://www.w3.org/2000/svg}style")]
+    assert style.startswith("@media (prefers-color-scheme: dark)")
+    for node in ET.fromstring(document).iter():
+        names = (node.get("class") or "").split()
+        for attribute, ending in (("fill", ""), ("stroke", "-line")):
+            if node.get(attribute) not in (None, "none"):
+                assert [f".{name} " in style for name in names if name.endswith("-line") == bool(ending)] == [True]
 
 
 def test_json() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import anyio
 
+from elastic_events.bus.record import Record
 from elastic_events.sinks.nats import NatsSink
 from tests.reading.runs import two_attempts
 from tests.reading.test_source import database
 from tests.servers.conftest import NatsServer
+from tests.sinks.test_tail import Tail
 from tests.test_cli import command
 
 
@@ -28,3 +30,32 @@ def test_a_stream_says_what_a_database_says(nats_server: NatsServer, stream: str
         done = command(name, f"{nats_server.url}/{stream}", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == json.loads(command(name, "run.db", "--json", cwd=tmp_path).stdout)
+
+
+def test_a_stream_is_followed(nats_server: NatsServer, stream: str, tmp_path: Path) -> None:
+    """`tail -f -n` of a stream prints the last records that it holds, then what comes, also beside a file."""
+    records = [record for record in two_attempts().records if record.kind == "event"]
+
+    def publish(part: list[Record]) -> None:
+        async def send() -> None:
+            sink = NatsSink(f"127.0.0.1:{nats_server.port}", stream)
+            await sink.open()
+            await sink.write(part)
+            await sink.aclose()
+
+        anyio.run(send)
+
+    publish(records[:5])
+    publish(records[5:20])
+    tail = Tail("-n", "2", f"{nats_server.url}/{stream}", "later.db", cwd=tmp_path)
+    try:
+        assert tail.says() == "waiting: later.db does not exist"
+        tail.prints(*records[18:20])
+        publish(records[20:23])
+        tail.prints(*records[20:23])
+        database(tmp_path / "later.db", records[:1])
+        tail.prints(*records[:1])
+        tail.ends()
+    finally:
+        tail.process.kill()
+        tail.process.communicate()

@@ -13,17 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from elastic_events.reading.steps import (
-    Range,
-    alike,
-    called,
-    cut,
-    processes,
-    redone,
-    step_times,
-    unfinished,
-    union,
-)
+from elastic_events.reading.redone import Range, redone
+from elastic_events.reading.steps import alike, called, cut, processes, step_times, unfinished, union
 from elastic_events.reading.story import Attempt, Process, Story
 from elastic_events.reading.words import seconds
 

@@ -1,29 +1,13 @@
-"""What became of the steps that processes marked: finished, cut off, or done again.
-
-What is assumed where numbers alone do not say it:
-
-- An attempt goes on with the first step that it marks. Where numbers only rise, it does again all steps of earlier attempts
-  from that number on.
-- Within a process, a number that falls is a new epoch or another loop, and takes nothing back. Only behind a restore is it a
-  rollback, and only to a number that the restore allows.
-- Where numbers begin anew, an attempt takes the last checkpoint that it can have restored, by the marks; without these, what it
-  does again begins at the last step of its first number. Where that is the beginning of an epoch that may as well have been
-  finished, nothing counts as lost. Steps with an `epoch` have numbers that only rise.
-"""
+"""The steps that processes marked: how long they took, which were cut off, and when any of several processes was in one."""
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from operator import itemgetter, sub
+from operator import sub
 from statistics import median
-from typing import NamedTuple
 
 from elastic_events.reading.story import Attempt, Process, Story
 
 __all__ = (
-    "Range",
     "alike",
     "called",
     "cut",
@@ -31,16 +15,12 @@ __all__ = (
     "keys",
     "longest_pause",
     "processes",
-    "redone",
     "step_times",
     "unfinished",
     "union",
 )
 
 _EPOCH = 1 << 40
-
-#: Positions of steps, from and to: `steps[a:b]`.
-Range = tuple[int, int]
 
 
 def processes(attempt: Attempt) -> list[Process]:
@@ -148,204 +128,3 @@ def union(starts: Iterable[int], ends: Iterable[int]) -> Iterator[tuple[int, int
             yield begins[low], stops[at]
             low = at + 1
     yield begins[low], stops[-1]
-
-
-# --- done again ---
-
-
-def redone(story: Story) -> dict[Process, list[Range]]:
-    """Return, for each process, the positions of the steps that a later attempt did again, or that it rolled back itself."""
-    lives = [life for attempt in story.attempts if (life := _life(attempt)) is not None]
-    anew = any(life.falls() for life in lives)
-    history = _History(anew, {end for life in lives for end in life.ends_of_laps()} if anew else set())
-    for life in lives:
-        history.go_on(life)
-    found: dict[Process, list[Range]] = {}
-    for life in lives:
-        lost = life.lost()
-        for process in processes(life.attempt) if lost else ():
-            found[process] = [own for low, high in lost if (own := life.in_other(process, low, high))[0] < own[1]]
-    return found
-
-
-class _Rollback(NamedTuple):
-    """A restore between two steps of a process."""
-
-    position: int  #: of the first step behind it
-    step: int | None  #: that was restored
-
-
-@dataclass(slots=True, eq=False)
-class _Life:
-    """The steps of one attempt, as the process tells them that knows most of them."""
-
-    attempt: Attempt
-    process: Process
-    numbers: Sequence[int | None]
-    begins: int | None  #: the number of the first step of all processes
-    rollbacks: list[_Rollback]
-    gone: set[int] = field(default_factory=set)  #: positions that were done again
-
-    def falls(self) -> bool:
-        """Whether numbers begin anew in it, other than by a rollback."""
-        return any(True for _ in self.ends_of_laps())
-
-    def ends_of_laps(self) -> Iterator[int]:
-        """Give the numbers behind which others began anew."""
-        back = {rollback.position for rollback in self.rollbacks}
-        for at, (before, number) in enumerate(pairwise(self.numbers), 1):
-            if before is not None and number is not None and number <= before and at not in back:
-                yield before
-
-    def lost(self) -> list[Range]:
-        """Return what was done again as ranges."""
-        ranges: list[Range] = []
-        for at in sorted(self.gone):
-            if ranges and ranges[-1][1] == at:
-                ranges[-1] = (ranges[-1][0], at + 1)
-            else:
-                ranges.append((at, at + 1))
-        return ranges
-
-    def in_other(self, process: Process, low: int, high: int) -> Range:
-        """Return a range of positions in another process of the attempt: the same steps, at about the same time."""
-        if process is self.process:
-            return low, high
-        own = keys(process)
-        return self._same(process, own, low), self._same(process, own, high)
-
-    def _same(self, process: Process, own: Sequence[int | None], at: int) -> int:
-        if at >= len(self.numbers):
-            return len(own)
-        number, time = self.numbers[at], self.process.starts[at]
-        near = bisect_left(process.starts, time)
-        if near < len(own) and own[near] == number and (not near or own[near - 1] != number):
-            return near
-        places = [place for place, other in enumerate(own) if other == number and number is not None]
-        return min(places, key=lambda place: abs(process.starts[place] - time)) if places else near
-
-
-def _life(attempt: Attempt) -> _Life | None:
-    """Return the life of an attempt; None: no step was marked."""
-    told = processes(attempt)
-    if not told:
-        return None
-    back = {process: list(_rollbacks(process)) for process in told}
-    process = max(told, key=lambda one: (len(back[one]), len(one.starts)))
-    first = min(told, key=lambda one: one.starts[0])
-    return _Life(attempt, process, keys(process), keys(first)[0], back[process])
-
-
-def _rollbacks(process: Process) -> Iterator[_Rollback]:
-    """Give the restores that took back steps of the process itself: training went on with a step that it had done."""
-    numbers = keys(process)
-    for span in process.spans:
-        if span.what != "restore" or not span.end_ns or span.failed:
-            continue
-        at = bisect_left(process.starts, span.end_ns)
-        before = [number for number in numbers[:at] if number is not None] if at else []
-        number = numbers[at] if at < len(numbers) else None
-        if not before or number is None or number > max(before):
-            continue
-        # An epoch is no part of what a restore says; a number below the restored one is that of another loop.
-        known = span.step is not None and process.epochs is None
-        if number >= span.step if known and span.step is not None else number > before[0]:
-            yield _Rollback(at, span.step)
-
-
-def _restored(attempt: Attempt) -> int | None:
-    """Return the step whose checkpoint an attempt began with; None: nobody said."""
-    for process in processes(attempt):
-        for span in process.spans:
-            if span.what == "restore" and span.step is not None and 0 < span.end_ns <= process.starts[0]:
-                return span.step
-    return None
-
-
-class _Step(NamedTuple):
-    """One step of the job that still counts."""
-
-    life: _Life
-    position: int
-    number: int | None
-
-
-class _History:
-    """The steps that count, in the order in which they began; what is done again leaves it."""
-
-    def __init__(self, anew: bool, ends: set[int]) -> None:
-        self._anew = anew  # numbers begin anew somewhere in the job
-        self._ends = ends  # numbers behind which they do
-        self._steps: list[_Step] = []
-
-    def go_on(self, life: _Life) -> None:
-        """Add an attempt."""
-        self._back(life.begins, _restored(life.attempt))
-        back = {rollback.position: rollback for rollback in life.rollbacks}
-        for at, number in enumerate(life.numbers):
-            if at in back:
-                self._back(number, back[at].step)
-            self._steps.append(_Step(life, at, number))
-
-    def _back(self, begins: int | None, restored: int | None) -> None:
-        """Take back what is done again by going on with number `begins`, behind a restore of the step `restored`."""
-        if begins is None or not self._steps:
-            return
-        keep = self._kept(begins, restored) if self._anew else self._rising(begins)
-        if keep is None:
-            return
-        for step in self._steps[keep:]:
-            if step.number is not None:  # else it is not known whether it was done again
-                step.life.gone.add(step.position)
-        del self._steps[keep:]
-
-    def _rising(self, begins: int) -> int:
-        """Return how many steps stay where numbers only rise."""
-        keep = len(self._steps)
-        while keep and ((number := self._steps[keep - 1].number) is None or number >= begins):
-            keep -= 1
-        return keep
-
-    def _kept(self, begins: int, restored: int | None) -> int | None:
-        """Return how many steps stay where numbers begin anew; None: the records do not say."""
-        saved = self._saved(restored) if restored is not None else None
-        if saved is not None:
-            return saved
-        last = next((step.number for step in reversed(self._steps) if step.number is not None), None)
-        if last is None or begins == last + 1:
-            return None
-        place = self._last(begins)
-        if place is None:
-            return None
-        before = self._steps[place - 1].number if place else None
-        fresh = place == 0 or (before is not None and before >= begins)
-        return None if fresh and last in self._ends else place
-
-    def _last(self, number: int) -> int | None:
-        """Return the place of the last step of that number."""
-        return next((at for at in range(len(self._steps) - 1, -1, -1) if self._steps[at].number == number), None)
-
-    def _saved(self, number: int) -> int | None:
-        """Return how many steps the last checkpoint of that number holds; None: none was marked."""
-        for life in dict.fromkeys(step.life for step in reversed(self._steps)):
-            written = [
-                (span.start_ns, process)
-                for process in processes(life.attempt)
-                for span in process.spans
-                if span.what == "checkpoint" and span.step == number and span.end_ns and not span.failed
-            ]
-            if written:
-                start, process = max(written, key=itemgetter(0))
-                return self._held(life, process, start)
-        return None
-
-    def _held(self, life: _Life, process: Process, start: int) -> int:
-        """Return how many steps stay of those that had ended when a process of `life` began to write a checkpoint."""
-        own = [at for at, step in enumerate(self._steps) if step.life is life]
-        ended = [at for at, end in enumerate(process.ends) if end and end <= start]
-        if not ended:
-            return own[0]
-        number, time = keys(process)[ended[-1]], process.starts[ended[-1]]
-        same = [at for at in own if self._steps[at].number == number]
-        starts = life.process.starts
-        return 1 + min(same or own, key=lambda at: abs(starts[self._steps[at].position] - time))

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from elastic_events.reading.steps import Range, cut, redone
+from elastic_events.reading.redone import Range, redone
+from elastic_events.reading.steps import cut
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 from elastic_events.reading.words import seconds, spans
 

@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     restarts: int
     membership_changes: int
     attempts: list[Try]
-    goodput: dict[str, float]  #: seconds by bucket; idle is what is left, as no stream holds steps
+    goodput: dict[str, float]  #: seconds by bucket; unknown and idle are what is left, as no stream holds steps
 
 
 def _one(*streams: str, **rest: Any) -> Answer:

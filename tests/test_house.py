@@ -29,6 +29,7 @@ STOREYS = {
     "bus.subscription": 5,
     "bus.lane": 6,
     "bus.drain": 6,
+    "bus.ending": 6,
     "bus.life": 6,
     "bus.bus": 6,
     "recorder": 7,

@@ -21,6 +21,7 @@ from elastic_events.bus.context import Context, process_identity, read_context
 from elastic_events.bus.drain import Drain
 from elastic_events.bus.elsewhere import Elsewhere
 from elastic_events.bus.emit import Emitter
+from elastic_events.bus.ending import end_all, take_over
 from elastic_events.bus.errors import BusClosed, ConfigError
 from elastic_events.bus.exit import close_at_exit
 from elastic_events.bus.fork import Armed, buses
@@ -30,7 +31,7 @@ from elastic_events.bus.pump import PipedRing, Pump
 from elastic_events.bus.record import Record
 from elastic_events.bus.ring import Ring
 from elastic_events.bus.subscription import Subscription
-from elastic_events.bus.thread import MARGIN, ThreadHome, protect
+from elastic_events.bus.thread import MARGIN, LoopHome, ThreadHome, protect
 from elastic_events.front import front, open_recorder
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Life:
         self._subscriptions: list[tuple[str, Subscription]] = []  # how to make each lane again, in a forked child
         self._subscribing = threading.Lock()
         self._group: TaskGroup | None = None
+        self._loop: LoopHome | None = None
         self._home: ThreadHome | None = None
         self._state = "new"
         self._reported: set[str] = set()
@@ -83,6 +85,7 @@ class Life:
 
     async def __aenter__(self) -> Self:
         self._may_open()
+        self._loop = LoopHome()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         try:
@@ -148,6 +151,8 @@ class Life:
             self._home = ThreadHome(self.drain.run)
             try:
                 self._home.start()
+            except RuntimeError:  # the interpreter shuts down: the exit drains it
+                self._home = None
             except BaseException:
                 self._closed()
                 raise
@@ -172,13 +177,37 @@ class Life:
             self._closed()
             return self._result()
         deadline = self.deadline if deadline is None else deadline
-        end = time.monotonic() + deadline
-        heads = self.pump.heads()
+        end, heads = time.monotonic() + deadline, self.pump.heads()
+        self.ask_to_close(deadline)
+        return self.finish(end, heads, patient)
+
+    @property
+    def _is_drained_here(self) -> bool:
+        return self._elsewhere is None or bool(self.drain.lanes)
+
+    def _launch(self) -> None:
+        home = ThreadHome(self.drain.run)
+        with contextlib.suppress(RuntimeError):  # the interpreter shuts down: the exit drains it
+            home.launch()
+            self._home = home
+
+    # --- the end of the process ---
+
+    def ask_to_close(self, deadline: float) -> None:
+        """Let the drain begin to close, wherever it runs; wait for nothing."""
         if self._state == "open":
             self._state = "closing"
-            if self._home is not None:
-                self._home.call(self.drain.request_close, deadline)
-        left = {} if self._elsewhere is None else self._close_elsewhere(heads, deadline)
+            home = self._home or self._loop
+            if home is not None:
+                home.call(self.drain.request_close, deadline)
+
+    def finish(self, end: float, heads: Sequence[int], patient: Callable[[], bool] | None = None) -> FlushResult:
+        """Wait until monotonic `end` for a close that was asked for; say what is left."""
+        left = {} if self._elsewhere is None else self._close_elsewhere(heads, max(end - time.monotonic(), 0.0))
+        if self.is_adrift:
+            take_over({self: max(end - time.monotonic(), 0.0)})
+        while self._loop is not None and not self.drain.over and time.monotonic() < end + MARGIN:
+            time.sleep(0.01)  # its loop runs in another thread
         if self._home is not None:
             ended = self._home.join(end - time.monotonic() + 2 * MARGIN, patient)
             if not ended and patient is not None:
@@ -188,12 +217,11 @@ class Life:
         return self._result(left)
 
     @property
-    def _is_drained_here(self) -> bool:
-        return self._elsewhere is None or bool(self.drain.lanes)
-
-    def _launch(self) -> None:
-        self._home = ThreadHome(self.drain.run)
-        self._home.launch()
+    def is_adrift(self) -> bool:
+        """Whether nobody runs its drain: its loop ended without leaving the block, or no thread could be started."""
+        if not self._is_drained_here or self.drain.over:
+            return False
+        return self._home is None and (self._loop is None or not self._loop.alive)
 
     # --- both ---
 
@@ -210,6 +238,12 @@ class Life:
             self._reported.add(what)
             _say(f"elastic_events: {what}: {type(error).__name__}: {error}")
 
+    def say_lost(self) -> None:
+        """Say on stderr what this process gave up at its end."""
+        lost = ", ".join(f"{count} of {name}" for name, count in self.drain.given_up.items())
+        if lost:
+            _say(f"elastic_events: not delivered by the end of the process: {lost}")
+
     def _may_open(self) -> None:
         self._renew()
         if self._state != "new":
@@ -217,7 +251,7 @@ class Life:
         self._state = "open"
 
     def _opened(self) -> None:
-        close_at_exit(_end_all)
+        close_at_exit(end_all)
         front.opened(cast("EventBus", self))
 
     def _closed(self) -> None:
@@ -307,7 +341,8 @@ class Life:
             return
         self._subscribing = threading.Lock()
         self._reported = set()
-        in_loop, self._group, self._home = self._group is not None, None, None
+        in_loop = self._loop is not None
+        self._group = self._loop = self._home = None
         self._becomes = "new" if self._state == "new" else "open"
         self._renewals = itertools.count()
         self._renewed = False
@@ -349,15 +384,3 @@ def _say(text: str) -> None:
 
 
 # --- exit ---
-
-
-def _end_all() -> None:
-    """Close the buses that are open as the process ends, at once, within one deadline: the largest of theirs."""
-    known: list[Life] = []
-    end = 0.0
-    while fresh := [bus for bus in front.buses if bus.closes_at_exit and bus not in known]:
-        known += fresh
-        if not end:
-            end = time.monotonic() + max(bus.deadline for bus in fresh)
-        for bus in fresh:
-            bus.close()

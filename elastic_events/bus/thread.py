@@ -1,4 +1,4 @@
-"""Where a drain runs when not in the caller's loop: a daemon thread with an event loop of its own."""
+"""Where a drain runs: in a daemon thread with an event loop of its own, or in the caller's loop."""
 
 import _thread
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ("MARGIN", "Answer", "ThreadHome", "protect")
+__all__ = ("MARGIN", "Answer", "LoopHome", "ThreadHome", "protect")
 
 #: Seconds a thread gets beside the deadline it was given, to end by itself.
 MARGIN = 0.5
@@ -125,6 +125,24 @@ class ThreadHome:
         self._loop = asyncio.get_running_loop()
         self._looping.set()
         await self._main(patient=patient, task_status=self)
+
+
+class LoopHome:
+    """The event loop of whoever opened the bus, as other threads reach it."""
+
+    def __init__(self) -> None:
+        self._loop: Any = current_token().native_token  # asyncio's, or trio's token
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs. Trio's ends no run whose blocks were not left."""
+        running = getattr(self._loop, "is_running", None)
+        return running is None or bool(running())
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Call `function(*args)` in it, soon; nothing happens where it has ended."""
+        with suppress(Exception):  # asyncio raises RuntimeError, trio an error of its own
+            (getattr(self._loop, "call_soon_threadsafe", None) or self._loop.run_sync_soon)(function, *args)
 
 
 def protect(run: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:

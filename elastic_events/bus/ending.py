@@ -1,0 +1,46 @@
+"""The end of the process: all buses that are open are closed at once, within one deadline."""
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import anyio
+
+from elastic_events.front import front
+
+if TYPE_CHECKING:
+    from elastic_events.bus.life import Life
+
+__all__ = ("end_all", "take_over")
+
+
+def end_all() -> None:
+    """Close the open buses within the longest of their deadlines; say what they could not deliver."""
+    asked: dict[Life, tuple[float, Sequence[int]]] = {}
+    latest = 0.0
+    while fresh := [bus for bus in front.buses if bus.closes_at_exit and bus not in asked]:  # others open meanwhile
+        now = time.monotonic()
+        latest = latest or now + max(bus.deadline for bus in fresh)
+        for bus in fresh:
+            asked[bus] = min(now + bus.deadline, latest), bus.pump.heads()
+            bus.ask_to_close(asked[bus][0] - now)
+        take_over({bus: asked[bus][0] - now for bus in fresh if bus.is_adrift})
+        for bus in fresh:
+            bus.finish(*asked[bus])
+            bus.say_lost()
+
+
+def take_over(adrift: "Mapping[Life, float]") -> None:
+    """Run the drains that nobody runs, each for so many seconds at most, in a loop of this thread's own."""
+
+    async def run_all() -> None:
+        async with anyio.create_task_group() as tasks:
+            for bus in adrift:
+                tasks.start_soon(bus.drain.run)
+
+    for bus, seconds in adrift.items():
+        bus.drain.resume(max(seconds, 0.0))
+    if adrift:
+        with contextlib.suppress(Exception):  # what failed was said, and what is left is counted
+            anyio.run(run_all)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from elastic_events.api import NodeState, RdzvEvent
 from elastic_events.bus.bus import EventBus
@@ -18,8 +18,12 @@ from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.handler import Handler
 from elastic_events.bus.ledger import FlushResult
+from elastic_events.bus.subscription import check_url
 from elastic_events.front import front, put_metric, record, record_rdzv_event
 from elastic_events.handlers import find, is_null
+
+if TYPE_CHECKING:
+    from elastic_events.recorder.link import Link
 
 __all__ = (
     "construct_and_record_rdzv_event",
@@ -89,10 +93,15 @@ def start(
         handlers = tuple(parse_sinks(os.environ.get("ELASTIC_EVENTS_SINKS", "")))
     bus = _started()
     if bus is None:
-        bus = _claim(made := _make(handlers, drain, options))
+        made, link = _make(handlers, drain, options)
+        bus = _claim(made)
         if bus is made:
             handlers = ()
+            if link is not None:
+                link.join_children()
             bus.open()
+        elif link is not None:  # another thread was faster
+            link.abandon()
     for handler in handlers:
         bus.subscribe(handler)
     if handle_sigterm:
@@ -110,26 +119,23 @@ def stop(deadline: float | None = None) -> FlushResult:
 _IN_PROCESS = frozenset({"clock", "interval", "report_every", "wall_clock"})
 
 
-def _make(handlers: Sequence[Handler], drain: str | None, options: dict[str, Any]) -> EventBus:
+def _make(handlers: Sequence[Handler], drain: str | None, options: dict[str, Any]) -> "tuple[EventBus, Link | None]":
+    """Return a bus for `handlers`, not yet open, and its link to a collector process where one drains it."""
+    from elastic_events.recorder.link import CollectedByLoop, Link
+
     urls = [handler for handler in handlers if isinstance(handler, str)]
-    remote = (
-        len(urls) == len(handlers) > 0
-        and not _IN_PROCESS.intersection(options)
-        and options.get("recorder") is not False
-    )
+    takes = len(urls) == len(handlers) > 0 and all(map(Link.takes, urls))
+    remote = takes and not _IN_PROCESS.intersection(options) and options.get("recorder") is not False
     if drain not in (None, "process", "thread"):
         raise ConfigError(f"drain is 'process' or 'thread', not {drain!r}")
     if drain == "process" and not remote:
         raise ConfigError(
-            "a collector process takes sinks by URL, and none of interval, report_every and clock: leave out drain='process'"
+            "a collector process takes sinks by URL, but not console:, and none of interval, report_every and clock: "
+            "leave out drain='process'"
         )
     if remote and drain != "thread":
-        from elastic_events.recorder.link import CollectedByLoop
-        from elastic_events.sinks.urls import open_url
-
         for url in urls:
-            sink = open_url(url)  # what is wrong with it is said here, where somebody reads it; nothing is opened
-            getattr(sink, "check", lambda: None)()
+            check_url(url)
         try:
             return _linked(urls, **options)
         except CollectedByLoop:
@@ -137,7 +143,7 @@ def _make(handlers: Sequence[Handler], drain: str | None, options: dict[str, Any
         except (ConfigError, OSError) as error:
             warnings.warn(f"drained by a thread of this process: {error}", RuntimeWarning, stacklevel=3)
             options["recorder"] = False
-    return EventBus(*handlers, **options)
+    return EventBus(*handlers, **options), None
 
 
 def _linked(
@@ -147,7 +153,7 @@ def _linked(
     recorder: str | os.PathLike[str] | None = None,
     capacity: int | None = None,
     **options: Any,
-) -> EventBus:
+) -> "tuple[EventBus, Link]":
     """Return a bus, not yet open, that a collector process drains into the sinks of `urls`.
 
     Raises:
@@ -162,8 +168,11 @@ def _linked(
     directory = Path(named) if named else recorder_directory(context)
     link = Link(directory, private=not named, capacity=capacity)
     rings = link.open(context, urls)
-    link.join_children()
-    return EventBus(context=context, rings=rings, elsewhere=link, **options)
+    try:
+        return EventBus(context=context, rings=rings, elsewhere=link, **options), link
+    except BaseException:
+        link.abandon()
+        raise
 
 
 def _started() -> EventBus | None:

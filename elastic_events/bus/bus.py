@@ -23,7 +23,7 @@ from elastic_events.bus.pump import PipedRing
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import SECRETS, Redactor
 from elastic_events.bus.retry import Retry
-from elastic_events.bus.subscription import Subscription, handler_name
+from elastic_events.bus.subscription import Subscription, check_url, handler_name
 from elastic_events.bus.thread import MARGIN
 
 __all__ = ("EventBus",)
@@ -156,9 +156,13 @@ class EventBus(Life):
             "capacity": 0,
         }
         elsewhere = self._elsewhere
-        if elsewhere is not None and isinstance(handler, str) and name is None and options == Subscription.PLAIN:
+        plain = name is None and options == Subscription.PLAIN
+        if elsewhere is not None and plain and isinstance(handler, str) and elsewhere.takes(handler):
             # What users ask of a lane it has; the other process knows nothing of options.
-            return LaneElsewhere(elsewhere.subscribe(handler), elsewhere)  # type: ignore[return-value]
+            check_url(handler)
+            self._renew()
+            if self._elsewhere is not None:
+                return LaneElsewhere(elsewhere.subscribe(handler), elsewhere)  # type: ignore[return-value]
         subscription = Subscription.of(handler, **{**options, "capacity": self.rings[0].capacity})
         with self._subscribing:
             self._renew()

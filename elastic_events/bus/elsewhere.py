@@ -14,6 +14,15 @@ __all__ = ("Elsewhere", "LaneElsewhere")
 class Elsewhere(Protocol):
     """A drain in another process that reads this bus's rings. Any thread may ask it."""
 
+    @property
+    def urls(self) -> list[str]:
+        """The sinks that were asked for."""
+        ...
+
+    def takes(self, url: str) -> bool:
+        """Return whether the other process can serve `url`."""
+        ...
+
     def subscribe(self, url: str) -> str:
         """Let the sink of `url` have what this process records; return the lane's name."""
         ...

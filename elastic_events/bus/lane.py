@@ -67,6 +67,7 @@ class Lane:
         self._dead_letters_open = False
         self._flight: Sequence[Record] = ()  # taken out of the backlog, and not settled yet
         self._flight_from = 0
+        self._given_up_from: int | None = None  # the oldest entry that was never settled
         self._failures = 0  # in a row, across batches: what opens the circuit
         self._hurry: Callable[[bool], object] = getattr(self.sink, "hurry", lambda _on: None)
         self.resume()
@@ -113,12 +114,15 @@ class Lane:
 
     def abandon(self, reason: str) -> int:
         """Count everything pending as dropped but what a spool keeps; return how much that was."""
+        first = self.unsettled_from
         if self._flight and self.backlog.spool is not None:
             self.backlog.untake(self._flight)
             self._flight = ()
         self.backlog.spill()
         self._count_losses()
         waiting = len(self._flight) + self.backlog.clear()
+        if waiting and self._given_up_from is None:
+            self._given_up_from = first
         self._flight = ()
         self.backlog.close()
         return self.ledger.write_off(reason, waiting)
@@ -128,6 +132,8 @@ class Lane:
     @property
     def unsettled_from(self) -> int:
         """Entry number of the oldest record in flight or in the backlog; all before it are settled."""
+        if self._given_up_from is not None:  # and what a recorder still has of it, it must keep
+            return self._given_up_from
         return min(self._flight_from, self.backlog.oldest) if self._flight else self.backlog.oldest
 
     @property

@@ -22,7 +22,7 @@ from elastic_events.bus.drain import Drain
 from elastic_events.bus.elsewhere import Elsewhere
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.ending import end_all, take_over
-from elastic_events.bus.errors import BusClosed, ConfigError
+from elastic_events.bus.errors import BusClosed, ConfigError, ElasticEventsError
 from elastic_events.bus.exit import close_at_exit
 from elastic_events.bus.fork import Armed, buses
 from elastic_events.bus.lane import Lane
@@ -30,7 +30,7 @@ from elastic_events.bus.ledger import FlushResult, LaneStats
 from elastic_events.bus.pump import PipedRing, Pump
 from elastic_events.bus.record import Record
 from elastic_events.bus.ring import Ring
-from elastic_events.bus.subscription import Subscription
+from elastic_events.bus.subscription import Subscription, handler_name
 from elastic_events.bus.thread import MARGIN, LoopHome, ThreadHome, protect
 from elastic_events.front import front, open_recorder
 
@@ -78,6 +78,7 @@ class Life:
         self._home: ThreadHome | None = None
         self._state = "new"
         self._reported: set[str] = set()
+        self._left: dict[str, int] = {}  # what the drain elsewhere had not delivered at the close
         self._build(rings or self._make_rings())
         buses.add(cast("EventBus", self))
 
@@ -265,7 +266,8 @@ class Life:
             here = dict(self.drain.given_up)
         else:
             here = {lane.name: count for lane in self.drain.lanes if (count := lane.stats().pending)}
-        return FlushResult({**(left or {}), **here})
+        self._left = self._left if left is None else left
+        return FlushResult({**self._left, **here})
 
     # --- rings, lanes and drain ---
 
@@ -356,6 +358,17 @@ class Life:
             self.emitter.events, self.emitter.metrics = pipes
             front.point()
 
+    def _reopen(self) -> Sequence[PipedRing]:
+        """Return a child's rings under the drain elsewhere; where there can be none, its sinks are served here."""
+        assert self._elsewhere is not None
+        try:
+            return self._elsewhere.reopen(self.context)
+        except (OSError, ElasticEventsError) as error:
+            warnings.warn(f"drained by a thread of this process: {error}", RuntimeWarning, stacklevel=5)
+            urls, self._elsewhere = self._elsewhere.urls, None
+            self._subscriptions += [(handler_name(url), Subscription.of(url)) for url in urls]
+            return [Ring(IN_MEMORY, self._clock) for _ in range(2)]
+
     def _pipe(self, ring: int) -> Any:
         return self.rings[ring].pipe if self._renewed else None
 
@@ -366,7 +379,7 @@ class Life:
         # Ids are made of the process: a child that kept its parent's would give two records one id.
         context = self._own_context or read_context()
         self.context = msgspec.structs.replace(context, process=process_identity(), pid=os.getpid())
-        self._build(self._elsewhere.reopen(self.context) if self._elsewhere is not None else self._make_rings())
+        self._build(self._reopen() if self._elsewhere is not None else self._make_rings())
         self._state = self._becomes
         if self._state == "open" and self._is_drained_here:
             self._launch()

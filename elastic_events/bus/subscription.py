@@ -16,7 +16,7 @@ from elastic_events.bus.retry import NO_RETRY, Retry
 #: Records in memory where a spool holds the others: few, so that a recorder still has them if this process is killed.
 SPOOLED = 8192
 
-__all__ = ("Subscription", "adapt", "handler_name")
+__all__ = ("Subscription", "adapt", "check_url", "handler_name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,20 @@ def adapt(handler: Handler, *, batches: bool) -> Sink:
     raise ConfigError(
         f"{handler!r} is no handler: give an async function, a Sink, a MetricHandler, a logging.Handler or a sink's URL"
     )
+
+
+def check_url(url: str) -> None:
+    """Say what is wrong with a sink's URL where somebody reads it, though another process opens it. Opens nothing.
+
+    Raises:
+        ConfigError: it names no sink, or a file that cannot be.
+        MissingExtra: the sink needs a package that is not installed.
+    """
+    from elastic_events.sinks.urls import open_url
+
+    check = getattr(open_url(url), "check", None)
+    if check is not None:
+        check()
 
 
 def handler_name(handler: Handler) -> str:

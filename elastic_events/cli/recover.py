@@ -14,6 +14,7 @@ from elastic_events.bus.errors import ElasticEventsError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.record import Record
+from elastic_events.recorder.directory import SPOOL
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.console import format_record
 
@@ -47,11 +48,17 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
         for record in deque(records, last or 0):
             click.echo(f"  {format_record(record)}")
         everything += records
+    spooled = sum(path.stat().st_size for path in (directory / SPOOL).glob("*/*.spool"))
+    waits = f"{spooled} bytes of records wait in the spool for a sink that was away: elastic-events collect --once {directory}"
+    if spooled:
+        click.echo(waits)
     if url is not None:
         stats = anyio.run(send, everything, url, deadline)
         click.echo(f"{stats.delivered} of {len(everything)} records delivered to {url}")
         if stats.delivered < len(everything):
             raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
+        if spooled:
+            raise ElasticEventsError(f"these were the rings' alone; {waits}")
 
 
 async def send(records: Sequence[Record], url: str, deadline: float) -> LaneStats:

@@ -14,7 +14,7 @@ from pathlib import Path
 from elastic_events.bus.context import start_time
 from elastic_events.recorder.format import Header
 
-__all__ = ("boot_id", "hold", "is_locked", "lives", "pid_namespace", "release", "runs")
+__all__ = ("boot_id", "guard", "hold", "is_locked", "lives", "pid_namespace", "release", "runs")
 
 #: Descriptors that hold locks -> device and inode of their file.
 _held: dict[int, tuple[int, int]] = {}
@@ -32,6 +32,11 @@ def hold(path: Path) -> int:
     except BaseException:
         os.close(descriptor)
         raise
+    return guard(descriptor)
+
+
+def guard(descriptor: int) -> int:
+    """Have forked children close this descriptor, which holds a lock; return it."""
     _held[descriptor] = _identity(descriptor)
     return descriptor
 

@@ -18,7 +18,7 @@ from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 from elastic_events.recorder.alive import is_locked, pid_namespace, runs
-from elastic_events.recorder.directory import LOOP, rings, secure, take
+from elastic_events.recorder.directory import LOOP, let_go, rings, secure, take
 from elastic_events.recorder.format import LOSSES, OtherVersionError
 from elastic_events.recorder.reader import LOOK, RecorderReader
 
@@ -70,6 +70,7 @@ class _File:
         self.told: dict[str, int] = {}  # losses that were reported
         self.over = False  # nothing more will be written to it
         self.ended = False  # over, and read to its end
+        self.begun = False
         self._safe: _Mark | None = None
 
     def commit(self) -> None:
@@ -138,14 +139,14 @@ class Collector:
         return self._lock is not None
 
     @property
-    def files(self) -> int:
-        """How many files are not done with."""
-        return len(self._files)
+    def files(self) -> list[RecorderReader]:
+        """The files that are not done with."""
+        return [file.reader for file in self._files.values()]
 
     @property
-    def live(self) -> set[str]:
-        """The runs of the processes that still write."""
-        return {file.reader.header.context.run_id for file in self._files.values() if not file.over}
+    def live(self) -> list[RecorderReader]:
+        """Those of them that are still written."""
+        return [file.reader for file in self._files.values() if not file.over]
 
     @property
     def pids(self) -> list[int]:
@@ -153,18 +154,14 @@ class Collector:
         headers = [file.reader.header for file in self._files.values() if not file.over]
         return [header.context.pid for header in headers if header.pid_namespace == pid_namespace() != ""]
 
-    @property
-    def runs(self) -> set[str]:
-        """The runs whose files are not done with."""
-        return {file.reader.header.context.run_id for file in self._files.values()}
-
-    def close(self) -> None:
-        """Note what was delivered, and let the directory go."""
+    def close(self, *, keep: bool = False) -> None:
+        """Note what was delivered, and let the directory go, unless its lock is to be kept."""
         for file in self._files.values():
             file.commit()
         if self._lock is not None:
             self._forget_delivered()
-            os.close(self._lock)
+            if not keep:
+                let_go(self._lock)
             self._lock = None
 
     def scan(self) -> None:
@@ -176,7 +173,7 @@ class Collector:
     def _scan(self) -> None:
         self._forget_delivered()
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
-            if not is_locked(part) and not runs(_process(part.name[1 : part.name.rindex(".ring")])):
+            if not runs(_process(part.name[1 : part.name.rindex(".ring")])) and not is_locked(part):
                 part.unlink(missing_ok=True)
         for path in rings(self.directory):
             if path.name in self._files or path in self.skip:
@@ -234,7 +231,9 @@ class Collector:
         records = list(reader.all_dead()) if file.over else reader.look(LOOK)
         if file.over and not reader.closed:
             records.append(self._death(file))
-        if records or reader.positions != before:
+        if records or reader.positions != before or not file.begun:
+            # The first mark also stands for what an earlier collector read: it may still be in the lanes' spools.
+            file.begun = True
             for lane in lanes:
                 lane.feed(records)
             gone = {reason: (counts[0], counts[1]) for reason, counts in reader.gone.items()}

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from anyio.abc import TaskGroup
 from elastic_events.bus.bus import EventBus
 from elastic_events.bus.context import read_context
 from elastic_events.bus.errors import ElasticEventsError
+from elastic_events.bus.handler import Sink
 from elastic_events.bus.lane import Lane
+from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.recorder.alive import is_locked
 from elastic_events.recorder.collect import Collector, Outlet
-from elastic_events.recorder.directory import REQUESTS, SPOOL, Kicks, remove, rings, secure, take
+from elastic_events.recorder.directory import REQUESTS, SPOOL, Kicks, holds, let_go, remove, rings, secure, take
 from elastic_events.recorder.page import LaneLedger, PageWriter, Standing
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import Request, drop, read_requests, submit
@@ -54,55 +56,91 @@ FOREVER = Retry(budget=float("inf"), cap=2.0)
 class RunBus(EventBus):
     """A bus that says what it has to say to a person to its writers."""
 
-    def __init__(self, say: Callable[[str], object], **options: Any) -> None:
+    def __init__(self, say: Callable[[str, str], object], **options: Any) -> None:
         self._say = say
         super().__init__(**options)
 
     def report(self, what: str, error: BaseException) -> None:
         """Say once what the bus cannot raise to anybody."""
-        self._say(f"{what}: {type(error).__name__}: {error}")
+        self._say(what, f"{what}: {type(error).__name__}: {error}")
+
+
+class Late:
+    """The sink of a URL that cannot be read here yet: its package is missing, say. A delay, told by its lane."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._sink: Sink | None = None
+
+    async def open(self) -> None:
+        """Try again."""
+        self._sink = open_url(self._url)
+        await self._sink.open()
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Deliver."""
+        assert self._sink is not None
+        await self._sink.write(records)
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        if self._sink is not None:
+            await self._sink.aclose()
 
 
 class Run:
     """The lanes of one run: a bus whose records all come from recorder files."""
 
-    def __init__(self, run_id: str, directory: Path, say: Callable[[str], object]) -> None:
+    def __init__(self, run_id: str, directory: Path, say: Callable[[str, str], object]) -> None:
         self.run_id = run_id
         self.lanes: dict[int, Lane] = {}
         self.requests: dict[int, Request] = {}
         self.ledgers: tuple[LaneLedger, ...] = ()  #: as they were when the bus was closed
         self._spools = directory / SPOOL
-        secure(self._spools)
         context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
         self.bus = RunBus(say, context=context, interval=IDLE, deadline=LAST_WORDS, recorder=False)
         self.closing = False
+        self.used = False  #: a file has come for it
+        self.since = time.monotonic()
         self._over = anyio.Event()
         self._closed = anyio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Whether its last words are written."""
+        return self._closed.is_set()
 
     async def serve(self, *, task_status: Any) -> None:
         """Keep the bus open until `close`."""
         async with self.bus:
             task_status.started()
             await self._over.wait()
-        self.ledgers = tuple(self._standing())
+        self.ledgers = tuple(self._standing(over=True))
         self._closed.set()
 
     def add(self, request: Request) -> Lane:
-        """Make a lane for `request`.
-
-        Raises:
-            ElasticEventsError: its URL is wrong here, or its package is missing.
-        """
-        with _environment(request.environ):
+        """Make a lane for `request`. Never raises for what is wrong with its URL, or with its spool."""
+        for name, value in request.environ.items():  # some sinks read it when they write
+            os.environ.setdefault(name, value)
+        sink: Sink
+        try:
             sink = open_url(request.url)
-        spool = self._spools / f"{request.key:016x}"
-        lane = self.bus.subscribe(sink, name=request.url.partition(":")[0], retry=FOREVER, spool=spool)
+        except ElasticEventsError:
+            sink = Late(request.url)
+        name = request.url.partition(":")[0]
+        try:
+            secure(self._spools)
+            spool = self._spools / f"{request.key:016x}"
+            lane = self.bus.subscribe(sink, name=name, retry=FOREVER, spool=spool)
+        except (ElasticEventsError, OSError):  # no room on the disk: in memory, then
+            lane = self.bus.subscribe(sink, name=name, retry=FOREVER)
         self.lanes[request.key], self.requests[request.key] = lane, request
         return lane
 
-    def outlet(self, keys: set[int]) -> list[Lane]:
-        """Return the lanes for a file of this run that names the requests `keys`."""
-        return [lane for key, lane in self.lanes.items() if key in keys or self.requests[key].everyone]
+    def outlet(self, run_id: str, keys: set[int]) -> list[Lane]:
+        """Return the lanes for a file of the run `run_id` that names the requests `keys`."""
+        every = self.run_id in ("", run_id)
+        return [lane for key, lane in self.lanes.items() if key in keys or (every and self.requests[key].everyone)]
 
     @property
     def settled(self) -> bool:
@@ -119,9 +157,10 @@ class Run:
         """Return the ledgers of the lanes."""
         return self.ledgers or tuple(self._standing())
 
-    def _standing(self) -> Iterator[LaneLedger]:
+    def _standing(self, *, over: bool = False) -> Iterator[LaneLedger]:
         for key, lane in self.lanes.items():
-            yield LaneLedger(lane.name, self.run_id, key, self.requests[key].everyone, lane.stats()._asdict())
+            every = self.requests[key].everyone
+            yield LaneLedger(lane.name, self.run_id, key, every, lane.stats()._asdict(), over)
 
 
 class Daemon:
@@ -148,15 +187,19 @@ class Daemon:
         self._past: deque[LaneLedger] = deque(maxlen=32)  # of runs that are over
         self.collector = Collector(directory, self._outlet, self._tell)
         self.collector.open(lock)
-        self._kicks = Kicks(directory)
+        self._kicks: Kicks | None = None
+        self._page: PageWriter | None = None
+        with contextlib.suppress(OSError):  # a full disk: it looks less often then, and says nothing
+            self._kicks = Kicks(directory)
+            self._page = PageWriter(directory)
         self._kicked = True
-        self._page = PageWriter(directory)
         self._woken = anyio.Event()
 
     async def run(self) -> None:
         """Collect until nothing is left to do; close what was opened and remove what was made."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._hear)
+            if self._kicks is not None:
+                tasks.start_soon(self._hear, self._kicks)
             await self._work(tasks)
             async with anyio.create_task_group() as closing:
                 for run in self._runs.values():
@@ -178,8 +221,8 @@ class Daemon:
             kicked, self._kicked = self._kicked, False
             if kicked or now - scanned >= SCAN:
                 self._woken = anyio.Event()
-                await self._open_requests(tasks)
                 self.collector.scan()
+                await self._open_requests(tasks)  # after the scan: a program writes its requests before its ring
                 self._finish_runs(tasks)
                 scanned = now
             filled = self.collector.sweep()
@@ -192,10 +235,10 @@ class Daemon:
             self._note()  # before the files say so: who waits for that reads the ledgers then
             self.collector.commit()
 
-    async def _hear(self) -> None:
+    async def _hear(self, kicks: Kicks) -> None:
         while True:
-            await anyio.wait_readable(self._kicks.descriptor)
-            self._kicks.clear()
+            await anyio.wait_readable(kicks.descriptor)
+            kicks.clear()
             self._kicked = True
             self._woken.set()
 
@@ -211,9 +254,13 @@ class Daemon:
             return False
         if self._stay and not self._stopped:
             return False
-        files = 0 if self.collector.live else self.collector.files
-        waiting = files or not all(run.settled for run in self._runs.values())
+        waiting = any(map(self._is_wanted, self.collector.files)) or any(not run.over for run in self._runs.values())
         return not waiting or self._patience <= 0
+
+    def _is_wanted(self, reader: RecorderReader) -> bool:
+        """Whether somebody asked for the records of a file; a ring that nobody did stays where it is."""
+        run_id, keys = reader.header.context.run_id, reader.requests
+        return any(key in keys or (one.everyone and one.run_id in ("", run_id)) for key, one in self.known.items())
 
     @property
     def _patience(self) -> float:
@@ -226,7 +273,7 @@ class Daemon:
     async def _open_requests(self, tasks: TaskGroup) -> None:
         fresh, wrong = read_requests(self.directory, self.known)
         for sentence in wrong:
-            self._complain(sentence)
+            self._complain(sentence, sentence)
         self.known.update(fresh)
         for key, request in list(self.known.items()):
             run = self._runs.get(request.run_id)
@@ -234,31 +281,34 @@ class Daemon:
                 await self._open(tasks, request)
 
     def _wanted(self, request: Request) -> bool:
-        """Whether to serve a request: it is there; or it went with its run, and another process of the run came then."""
-        if request.run_id in self.collector.live:
-            with contextlib.suppress(OSError):
-                submit(self.directory, request)
-        return (self.directory / REQUESTS / f"{request.key:016x}.json").exists()
+        """Whether to serve a request: it is there; or it went with its run, and another process came then."""
+        key = request.key
+        for reader in self.collector.files:
+            every = request.everyone and request.run_id in ("", reader.header.context.run_id)
+            if key in reader.requests or every:
+                with contextlib.suppress(OSError):
+                    submit(self.directory, request)
+                return True
+        return self._is_there(key)
 
     async def _open(self, tasks: TaskGroup, request: Request) -> None:
         run = self._runs.get(request.run_id)
         if run is None:
             run = self._runs[request.run_id] = Run(request.run_id, self.directory, self._complain)
             await tasks.start(run.serve)
-        try:
-            tasks.start_soon(self._follow, run.add(request))
-        except (ElasticEventsError, OSError) as error:
-            self._complain(f"{request.url.partition(':')[0]}: {error}")  # the next scan tries again
+        tasks.start_soon(self._follow, run.add(request))
 
     def _finish_runs(self, tasks: TaskGroup) -> None:
-        """Close the runs whose processes have all ended and whose records are all delivered; the last ones at the end."""
-        busy = self.collector.runs
-        over = [run for name, run in self._runs.items() if name and name not in busy and run.settled]
-        if len(over) < len(self._runs):
-            for run in over:
-                if not run.closing:
-                    run.closing = True
-                    tasks.start_soon(self._finish, run)
+        """Close the runs whose processes have all ended and whose records are all delivered."""
+        if self._stay and not self._stopped:
+            return
+        for run in self._runs.values():
+            used = any(run.outlet(reader.header.context.run_id, reader.requests) for reader in self.collector.files)
+            run.used = run.used or used
+            late = time.monotonic() - run.since > LAST_WORDS  # who asked died before it made its ring
+            if not run.closing and not used and run.settled and (run.used or late):
+                run.closing = True
+                tasks.start_soon(self._finish, run)
 
     async def _finish(self, run: Run) -> None:
         await run.close(LAST_WORDS)
@@ -266,12 +316,30 @@ class Daemon:
         del self._runs[run.run_id]
         for key in run.requests:
             drop(self.directory, key)
+        self._kicked = True
+        self._woken.set()
 
     def _outlet(self, reader: RecorderReader) -> Outlet | None:
+        """Return where the records of a file go; nowhere yet, while a sink that they are for is not there."""
         run_id, keys = reader.header.context.run_id, reader.requests
-        runs = [run for name in dict.fromkeys((run_id, "")) if (run := self._runs.get(name)) and not run.closing]
-        lanes = [lane for run in runs for lane in run.outlet(keys)]
-        return (lanes, runs[0].bus.record) if lanes else None
+        served: set[int] = set()
+        lanes: list[Lane] = []
+        tell = None
+        for run in self._runs.values():
+            found = run.outlet(run_id, keys)
+            if found and run.closing:
+                return None
+            served.update(run.lanes)
+            lanes += found
+            tell = run.bus.record if found else tell
+        late = [key for key in keys - served if key in self.known or self._is_there(key)]
+        if late:
+            self._kicked = True
+            return None
+        return (lanes, tell) if tell is not None else None
+
+    def _is_there(self, key: int) -> bool:
+        return (self.directory / REQUESTS / f"{key:016x}.json").exists()
 
     def _tell(self, event: Any) -> None:
         for run in self._runs.values():
@@ -280,12 +348,14 @@ class Daemon:
     # --- what it says ---
 
     def _note(self, *, ended: bool = False) -> None:
-        lanes = (*self._past, *(ledger for run in self._runs.values() for ledger in run.standing()))
-        self._page.write(Standing(os.getpid(), time.time_ns(), lanes, ended))
+        if self._page is not None:
+            lanes = (*self._past, *(ledger for run in self._runs.values() for ledger in run.standing()))
+            self._page.write(Standing(os.getpid(), time.time_ns(), lanes, ended=ended, stays=self._stay))
 
-    def _complain(self, sentence: str) -> None:
-        if sentence not in self._complaints:
-            self._complaints.add(sentence)
+    def _complain(self, what: str, sentence: str) -> None:
+        """Say a sentence about `what`, once, in the log and to the programs that are served."""
+        if what not in self._complaints:
+            self._complaints.add(what)
             with contextlib.suppress(OSError):
                 os.write(2, f"elastic_events: {sentence}\n".encode(errors="backslashreplace"))
             tell(sentence, self.collector.pids)
@@ -295,28 +365,18 @@ class Daemon:
     def _end(self) -> None:
         self.collector.commit()
         self.collector.scan()
-        self.undelivered = sum(lane.stats().pending for run in self._runs.values() for lane in run.lanes.values())
+        self.undelivered = sum(sum(run.bus.drain.given_up.values()) for run in self._runs.values())
         self._note(ended=True)
         private = any(request.private for request in self.known.values())
-        if not self.collector.files and not self.undelivered:
+        if not any(map(self._is_wanted, self.collector.files)) and not self.undelivered:
             for key in self.known:
                 drop(self.directory, key)
             remove(self.directory, whole=private)
-        self._kicks.close()
-        self._page.close()
-        self.collector.close()
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Let a sink read the environment of the program that asks for it."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        if self._kicks is not None:
+            self._kicks.close()
+        if self._page is not None:
+            self._page.close()
+        self.collector.close(keep=True)
 
 
 def _pause(filled: float, seconds: float) -> float:
@@ -333,13 +393,20 @@ def collect_to_the_end(directory: Path, lock: int) -> None:
     while held is not None:
         daemon = Daemon(directory, held, known)
         anyio.run(daemon.run)
-        known, held = daemon.known, None
-        if any(is_locked(path) for path in rings(directory)):
-            held = take(directory)
+        known = daemon.known
+        if not (holds(directory, held) and _is_written(directory)):
+            let_go(held)
+            held = take(directory) if _is_written(directory) else None
+
+
+def _is_written(directory: Path) -> bool:
+    return any(is_locked(path) for path in rings(directory))
 
 
 def main(directory: str, lock: int) -> None:
     """Be the collector of `directory`, whose lock is the descriptor `lock`. Called in a process of its own."""
+    if not holds(Path(directory), lock):
+        return  # not the descriptor that we were to get
     os.umask(0o077)
     os.nice(10)
     with contextlib.suppress(OSError, AttributeError):

@@ -11,9 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from elastic_events.bus.errors import ConfigError
-from elastic_events.recorder.alive import is_locked
+from elastic_events.recorder.alive import guard, is_locked, release
 
-__all__ = ("LOOP", "PROCESS", "Kicks", "is_collected", "kick", "remove", "rings", "secure", "serves_requests", "take")
+__all__ = (
+    "LOOP",
+    "PROCESS",
+    "Kicks",
+    "holds",
+    "is_collected",
+    "kick",
+    "let_go",
+    "remove",
+    "rings",
+    "secure",
+    "serves_requests",
+    "take",
+)
 
 #: The files of a directory beside `*.ring`.
 LOCK, FIFO, PAGE, REQUESTS, SPOOL, LOG = ".collector", ".kick", ".page", ".requests", ".spool", ".collector.log"
@@ -76,13 +89,13 @@ def take(directory: Path, who: bytes = PROCESS) -> int | None:
     path = directory / LOCK
     # Who only asks holds the lock for microseconds: one refusal is no answer.
     for _ in range(3):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = _above_standard(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _names(path, descriptor):
                 with contextlib.suppress(OSError):  # a full disk: who asks takes it for a process
                     os.pwrite(descriptor, who, 0)
-                return descriptor
+                return guard(descriptor)
             os.close(descriptor)  # its last holder removed it between our two calls
         except BlockingIOError:
             os.close(descriptor)
@@ -91,6 +104,28 @@ def take(directory: Path, who: bytes = PROCESS) -> int | None:
             os.close(descriptor)
             raise
     return None
+
+
+def let_go(descriptor: int) -> None:
+    """Let the lock of a directory go, whoever has a copy of the descriptor: the shell that looks after a collector has."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    release(descriptor)
+
+
+def holds(directory: Path, descriptor: int) -> bool:
+    """Whether the descriptor is that of the lock file of `directory`."""
+    return _names(directory / LOCK, descriptor)
+
+
+def _above_standard(descriptor: int) -> int:
+    """Return the descriptor as one that no child takes for its input, output or errors: this program has closed its own."""
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
 
 
 def serves_requests(directory: Path) -> bool:

@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.errors import InputError
+from elastic_events.bus.errors import ConfigError, InputError
 
 __all__ = (
     "BLOCK",
@@ -48,7 +48,7 @@ VERSION = 2
 WORDS_AT = 2048
 CLOSED = 2560
 REQUESTED = 2568
-REQUESTS = 64
+REQUESTS = 184
 START = 4096
 
 EVENT_SLOT = 512
@@ -114,6 +114,8 @@ def shapes_of(capacity: int | None) -> tuple[RingShape, RingShape]:
     """Return the shapes of rings of `capacity` slots each; None for the default."""
     if capacity is None:
         return EVENTS, METRICS
+    if capacity < 2 or capacity & (capacity - 1):
+        raise ConfigError(f"capacity must be a power of two, such as 16384; it is {capacity}")
     return RingShape(capacity, EVENT_SLOT, 64), RingShape(capacity, METRIC_SLOT, 16)
 
 

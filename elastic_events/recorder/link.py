@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from pathlib import Path
 from elastic_events.bus.context import Context, start_time
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.ledger import LaneStats
-from elastic_events.recorder.alive import is_locked
+from elastic_events.front import front
+from elastic_events.recorder.alive import is_locked, release
 from elastic_events.recorder.directory import is_collected, kick, rings, secure, serves_requests, take
 from elastic_events.recorder.format import LOSSES
 from elastic_events.recorder.launch import launch, why_not
@@ -23,6 +25,9 @@ __all__ = ("CollectedByLoop", "Link", "recorder_directory")
 
 #: Seconds between two looks at how far the collector has come, and between two at whether there is one.
 STEP, CHECK = 0.001, 0.1
+
+#: Seconds between two starts of a collector by one program, at least.
+AGAIN = 2.0
 
 
 class CollectedByLoop(ConfigError):
@@ -50,16 +55,20 @@ class Link:
         capacity: int | None = None,
     ) -> None:
         self.capacity = capacity
-        self.directory = directory
+        self.directory = (
+            directory.absolute()
+        )  # the collector has a working directory of its own, and the program may change its
         self.private = private
         self.everyone = everyone
         self.source = source
         self.file: RecorderFile | None = None
         self.requests: dict[int, Request] = {}
+        self._run_id = ""
         self._keys: set[int] = set(inherited())
         self._page = PageReader(directory)
         self._before: dict[str, str | None] | None = None  # the environment, where it was changed
         self._said = False
+        self._launched = 0.0
 
     def open(self, context: Context, urls: Sequence[str]) -> tuple[MappedRing, MappedRing]:
         """Ask for the sinks of `urls`, make this process's rings and see that somebody collects them.
@@ -76,12 +85,29 @@ class Link:
             raise CollectedByLoop(f"{self.directory} is collected by a bus in its launcher's event loop")
         for url in urls:
             self._ask(url, context.run_id)
-        return self.reopen(context)
+        self._run_id = context.run_id
+        made = self._make(context)
+        if not self.see_to_it():
+            self.abandon()
+            raise ConfigError("no collector process could be started")
+        return made
 
     def reopen(self, context: Context) -> tuple[MappedRing, MappedRing]:
-        """Make rings of this process's own under the requests that there are: at the start, and in a forked child."""
+        """Make rings of its own for a forked child, under the requests that there are.
+
+        Raises:
+            ConfigError: the directory cannot be used any more.
+            OSError: the disk is full, or worse.
+        """
+        made = self._make(context)
+        self.see_to_it()
+        return made
+
+    def _make(self, context: Context) -> tuple[MappedRing, MappedRing]:
         for _ in range(3):
             try:
+                if self.private:
+                    secure(self.directory.parent)
                 secure(self.directory)
                 for request in self.requests.values():
                     submit(self.directory, request)
@@ -94,8 +120,27 @@ class Link:
         self.file = made[0].file
         for key in self._keys:
             self.file.request(key)
-        self.see_to_it()
         return made
+
+    @property
+    def urls(self) -> list[str]:
+        """The sinks that were asked for."""
+        return [request.url for request in self.requests.values()]
+
+    @staticmethod
+    def takes(url: str) -> bool:
+        """Whether a collector can serve `url`: not what is this process's own, its console or a scheme that it added."""
+        from elastic_events.sinks.urls import SHIPPED
+
+        scheme, _, rest = url.strip().partition(":")
+        return scheme in SHIPPED - {"console"} and not rest.startswith(("////dev/", "////proc/"))
+
+    def abandon(self) -> None:
+        """Let go of what was opened, since the bus that was to have it does not come to be."""
+        self._leave()
+        if self.file is not None:
+            self.file.close()
+        kick(self.directory)
 
     def subscribe(self, url: str) -> str:
         """Let the sink of `url` have what this process records from now on; return the name of its lane."""
@@ -104,6 +149,8 @@ class Link:
         submit(self.directory, request)
         self.file.request(request.key)
         kick(self.directory)
+        if self._before is not None:
+            self.join_children()
         return request.url.partition(":")[0]
 
     def see_to_it(self) -> bool:
@@ -116,9 +163,10 @@ class Link:
             try:
                 for request in self.requests.values():  # the last collector may have dropped them with their run
                     submit(self.directory, request)
+                self._launched = time.monotonic()
                 launch(self.directory, lock)
             finally:
-                os.close(lock)
+                release(lock)  # the collector has a copy
         except (OSError, ConfigError):
             return False
         return True
@@ -146,8 +194,7 @@ class Link:
         self.file.close()
         kick(self.directory)
         if self._wait(heads, end) and not self._others():
-            while time.monotonic() < end and is_collected(self.directory):
-                self._page.read()  # so that it is at hand when the directory is gone
+            while time.monotonic() < end and not self._is_over():
                 time.sleep(2 * STEP)
         left = self._undelivered(heads)
         self._last_words(left)
@@ -162,11 +209,19 @@ class Link:
                 return False
             if now - checked >= CHECK:
                 checked = now
-                if not is_collected(self.directory) and not self.see_to_it():
+                if not is_collected(self.directory) and now - self._launched >= AGAIN and not self.see_to_it():
                     return False
                 kick(self.directory)
             time.sleep(STEP)
         return True
+
+    def _is_over(self) -> bool:
+        """Whether the ledgers of our lanes are their last, or nobody is there to write them."""
+        standing = self._page.read()  # read in time, it is at hand when the directory is gone
+        if standing is not None and (standing.ended or standing.stays):
+            return True
+        lanes = lanes_of(standing, self._run_id, self._keys).values()
+        return (bool(lanes) and all(lane.over for lane in lanes)) or not is_collected(self.directory)
 
     def _settled(self, heads: Sequence[int]) -> bool:
         assert self.file is not None
@@ -185,10 +240,6 @@ class Link:
         mine = self.file.path if self.file is not None else None
         return any(is_locked(path) for path in rings(self.directory) if path != mine)
 
-    @property
-    def _run_id(self) -> str:
-        return next((request.run_id for request in self.requests.values()), "")
-
     def _ask(self, url: str, run_id: str) -> Request:
         from elastic_events.sinks.urls import absolute
 
@@ -204,8 +255,10 @@ class Link:
         """Let what processes record that are started from now on go where ours goes, until `close`."""
         keys = ",".join(f"{key:016x}" for key in sorted(self._keys))
         variables = {"ELASTIC_EVENTS_DIR": str(self.directory), INHERITED: keys}
-        self._before = {name: os.environ.get(name) for name in variables}
+        if self._before is None:
+            self._before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
+        front.ask(self._keys)  # what this process recorded before the bus
 
     def _leave(self) -> None:
         before, self._before = self._before or {}, None
@@ -220,7 +273,7 @@ class Link:
     def _last_words(self, left: Mapping[str, int]) -> None:
         """Say on stderr, once, what is not delivered and what was lost; nothing where there is nothing to say."""
         sentences = [*self._late(left), *self._lost()]
-        if sentences and not self._said:
+        if sentences and not self._said and sys.__stderr__ is not None:  # else its descriptor may be a file by now
             self._said = True
             with suppress(OSError):
                 os.write(2, "".join(f"elastic_events: {one}\n" for one in sentences).encode(errors="backslashreplace"))
@@ -235,7 +288,7 @@ class Link:
         )
         yield (
             f"{max(left.values())} records are not delivered yet ({'; '.join(why) or ', '.join(left)}); they are kept in "
-            f"{self.directory}: {goes_on} elastic-events collect {self.directory}"
+            f"{self.directory}: {goes_on} elastic-events collect --once {self.directory}"
         )
 
     def _lost(self) -> Iterator[str]:
@@ -267,7 +320,7 @@ def recorder_directory(context: Context) -> Path:
         # No launcher named the run: ranks have their launcher in common, another program has nothing.
         parent = os.getppid()
         name = context.process if context.rank is None else f"launcher-{parent:x}-{start_time(parent):x}"
-    directory = home / (re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100] or "_")
+    directory = home / (re.sub(r"[^A-Za-z0-9._-]+|^[.]+", "_", name)[:100] or "_")
     secure(directory)
     return directory
 

@@ -32,6 +32,7 @@ class LaneLedger(msgspec.Struct, frozen=True):
     key: int  #: of the request
     everyone: bool
     ledger: dict[str, Any]  #: the fields of `LaneStats`
+    over: bool = False  #: its last words are written
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -41,6 +42,7 @@ class Standing(msgspec.Struct, frozen=True):
     time_ns: int  #: wall clock of this page
     lanes: tuple[LaneLedger, ...] = ()
     ended: bool = False  #: in order: everything that could be delivered is
+    stays: bool = False  #: it does not end with its writers
 
 
 class PageWriter:

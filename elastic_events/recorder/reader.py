@@ -150,7 +150,8 @@ class RecorderReader:
         self.cursors = [Cursor(ring) for ring in self.rings]
         self.gone = {reason: list(self.told(reason)) for reason in LOSSES}  #: lost events and metrics, by reason
         self.last_ns = self.header.monotonic_ns  # monotonic time of the last record seen
-        for ring, cursor, begin in zip(self.rings, self.cursors, self.told("safe"), strict=True):
+        start = "safe" if write else "settled"  # what is between the two, a collector has in its spool
+        for ring, cursor, begin in zip(self.rings, self.cursors, self.told(start), strict=True):
             ring.find_head()
             cursor.position = begin if begin <= ring.position else 0
 

@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def submit(directory: Path, request: Request) -> None:
-    """Put `request` into `directory`; one that is there already stays.
+    """Put `request` into `directory`, for one of the same key that may be there: its environment may be another now.
 
     Raises:
         OSError: the disk is full, or worse.
@@ -52,15 +52,17 @@ def submit(directory: Path, request: Request) -> None:
     folder = directory / REQUESTS
     folder.mkdir(0o700, exist_ok=True)
     path = folder / f"{request.key:016x}.json"
-    if path.exists():
-        return
+    body = msgspec.json.encode(request)
+    with suppress(OSError):
+        if path.read_bytes() == body:
+            return
     part = folder / f".{request.key:016x}.{os.getpid()}.part"
     with suppress(FileNotFoundError):
         part.unlink()  # of a process that was killed and had our pid
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(part, flags, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(request))
+            file.write(body)
         part.rename(path)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from zlib import crc32
 
 from elastic_events.bus.context import Context
+from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.ring import END, Pipe
 from elastic_events.recorder.alive import boot_id, hold, pid_namespace, release
 from elastic_events.recorder.directory import secure
@@ -118,12 +119,17 @@ class RecorderFile:
         self._pid = os.getpid()
 
     def request(self, key: int) -> None:
-        """Ask that the sink of this request gets what is recorded here. Only the thread that opens or subscribes."""
+        """Ask that the sink of this request gets what is recorded here. Only the thread that opens or subscribes.
+
+        Raises:
+            ConfigError: there are too many.
+        """
         first = (REQUESTED - WORDS_AT) // 8
         for at in range(first, first + REQUESTS):
             if self._words[at] in (0, key):
                 self._words[at] = key
                 return
+        raise ConfigError(f"a process can have {REQUESTS} sinks at most")
 
     def told(self, word: str) -> tuple[int, int]:
         """Return what the collector says of events and of metrics; see `format.WORDS`."""

@@ -73,6 +73,14 @@ class JsonlSink(EncodingSink[bytes]):
 
     # --- in the sink's thread ---
 
+    def check(self) -> None:
+        """Say what is wrong with the path, without opening it: its directory is missing, it is a link, no file.
+
+        Raises:
+            ConfigError: that.
+        """
+        check_path(self.path)
+
     def open_now(self) -> None:
         """Open or create the file; `ConfigError` says what is wrong with its path."""
         check_path(self.path)

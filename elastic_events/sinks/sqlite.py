@@ -18,6 +18,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.blocking import EncodingSink
+from elastic_events.sinks.files import check_path
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.sqlite_schema import (
     ALL_CONTEXTS,
@@ -67,6 +68,14 @@ class SqliteSink(EncodingSink["_Rows"]):
         return f"<SqliteSink {self.path}>"
 
     # --- in the sink's thread ---
+
+    def check(self) -> None:
+        """Say what is wrong with the path, without opening it: its directory is missing, it is a link, no file.
+
+        Raises:
+            ConfigError: that.
+        """
+        check_path(self.path)
 
     def open_now(self) -> None:
         """Open or create the database; `ConfigError` says what is wrong with it."""

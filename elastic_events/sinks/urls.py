@@ -25,7 +25,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
 
-__all__ = ("EXAMPLES", "SCHEMES", "absolute", "open_url", "parse_sinks")
+__all__ = ("EXAMPLES", "SCHEMES", "SHIPPED", "absolute", "open_url", "parse_sinks")
 
 
 def _module(name: str) -> Callable[[SplitResult], Sink]:
@@ -67,6 +67,9 @@ EXAMPLES: dict[str, str] = {
     "tensorboard": "tensorboard:///runs",
     "wandb": "wandb://PROJECT",
 }
+
+#: The schemes that every process of this package knows.
+SHIPPED = frozenset(SCHEMES)
 
 #: Schemes whose URLs name files.
 _FILES = frozenset({"jsonl", "mlflow", "sqlite", "tensorboard"})

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -35,6 +35,12 @@ class Other:
         self.rings = (Recorded(64), Recorded(64))
         self.contexts: list[Context] = []
         self.meanwhile: Callable[[], object] = lambda: None
+
+    urls: ClassVar[list[str]] = []
+
+    def takes(self, url: str) -> bool:
+        """Return whether the other process can serve `url`."""
+        return True
 
     def subscribe(self, url: str) -> str:
         """Take a URL."""

@@ -238,7 +238,10 @@ class Daemon:
         if request.run_id in self.collector.live:
             with contextlib.suppress(OSError):
                 submit(self.directory, request)
-        return (self.directory / REQUESTS / f"{request.key:016x}.json").exists()
+        return self._is_asked(request.key)
+
+    def _is_asked(self, key: int) -> bool:
+        return (self.directory / REQUESTS / f"{key:016x}.json").exists()
 
     async def _open(self, tasks: TaskGroup, request: Request) -> None:
         run = self._runs.get(request.run_id)
@@ -269,6 +272,9 @@ class Daemon:
 
     def _outlet(self, reader: RecorderReader) -> Outlet | None:
         run_id, keys = reader.header.context.run_id, reader.requests
+        if any(key not in self.known and self._is_asked(key) for key in keys):
+            self._kicked = True  # asked for since our last look at the requests: that sink is to have all of it, too
+            return None
         runs = [run for name in dict.fromkeys((run_id, "")) if (run := self._runs.get(name)) and not run.closing]
         lanes = [lane for run in runs for lane in run.outlet(keys)]
         return (lanes, runs[0].bus.record) if lanes else None

@@ -332,8 +332,8 @@ class Daemon:
             served.update(run.lanes)
             lanes += found
             tell = run.bus.record if found else tell
-        late = [key for key in keys - served if key in self.known or self._is_there(key)]
-        if late:
+        everyones = {key for key, one in self.known.items() if one.everyone and one.run_id in ("", run_id)}
+        if any(key in self.known or self._is_there(key) for key in (keys | everyones) - served):
             self._kicked = True
             return None
         return (lanes, tell) if tell is not None else None

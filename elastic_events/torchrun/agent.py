@@ -3,8 +3,9 @@
 Every wrapper calls the original, returns what it returned and raises what it raised; what it does besides is shielded.
 """
 
+import time
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -23,9 +24,6 @@ class Listener(Protocol):
     def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
         """Let the repair take a step, and record what follows from it."""
 
-    def starting(self, entrypoint: object) -> None:
-        """The agent is about to start workers."""
-
 
 def watch(listener: Listener) -> Callable[[], None]:
     """Wrap the methods of torch's agent for `listener`; return what takes the wrappers off again. Imports torch."""
@@ -35,7 +33,6 @@ def watch(listener: Listener) -> Callable[[], None]:
     seen = _Seen(listener)
     methods = [
         (LocalElasticAgent, "_initialize_workers", seen.initialize),
-        (LocalElasticAgent, "_start_workers", seen.start),
         (LocalElasticAgent, "_monitor_workers", seen.monitor),
         (LocalElasticAgent, "_restart_workers", seen.restart),
         (LocalElasticAgent, "run", seen.run),
@@ -67,6 +64,9 @@ class _Seen:
         self.repair = listener.repair
         # The workers that were alive when their group was first told to end: what ended them later is no cause.
         self._alive: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
+        # By local rank, the wall clock when a worker was first seen dead: its peers may take long to end.
+        self._died: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()
+        self._looked_ns = 0
 
     def initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Rendezvous and start of an attempt."""
@@ -78,19 +78,11 @@ class _Seen:
 
         return wrapper
 
-    def start(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Start of the workers' processes."""
-
-        def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
-            self._starting(agent)
-            return original(agent, *args, **options)
-
-        return wrapper
-
     def monitor(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """One look at the workers, ten times a second."""
 
         def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            self._monitoring(agent)
             result = original(agent, *args, **options)
             self._monitored(agent, result)
             return result
@@ -131,10 +123,6 @@ class _Seen:
         return wrapper
 
     @shielded
-    def _starting(self, agent: Any) -> None:
-        self.listener.starting(agent.get_worker_group().spec.entrypoint)
-
-    @shielded
     def _started(self, agent: Any) -> None:
         group = agent.get_worker_group()
         about = {
@@ -150,6 +138,11 @@ class _Seen:
             }
             seen.append(({**about, "global_rank": worker.global_rank, "worker_id": worker.id}, detail))
         self.listener.tell(self.repair.started, seen)
+
+    @shielded
+    def _monitoring(self, agent: Any) -> None:
+        if agent._pcontext is not None:
+            self._looked_ns = self._look(agent._pcontext)
 
     @shielded
     def _monitored(self, agent: Any, result: Any) -> None:
@@ -176,26 +169,43 @@ class _Seen:
 
     @shielded
     def _closing(self, context: Any) -> None:
-        if context not in self._alive:
-            self._alive[context] = {rank for rank, _pid, code in _processes(context) if code is None}
+        if context in self._alive:
+            return
+        self._alive[context] = {rank for rank, _pid, code in _processes(context) if code is None}
+        if hasattr(context, "subprocess_handlers"):
+            self._look(context)
+
+    def _look(self, context: Any) -> int:
+        """Note who is dead, now; return the time."""
+        now, died = time.time_ns(), self._died.setdefault(context, {})
+        for local_rank, _pid, code in _processes(context):
+            if code is not None:
+                died.setdefault(local_rank, now)
+        return now
 
     def _exits(self, agent: Any, failures: Any) -> list[Exit]:
         context = agent._pcontext
-        alive = self._alive.get(context, set()) if context is not None else set()
+        if context is None:
+            return []
+        alive = self._alive.get(context, set())
         known = {failure.local_rank: failure for failure in failures.values()}
+        died = self._died.setdefault(context, {})
+        for local_rank in known if not hasattr(context, "subprocess_handlers") else ():
+            # torch.multiprocessing saw it since our last look, and has ended the others before it said so.
+            died.setdefault(local_rank, self._looked_ns)
+        self._look(context)
         exits = []
         for local_rank, pid, code in _processes(context):
+            end = partial(Exit, local_rank, pid=pid, died_ns=died.get(local_rank))
             if pid is not None and code is not None:
                 self.listener.exit_codes[pid] = code
             failure = known.get(local_rank)
             if failure is not None:
                 message, at = error_message(failure.error_file_data), float(failure.timestamp)
-                exits.append(
-                    Exit(local_rank, failure.exitcode, pid, message=message, time=at, victim=local_rank in alive)
-                )
+                exits.append(end(failure.exitcode, message=message, time=at, victim=local_rank in alive))
             elif code is not None:
                 # Workers that are functions: torch.multiprocessing ends the others itself, before the group is closed.
-                exits.append(Exit(local_rank, code, pid, victim=local_rank in alive or bool(known)))
+                exits.append(end(code, victim=local_rank in alive or bool(known)))
         return exits
 
 

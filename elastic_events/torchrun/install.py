@@ -1,4 +1,4 @@
-"""Torch's events, rendezvous events and metrics, routed to a bus with the facts that follow from them."""
+"""Torch's events, rendezvous events and metrics, recorded with the facts that follow from them."""
 
 import json
 import logging
@@ -9,8 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from elastic_events.torchrun.agent import watch
 from elastic_events.torchrun.messages import parse
@@ -19,10 +18,22 @@ from elastic_events.torchrun.shield import shielded
 
 if TYPE_CHECKING:
     from elastic_events.bus.bus import EventBus
+    from elastic_events.torchrun.ticks import Ticks
 
-__all__ = ("Installation", "install")
+__all__ = ("Installation", "Recording", "install")
 
-_UNDER_WAY = frozenset({"attempt.started", "attempt.ended", "rendezvous.failed", "job.failed"})
+
+class Recording(Protocol):
+    """Where records go: an `EventBus`, the emitter of an agent's own rings, or the module functions. Never raises."""
+
+    def record(self, event: Any, /) -> None:
+        """Record an event."""
+
+    def record_rdzv_event(self, event: Any, /) -> None:
+        """Record a rendezvous event."""
+
+    def put_metric(self, metric_name: str, metric_value: Any, metric_group: str | None, /) -> None:
+        """Record a metric point."""
 
 
 @contextmanager
@@ -47,18 +58,16 @@ def install(bus: "EventBus") -> "Iterator[Installation]":
 class Installation:
     """What is changed in torch, and how to change it back.
 
-    Without a bus it keeps what torch hands over, each with its time, until `connect`.
+    Args:
+        to: where torch's records and the facts go.
+        ticks: asked which of the agent's metric points are recorded; None for all.
     """
 
-    def __init__(self, bus: "EventBus | None" = None) -> None:
+    def __init__(self, to: Recording, ticks: "Ticks | None" = None) -> None:
         self.repair = Repair(parse)
         self.exit_codes: dict[int, int] = {}  #: of workers that have ended, by pid, as `subprocess` has them
-        self.before_fork: Callable[[], object] | None = (
-            None  #: called before the agent starts workers that are functions
-        )
-        self._bus = bus
-        self._under_way: Callable[[], object] | None = None
-        self._waiting: list[tuple[int, Callable[..., object], tuple[Any, ...]]] | None = [] if bus is None else None
+        self._to: Recording | None = to
+        self._ticks = ticks
         self._lock = threading.RLock()  # rendezvous events come from three threads
         self._undo: list[Callable[[], object]] = []
 
@@ -79,98 +88,55 @@ class Installation:
 
     def remove(self) -> None:
         """Change torch back, last change first."""
-        with self._lock:
-            self._bus = self._waiting = None
+        self._to = None
         while self._undo:
             self._undo.pop()()
 
-    def connect(self, bus: "EventBus", under_way: Callable[[], object]) -> None:
-        """Hand what was kept to `bus`, under the times it came at, and from now on what comes.
-
-        `under_way` is called after each group of facts that begins or ends something.
-        """
-        told: list[bool] = []
-        with self._lock:
-            self._bus, self._under_way = bus, lambda: told.append(True)
-            waiting, self._waiting = self._waiting or [], None
-            pipes = bus.emitter.events, bus.emitter.metrics
-            try:
-                for at, function, args in waiting:
-                    bus.emitter.events, bus.emitter.metrics = (pipe and (*pipe[:3], partial(int, at)) for pipe in pipes)
-                    function(*args)
-            finally:
-                bus.emitter.events, bus.emitter.metrics = pipes
-            self._under_way = under_way
-        if told:
-            under_way()
+    def redirect(self, to: Recording) -> None:
+        """Let records go elsewhere from now on. For a forked child: whoever held our lock is not in it."""
+        self._lock = threading.RLock()
+        self._to = to
 
     # --- what torch hands over ---
 
     @shielded
     def event(self, text: str) -> None:
         """Take one serialized event or rendezvous event."""
-        self._take(self._event, text)
-
-    @shielded
-    def metric(self, name: str, value: Any, group: str) -> None:
-        """Take one metric point."""
-        self._take(self._metric, name, value, group)
-
-    @shielded
-    def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
-        """Let the repair take a step, and record what follows from it."""
-        self._take(self._tell, step, *args)
-
-    @shielded
-    def starting(self, entrypoint: object) -> None:
-        """The agent is about to start workers: a command, or a function, whose fork must meet no half-imported module."""
-        if self.before_fork is not None and callable(entrypoint):
-            self.before_fork()
-
-    def _take(self, function: Callable[..., object], *args: Any) -> None:
-        with self._lock:
-            if self._waiting is not None:
-                self._waiting.append((time.monotonic_ns(), function, args))
-                return
-        if self._bus is not None:
-            function(*args)
-
-    @shielded
-    def _event(self, text: str) -> None:
         from elastic_events.api import Event, RdzvEvent
 
+        to = self._to
+        if to is None:
+            return
         fields = json.loads(text)
         if "node_state" in fields:
-            self.bus.record_rdzv_event(RdzvEvent(**fields))
-            self._tell(self.repair.rendezvous, fields["message"], fields.get("local_id"))
+            to.record_rdzv_event(RdzvEvent(**fields))
+            self.tell(self.repair.rendezvous, fields["message"], fields.get("local_id"))
             return
         metadata = fields.get("metadata") or {}
         detail = unpack(metadata)
         # Torch's keys stay as they are; what it packed as JSON within JSON stands beside them.
         kept = {**metadata, "unpacked": detail} if detail else metadata
-        self.bus.record(Event(fields["name"], fields["source"], fields.get("timestamp") or 0, kept))
-        self._tell(self.repair.event, fields["name"], fields["source"], metadata)
+        to.record(Event(fields["name"], fields["source"], fields.get("timestamp") or 0, kept))
+        self.tell(self.repair.event, fields["name"], fields["source"], metadata)
 
     @shielded
-    def _metric(self, name: str, value: Any, group: str) -> None:
-        self.bus.put_metric(name, value, group)
+    def metric(self, name: str, value: Any, group: str) -> None:
+        """Take one metric point."""
+        to = self._to
+        if to is not None and (self._ticks is None or self._ticks.passes(name, value, time.monotonic_ns())):
+            to.put_metric(name, value, group)
 
     @shielded
-    def _tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
+    def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
+        """Let the repair take a step, and record what follows from it."""
         from elastic_events.api import Event, EventSource
 
         with self._lock:
-            facts = step(*args)
-            for fact in facts:
-                self.bus.record(Event(fact.name, EventSource.AGENT, metadata=fact.metadata))
-        if self._under_way is not None and any(fact.name in _UNDER_WAY for fact in facts):
-            self._under_way()
-
-    @property
-    def bus(self) -> "EventBus":
-        """Where the records go."""
-        assert self._bus is not None
-        return self._bus
+            to = self._to
+            if to is None:
+                return
+            for fact in step(*args):
+                to.record(Event(fact.name, EventSource.AGENT, metadata=fact.metadata))
 
     # --- changes ---
 

@@ -3,14 +3,16 @@
 Installed is not asked for: until an agent is created in a process where it is, this module does nothing but put a handler
 named "elastic" into torch's table and itself in front of the creation of rendezvous handlers, which tells it when an agent
 begins, and imports nothing. Asked for it is by `--event-log-handler=elastic`, `PET_EVENT_LOG_HANDLER=elastic`,
-`ELASTIC_EVENTS_SINKS`, `ELASTIC_EVENTS_TORCHRUN` (which `elastic-events run` sets), or by an event recorded for "elastic".
-What it does then is in `elastic_events.torchrun.begin` and `.job`. The rendezvous back ends stay as they are.
+`ELASTIC_EVENTS_SINKS`, `ELASTIC_EVENTS_TORCHRUN` (which `elastic-events run` sets), by an agent whose specification has
+`event_log_handler="elastic"`, or by an event recorded for "elastic". What it does then is in
+`elastic_events.torchrun.agent_recorder`. The rendezvous back ends stay as they are.
 """
 
 import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 __all__ = ("register", "requested")
@@ -39,6 +41,10 @@ def requested(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     )
 
 
+#: Of the rendezvous that was created last.
+_params: list[Any] = []
+
+
 def _make_ready() -> None:
     from torch.distributed.elastic.events.handlers import _log_handlers
     from torch.distributed.elastic.rendezvous.api import rendezvous_handler_registry as registry
@@ -47,27 +53,47 @@ def _make_ready() -> None:
     create = registry.create_handler
 
     def create_handler(params: Any) -> Any:
-        _begin(params, unasked=False)
+        _params[:] = [params]
+        if not _begin(unasked=False):
+            _watch_specifications()
         return create(params)
 
     registry.create_handler = create_handler
 
 
-def _begin(params: Any, *, unasked: bool) -> None:
-    """Start recording in this process, if it is asked for. Never raises."""
+def _watch_specifications() -> None:
+    """Begin when an agent's specification asks for us: a program's `LaunchConfig`, of which nothing else tells.
+
+    Torch makes it right after the rendezvous handler, before the agent's first record.
+    """
+    server = sys.modules.get("torch.distributed.elastic.agent.server.api")
+    made = getattr(getattr(server, "WorkerSpec", None), "__post_init__", None)
+    if made is None or hasattr(made, "__wrapped__"):
+        return
+
+    @wraps(made)
+    def post_init(spec: Any, *args: Any) -> None:
+        made(spec, *args)
+        if getattr(spec, "event_log_handler", None) == "elastic":
+            _begin(unasked=True)
+
+    server.WorkerSpec.__post_init__ = post_init  # type: ignore[union-attr]
+
+
+def _begin(*, unasked: bool) -> bool:
+    """Start recording in this process if it is asked for, and say whether it is. Never raises."""
     try:
-        if unasked or requested(sys.argv, os.environ):
-            _begin_now(params)
+        if not (unasked or requested(sys.argv, os.environ)):
+            return False
+        from elastic_events.torchrun.agent_recorder import begin
+
+        params = _params[0] if _params else None
+        begin(getattr(params, "run_id", None), getattr(params, "max_nodes", None))
     except Exception as error:
         if any(kind.__name__ == "SignalException" for kind in type(error).__mro__):
             raise  # torch's way to end the job
         _say(error)
-
-
-def _begin_now(params: Any) -> None:
-    from elastic_events.torchrun.begin import begin
-
-    begin(getattr(params, "run_id", None), getattr(params, "max_nodes", None))
+    return True
 
 
 class _Asked(logging.Handler):
@@ -82,7 +108,7 @@ class _Asked(logging.Handler):
 
             record_in_worker(record.msg)
             return
-        _begin(None, unasked=True)
+        _begin(unasked=True)
         handler = _log_handlers.get("elastic")
         if handler is not None and handler is not self:
             handler.emit(record)

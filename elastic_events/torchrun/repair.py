@@ -33,6 +33,7 @@ class Exit(NamedTuple):
     message: str | None = None  #: of the worker's error file
     time: float = 0.0  #: seconds since the epoch, as far as torch knows it
     victim: bool = False  #: it was alive when the agent told the group to end
+    died_ns: int | None = None  #: wall clock when its agent first saw it dead
 
 
 class _Worker(NamedTuple):
@@ -259,6 +260,7 @@ class Repair:
             message=end.message,
             first=first,
             victim=end.victim,
+            died_ns=end.died_ns,
         )
 
     def _fact(self, name: str, worker: _Worker, **more: Any) -> Fact:

@@ -9,10 +9,11 @@ _MONITOR = "LocalElasticAgent._monitor_workers."
 
 
 class Ticks:
-    """A predicate for `EventBus.subscribe(where=...)`: a tick's metric passes when it changes, and every `every` seconds.
+    """Lets a tick's metric pass when it changes, and every `every` seconds; all other records always.
 
-    The time that a tick took differs each time and is no change: it passes once every `every` seconds. What is held back
-    is counted as filtered by the lane. One instance a lane; it is called in the drain's loop only.
+    The time that a tick took differs each time and is no change: it passes once every `every` seconds. The agent's plug-in
+    asks `passes` before it records. As a predicate for `EventBus.subscribe(where=Ticks())` it is one instance a lane,
+    called in the drain's loop only, and the lane counts what is held back as filtered.
     """
 
     def __init__(self, every: float = 1.0) -> None:
@@ -21,13 +22,18 @@ class Ticks:
 
     def __call__(self, record: Record) -> bool:
         """Return whether `record` passes."""
-        if record.kind != "metric" or not is_tick(record.name):
+        return record.kind != "metric" or self.passes(record.name, record.fields[0], record.monotonic_ns)
+
+    def passes(self, name: str, value: object, monotonic_ns: int) -> bool:
+        """Return whether the metric point of that name, value and time passes."""
+        if not is_tick(name):
             return True
-        value = None if record.name.endswith(".ms") else record.fields[0]
-        last = self._last.get(record.name)
-        if last is not None and last[1] == value and record.monotonic_ns - last[0] < self.every_ns:
+        if name.endswith(".ms"):
+            value = None
+        last = self._last.get(name)
+        if last is not None and last[1] == value and monotonic_ns - last[0] < self.every_ns:
             return False
-        self._last[record.name] = (record.monotonic_ns, value)
+        self._last[name] = (monotonic_ns, value)
         return True
 
 

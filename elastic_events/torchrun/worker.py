@@ -3,7 +3,7 @@
 import json
 
 from elastic_events.api import Event
-from elastic_events.recording import record
+from elastic_events.front import record
 from elastic_events.torchrun.shield import shielded
 
 __all__ = ("record_in_worker",)

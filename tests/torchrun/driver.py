@@ -1,9 +1,8 @@
-"""torchrun with a fault or a sink planted first: `driver.py PLANT TORCHRUN-ARGUMENTS...`."""
+"""torchrun with a fault planted first, or with a sink in a thread: `driver.py PLANT TORCHRUN-ARGUMENTS...`."""
 
 import asyncio
 import os
 import sys
-import time
 from typing import Any
 
 
@@ -13,7 +12,7 @@ def broken(*_args: Any, **_options: Any) -> Any:
 
 
 class Sink:
-    """A sink that raises, or takes a second a record, in its thread or in the loop."""
+    """A sink that raises, or takes a second a record. Only the thread of the agent has it: a collector knows its own."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -27,8 +26,6 @@ class Sink:
         """Fail, or take long."""
         if self.kind == "raising":
             broken()
-        if self.kind == "blocking":
-            time.sleep(len(records))
         await asyncio.sleep(len(records))
 
     async def aclose(self) -> None:
@@ -38,8 +35,10 @@ class Sink:
 def plant(what: str) -> None:
     """Put the fault in its place."""
     if what.startswith("sink:"):
+        from elastic_events.recorder import launch
         from elastic_events.sinks.urls import SCHEMES
 
+        launch.SHELL = "/no/such/shell"
         SCHEMES["test"] = lambda _url: Sink(what.partition(":")[2])
         return
     if what == "register":
@@ -47,13 +46,13 @@ def plant(what: str) -> None:
 
         plugin._make_ready = broken
     elif what == "begin":
-        from elastic_events.torchrun import begin
+        from elastic_events.torchrun import agent_recorder
 
-        begin.begin = broken
-    elif what == "job":
-        from elastic_events.torchrun import job
+        agent_recorder.begin = broken
+    elif what == "link":
+        from elastic_events.recorder.link import Link
 
-        job.Job = broken
+        Link.open = broken
     elif what == "repair":
         from elastic_events.torchrun.repair import Repair
 
@@ -64,10 +63,10 @@ def plant(what: str) -> None:
 
         agent._processes = broken
     elif what == "record":
-        from elastic_events.torchrun.install import Installation
+        from elastic_events.torchrun import agent_recorder
 
         methods = {"record": broken, "record_rdzv_event": broken, "put_metric": broken}
-        Installation.bus = property(lambda _self: type("Broken", (), methods))
+        agent_recorder.Emitter = lambda *_rings: type("Broken", (), methods)()
 
 
 def main() -> None:

@@ -28,6 +28,9 @@ looks_for_plugins = pytest.mark.skipif(not torch_looks_for_plugins(), reason="th
 #: How every story begins.
 START = ["job.started", "attempt.started", "worker.started", "worker.started"]
 
+#: Seconds after which a job hangs, on a machine that is busy with other work.
+TIMEOUT = 240
+
 #: With ELASTIC_TORCH=1 a missing torch is a failure: where CI says that it tests against torch, it must.
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None and os.environ.get("ELASTIC_TORCH") != "1", reason="needs torch"
@@ -73,6 +76,13 @@ class Job(NamedTuple):
         )
         return [Told(name, at, source, json.loads(metadata), rank) for name, at, source, metadata, rank in rows]
 
+    def has(self, name: str) -> bool:
+        """Whether such an event has arrived; the database may still be made."""
+        try:
+            return bool(self.events(name))
+        except (ValueError, sqlite3.OperationalError):
+            return False
+
     def story(self) -> list[str]:
         """The names of the facts, without torch's own records and the rendezvous."""
         events = [event for event in self.events() if event.source == "AGENT"]
@@ -115,7 +125,7 @@ def run(
         env=environment(TMPDIR=str(folder), **env),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=TIMEOUT,
         check=False,
     )
     return Job(done.returncode, done.stdout + done.stderr, folder)
@@ -152,6 +162,11 @@ def ready(process: Any, count: int) -> list[int]:
         if line.startswith("ready"):
             pids.append(int(line.split()[1]))
     return pids
+
+
+def directories(folder: Path) -> list[Path]:
+    """The directories of recorders that jobs in `folder` have left."""
+    return [path for path in folder.glob("elastic-events-*/*") if path.is_dir()]
 
 
 def free_port() -> int:

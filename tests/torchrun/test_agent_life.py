@@ -1,156 +1,270 @@
-"""The plug-in's bus without torch: what came before it stood, and who is waited for at the exit."""
+"""An agent's recorder without torch: who delivers, what the exit waits for, and what is left behind."""
 
+import gzip
 import os
+import signal
+import sqlite3
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-from elastic_events import EventBus
-from elastic_events.bus.record import Record
-from elastic_events.recorder.reader import RecorderReader
-from elastic_events.sinks.urls import SCHEMES
-from elastic_events.torchrun.begin import recorder_directory
-from elastic_events.torchrun.install import Installation
-from elastic_events.torchrun.job import Job
+from elastic_events.reading.source import read_records
+from tests.collector.programs import Place, place, until
+from tests.servers.conftest import NatsServer
+
+__all__ = ("place",)
+
+#: An agent as the plug-in makes it, without what it changes in torch.
+AGENT = """
+from elastic_events.bus.context import read_context
+from elastic_events.torchrun import agent_recorder
+urls = os.environ.pop("URLS", "sqlite:///run.db").split(",")
+home = agent_recorder._home(urls, read_context(), named=True)
+home.follow({})
+agent_recorder._close_at_exit(home, float(os.environ.get("DEADLINE", "5")))
+
+def points(n):
+    for number in range(n): home.to.put_metric("m", number)
+"""
+
+JOB = {"ELASTIC_EVENTS_RUN_ID": "job"}
 
 
-class Sink:
-    """Keeps names; takes `each` seconds a record, or waits for `gate`."""
-
-    def __init__(self, each: float = 0.0, gate: threading.Event | None = None) -> None:
-        self.each = each
-        self.gate = gate
-        self.names: list[str] = []
-        self.entered = threading.Event()
-
-    async def open(self) -> None:
-        """Nothing to open."""
-
-    async def write(self, records: Sequence[Record]) -> None:
-        """Take the records, one at a time."""
-        self.entered.set()
-        if self.gate is not None:
-            while not self.gate.is_set():
-                await anyio.sleep(0.01)
-        for record in records:
-            await anyio.sleep(self.each)
-            self.names.append(record.name)
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
+def agent(place: Place, body: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run an agent to its end."""
+    return place.run(AGENT + body, **JOB, **env)
 
 
-@pytest.fixture
-def sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Sinks by scheme; the recorder is in the test's own folder."""
-    table: dict[str, Any] = {}
-    for name in ("ELASTIC_EVENTS_DIR", "ELASTIC_EVENTS_DEADLINE"):
-        monkeypatch.setenv(name, "")  # so that it is put back
-        monkeypatch.delenv(name)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    yield table
-    for scheme in table:
-        SCHEMES.pop(scheme, None)
+def held(place: Place) -> sqlite3.Connection:
+    """A lock on the database, by a writer that does not end."""
+    assert agent(place, "home.to.put_metric('first', 1)").returncode == 0
+    connection = sqlite3.connect(place.database, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
 
 
-def job(sinks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Job:
-    """A job that records into `sinks`."""
-    for scheme, sink in sinks.items():
-        SCHEMES[scheme] = lambda _url, sink=sink: sink
-    monkeypatch.setenv("ELASTIC_EVENTS_SINKS", ",".join(f"{scheme}:" for scheme in sinks))
-    made = Job(Installation(), recorder_directory("exit"), "exit", 1)
-    made.launch()
-    return made
+@contextmanager
+def server(seconds: float) -> Iterator[tuple[str, list[int]]]:
+    """An OTLP server that takes `seconds` for each record; its URL, and how many records each request had."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+    counts: list[int] = []
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            if self.path.endswith("/logs"):
+                logs = ExportLogsServiceRequest.FromString(body).resource_logs
+                count = sum(len(scope.log_records) for resource in logs for scope in resource.scope_logs)
+            else:
+                found = ExportMetricsServiceRequest.FromString(body).resource_metrics
+                metrics = [metric for resource in found for scope in resource.scope_metrics for metric in scope.metrics]
+                count = sum(len(metric.gauge.data_points) for metric in metrics)
+            threading.Event().wait(seconds * count)
+            counts.append(count)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield f"otlp+http://127.0.0.1:{http.server_port}", counts
+        finally:
+            http.shutdown()
+            thread.join()
 
 
-def ring(tmp_path: Path) -> Path:
-    """Where this process's records stay."""
-    (path,) = tmp_path.glob(f"elastic-events-*/exit/{os.getpid()}/*.ring")
-    return path
+def nothing_is_left(place: Place) -> bool:
+    """Whether neither a collector nor a directory of recorders is there."""
+    return not place.collectors() and not place.directories
 
 
-def test_what_came_before_the_bus_has_its_own_time(tmp_path: Path) -> None:
-    """Records that torch makes while the bus is being opened are delivered in order, under the times they were made at."""
-    installation = Installation()
-    before = time.monotonic_ns()
-    installation.metric("early", 1, "g")
-    installation.event('{"name": "e", "source": "AGENT", "timestamp": 0, "metadata": {"k": 1}}')
-    made = time.monotonic_ns()
-    records: list[Record] = []
-    with EventBus(records.append) as bus:
-        installation.connect(bus, lambda: None)
-        installation.metric("late", 2, "g")
-        bus.flush_sync()
-    assert [record.name for record in sorted(records, key=lambda record: record.monotonic_ns)] == ["early", "e", "late"]
-    assert [before < record.monotonic_ns < made for record in records if record.name != "late"] == [True, True]
-    assert next(record.monotonic_ns for record in records if record.name == "late") > made
+def test_a_sink_that_takes_its_time_gets_all_by_the_exit(place: Place) -> None:
+    """The exit uses its deadline for a sink of two milliseconds a record: all 300 are there, and nothing is said or left."""
+    with server(0.002) as (url, counts):
+        done = agent(place, "points(300)", URLS=url, DEADLINE="60")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert sum(counts) >= 300
+    until(lambda: nothing_is_left(place))
 
 
-def test_without_a_bus_torch_goes_on() -> None:
-    """Where no bus could be opened, what torch hands over is let go."""
-    installation = Installation()
-    installation.metric("early", 1, "g")
-    installation.remove()
-    installation.metric("late", 2, "g")
-    assert installation._waiting is None
+def test_a_sink_that_is_away_costs_the_exit_its_deadline(place: Place) -> None:
+    """Then the exit says in one line what is undelivered and where it is, and the collector goes on with it."""
+    writer = held(place)
+    body = "points(10)\nbegan = time.monotonic()\nhome.close(0.5)\nprint(time.monotonic() - began)"
+    done = agent(place, body)
+    assert 0.5 <= float(done.stdout) < 5
+    (line,) = done.stderr.splitlines()
+    assert "10 records" in line
+    assert str(place.directories[0]) in line
+    writer.execute("ROLLBACK")
+    until(lambda: place.count() == 10)
+    until(lambda: nothing_is_left(place))
 
 
-def test_a_quick_sink_gets_all_by_the_exit(
-    sinks: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A sink that goes on is waited for past any one write's time, and nothing stays in the recorder."""
-    sinks["quick"] = Sink(0.001)
-    agent = job(sinks, monkeypatch)
-    for number in range(300):
-        agent.bus.put_metric(f"m{number}", number)
-    agent.end()
-    assert sinks["quick"].names[:300] == [f"m{number}" for number in range(300)]
-    assert not list(tmp_path.glob("elastic-events-*/exit/*"))
-    assert capfd.readouterr().err == ""
+def test_a_forked_child_is_no_end_of_the_agent(place: Place) -> None:
+    """A child that ends closes nothing and waits for nothing; what the agent records afterwards arrives."""
+    done = agent(
+        place,
+        "if os.fork() == 0: sys.exit()\nos.wait()\nprint(home.rings[0].file.closed)\npoints(5)",
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert place.count() == 5
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_a_sink_that_is_behind_is_not_waited_for(
-    beside: bool,
-    sinks: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """The exit does not wait for a sink of a second a record; its records stay, and a sink beside it has all of them."""
-    sinks["slow"] = Sink(1.0)
-    if beside:
-        sinks["quick"] = Sink()
-    agent = job(sinks, monkeypatch)
-    agent.bus.put_metric("first", 1)
-    assert sinks["slow"].entered.wait(10)
-    ((lane, late), *_) = agent._lanes
-    late._due = time.monotonic()  # as if it had been at it for its time
-    agent.bus.put_metric("last", 2)
-    begin = time.monotonic()
-    agent.end()
-    assert time.monotonic() - begin < 0.5
-    assert lane.stats().dropped == {"shutdown_deadline": 2}
-    assert "2 records are undelivered and stay in" in capfd.readouterr().err
-    assert [record.name for record in RecorderReader(ring(tmp_path)).rest()] == ["first", "last"]
-    if beside:
-        assert sinks["quick"].names[:2] == ["first", "last"]
+def test_the_beginning_imports_nothing_heavy(place: Place) -> None:
+    """An agent that begins imports no event loop and no database: all that is in the collector."""
+    script = place.folder / "light.py"
+    script.write_text(
+        f"import os, sys\n{AGENT}print(*sorted({{'anyio', 'asyncio', 'sqlite3', 'click'}} & set(sys.modules)), 'none')"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=place.folder,
+        env=place.environment(**JOB),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("none\n", "")
 
 
-def test_a_sink_that_hangs_is_left_after_its_time(
-    sinks: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A write that is young at the exit gets a quarter of a second, not the deadline of five."""
-    sinks["hung"] = Sink(gate=threading.Event())
-    agent = job(sinks, monkeypatch)
-    agent.bus.put_metric("only", 1)
-    assert sinks["hung"].entered.wait(10)
-    begin = time.monotonic()
-    agent.end()
-    assert time.monotonic() - begin < 2
-    assert ring(tmp_path)
+def test_agents_of_a_run_share_directory_and_collector(place: Place) -> None:
+    """Two agents of one run on a host, and a worker of one that records for itself, have one collector and one sink."""
+    say = "\nprint(os.environ['ELASTIC_EVENTS_DIR'], flush=True)\nsys.stdin.readline()\n"
+    worker = "subprocess.run([sys.executable, '-c', 'import elastic_metrics as e; e.put_metric(\"m\", 1)'], check=True)"
+    agents = [place.start(AGENT + "points(5)" + say + body, **JOB) for body in ("points(5)", worker)]
+    first, second = (started.stdout.readline() for started in agents if started.stdout is not None)
+    assert first == second
+    until(lambda: len(place.collectors()) == 1)
+    for started in agents:
+        assert started.communicate("\n", timeout=60)[1] == ""
+    assert place.count() == 16
+    until(lambda: nothing_is_left(place))
+    assert len(place.ask("SELECT * FROM ledgers")) == 1
+
+
+def test_the_next_start_goes_on_with_what_a_killed_agent_left(place: Place) -> None:
+    """An agent that is killed with its collector leaves a directory: the next start of the run delivers what is in it."""
+    writer = held(place)
+    killed = place.start(AGENT + "points(7)\nprint('ready', flush=True)\nsys.stdin.readline()", **JOB)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "ready\n"
+    until(place.collectors)
+    for pid in (*place.supervisors(), killed.pid, *place.collectors()):
+        os.kill(pid, signal.SIGKILL)
+    killed.wait()
+    until(lambda: not place.collectors())
+    writer.execute("ROLLBACK")
+    assert len(place.directories) == 1
+    assert agent(place, "points(3)").returncode == 0
+    assert place.count() == 10
+    until(lambda: place.events("agent.died") == 1)
+    until(lambda: nothing_is_left(place))
+
+
+def test_a_server_that_comes_after_the_job(place: Place, tmp_path: Path) -> None:
+    """A sink that is down while the whole job runs gets every record when it comes; none failed."""
+    nats = NatsServer(tmp_path / "js", "-js", "-sd", str(tmp_path / "js"))
+    url = f"{nats.url}/late"
+    done = agent(place, "points(200)", URLS=url, DEADLINE="0.5")
+    assert "200 records are not delivered yet" in done.stderr
+    nats.start()
+    try:
+        until(lambda: nothing_is_left(place))
+        records = list(read_records(url))
+    finally:
+        nats.stop()
+    assert sum(record.name == "m" for record in records) == 200
+    (ledger,) = (record.fields[0] for record in records if record.kind == "ledger")
+    assert (ledger["failed"], ledger["dropped"]) == (0, {})
+
+
+def test_a_full_disk_that_gets_room(place: Place) -> None:
+    """A file on a disk that is full when the agent begins gets every record when there is room; none failed."""
+    small = place.folder / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        ballast, file = small / "ballast", small / "run.jsonl"
+        with pytest.raises(OSError, match="No space left"):
+            ballast.write_bytes(bytes(300_000))
+        done = agent(place, "points(200)", URLS=f"jsonl:///{file}", DEADLINE="0.5")
+        assert "200 records are not delivered yet" in done.stderr
+        ballast.unlink()
+        until(lambda: nothing_is_left(place))
+        records = list(read_records(file))
+        assert sum(record.name == "m" for record in records) == 200
+        (ledger,) = (record.fields[0] for record in records if record.kind == "ledger")
+        assert ledger["failed"] == 0
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+NO_SHELL = "from elastic_events.recorder import launch\nlaunch.SHELL = '/no/such/shell'\n"
+
+
+def test_without_a_collector_a_thread_of_the_agent_delivers(place: Place) -> None:
+    """Where no process can be started the thread has all of it, the workers' records too, with one warning."""
+    worker = "subprocess.run([sys.executable, '-c', 'import elastic_metrics as e; e.put_metric(\"m\", 1)'], check=True)"
+    done = place.run(NO_SHELL + AGENT + "points(10)\n" + worker, **JOB)
+    (line,) = done.stderr.splitlines()
+    assert "a thread of the agent" in line
+    assert "/no/such/shell" in line
+    assert place.count() == 11
+    assert nothing_is_left(place)
+
+
+def test_an_unusable_directory_leaves_the_thread(place: Place) -> None:
+    """A directory that others can write to holds no recorder: the thread delivers, and the workers are not told of it."""
+    shared = place.folder / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    done = agent(place, "points(10)\nprint('ELASTIC_EVENTS_DIR' in os.environ)", ELASTIC_EVENTS_DIR=str(shared))
+    (line,) = done.stderr.splitlines()
+    assert "chmod 700" in line
+    assert done.stdout == "False\n"
+    assert place.count() == 10
+
+
+def test_a_launcher_that_collects_by_itself_has_the_agents_records(place: Place) -> None:
+    """Under a bus that collects the directory in its own loop an agent only records; its exit waits for nobody."""
+    directory = place.folder / "recorders"
+    script = place.folder / "agent.py"
+    script.write_text(f"import os, time\n{AGENT}points(10)\n")
+    done = place.run(
+        f"""
+        import anyio
+        async def main():
+            async with EventBus("sqlite:///run.db") as bus:
+                bus.add_source(elastic_events.collect, {str(directory)!r}, bus)
+                while not os.path.exists({str(directory / ".collector")!r}):
+                    await anyio.sleep(0.01)
+                environ = dict(os.environ, ELASTIC_EVENTS_DIR={str(directory)!r}, URLS="jsonl:///left.out")
+                done = await anyio.run_process([sys.executable, {str(script)!r}], env=environ)
+                print(done.stderr.decode())
+        anyio.run(main)
+        """,
+        **JOB,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("are left out") == 1
+    until(lambda: place.count() == 10)
+    assert not (place.folder / "left.out").exists()

@@ -3,17 +3,19 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from elastic_events.cli.run import torch_looks_for_plugins
-from tests.torchrun.jobs import START, Job, free_port, needs_torch, ready, run, running
+from elastic_events.reading.source import read_records
+from tests.collector.programs import until
+from tests.torchrun.jobs import START, TIMEOUT, Job, directories, free_port, needs_torch, ready, run, running
 
-pytestmark = needs_torch
+pytestmark = [needs_torch, pytest.mark.timeout(2 * TIMEOUT)]
+
+COUNT = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM rdzv_events) + (SELECT count(*) FROM metrics)"
 
 FAILED = ["worker.failed", "worker.failed", "attempt.ended"]
 DONE = ["worker.succeeded", "worker.succeeded", "attempt.ended", "job.succeeded"]
@@ -42,8 +44,7 @@ def test_a_job_that_succeeds_on_gloo(tmp_path: Path) -> None:
     assert job.rows("SELECT value FROM metrics WHERE name LIKE 'workers.%.run_total'") == [(1,)]
     ((ledger,),) = job.rows("SELECT ledger FROM ledgers")
     counts = json.loads(ledger)
-    assert counts["filtered"] > 0  # ticks, thinned
-    assert counts["accepted"] == counts["delivered"] + counts["filtered"]
+    assert counts["accepted"] == counts["delivered"] == sum(job.rows(COUNT)[0])
 
 
 def test_a_killed_worker_and_its_restart(tmp_path: Path) -> None:
@@ -145,11 +146,11 @@ def test_the_default_database_is_named_by_the_run(tmp_path: Path) -> None:
 
 
 def test_all_ticks_are_kept_when_asked_for(tmp_path: Path) -> None:
-    """ELASTIC_EVENTS_TICKS=all filters nothing."""
-    job = run(tmp_path, "ok", ELASTIC_EVENTS_TICKS="all")
-    assert job.code == 0
-    ((ledger,),) = job.rows("SELECT ledger FROM ledgers")
-    assert json.loads(ledger)["filtered"] == 0
+    """With ELASTIC_EVENTS_TICKS=all every look of the monitor at its workers is a metric, ten a second."""
+    job = run(tmp_path, "pauses", ELASTIC_EVENTS_TICKS="all")
+    assert job.code == 0, job.output
+    looks = "SELECT count(*) FROM metrics WHERE name = 'LocalElasticAgent._monitor_workers.duration.ms'"
+    assert job.rows(looks)[0][0] >= 8
 
 
 def test_workers_join(tmp_path: Path) -> None:
@@ -157,49 +158,65 @@ def test_workers_join(tmp_path: Path) -> None:
     job = run(tmp_path, "records", "--max-restarts=1", ELASTIC_EVENTS_DEADLINE="10")
     assert job.code == 0, job.output
     assert sorted(event.rank for event in job.events("from.worker") if event.rank is not None) == [0, 0, 1, 1]
-    assert not list(tmp_path.glob("elastic-events-*/*")), "recorders are left"
+    assert not directories(tmp_path), "recorders are left"
     assert sorted(job.rows("SELECT value FROM metrics WHERE name = 'loss'")) == [(0.5,), (0.5,), (1.5,), (1.5,)]
 
 
+def test_a_script_with_a_sink_of_its_own(tmp_path: Path) -> None:
+    """What a worker records that starts a sink itself is in that sink, which has nobody else's, and in the job's database."""
+    job = run(tmp_path, "sinks")
+    assert job.code == 0, job.output
+    steps = "SELECT rank, count(*) FROM events JOIN contexts USING (context) WHERE name = 'step.ended' GROUP BY rank"
+    assert sorted(job.rows(steps)) == [(0, 3), (1, 3)]
+    for rank in range(2):
+        records = [record for record in read_records(tmp_path / f"own-{rank}.jsonl") if record.kind == "event"]
+        assert [record.context.rank for record in records if record.name == "step.ended"] == [rank] * 3
+        assert {record.context.rank for record in records} == {rank}
+
+
 def test_an_agent_that_is_killed(tmp_path: Path) -> None:
-    """What an agent recorded in the moment before SIGKILL is delivered by the next start of the run (TORCH 6)."""
-    with running(tmp_path, "waits") as agent:
+    """What it recorded arrives with nobody doing anything, and its death, and what the workers it leaves record (TORCH 6)."""
+    with running(tmp_path, "outlives") as agent:
         workers = ready(agent, 2)
         os.kill(agent.pid, signal.SIGKILL)
         agent.wait()
-        for pid in workers:  # torch leaves them running
-            os.kill(pid, signal.SIGKILL)
-    for path in tmp_path.glob("*.db*"):
-        path.unlink()  # as if nothing had been delivered: the recorder alone must do
-    job = run(tmp_path, "ok", ELASTIC_EVENTS_DEADLINE="10")
-    assert job.code == 0
-    assert job.story().count("job.started") == 2
-    assert not list(tmp_path.glob("elastic-events-*/*")), "recorders of the dead are left"
-    assert job.rows("SELECT count(DISTINCT process) FROM contexts WHERE rank IS NULL")[0][0] == 2
+        job = Job(0, "", tmp_path)
+        try:
+            until(lambda: job.has("agent.died"), TIMEOUT)
+            assert job.one("agent.died")["pid"] == agent.pid
+            assert job.story()[:4] == START
+            assert all(Path(f"/proc/{pid}").exists() for pid in workers)  # torch leaves them running
+        finally:
+            (tmp_path / "go").touch()
+        until(lambda: not directories(tmp_path), TIMEOUT)
+    assert sorted(event.rank for event in job.events("from.survivor") if event.rank is not None) == [0, 1]
+    assert not job.events("worker.died")
+    assert len(job.rows("SELECT ledger FROM ledgers")) == 1
 
 
 @pytest.mark.skipif(not torch_looks_for_plugins(), reason="an older torch's watchdog leaves the agent alive")
-@pytest.mark.parametrize("way", ["the next start", "recover"])
-def test_the_watchdogs_last_words(way: str, tmp_path: Path) -> None:
-    """What torch's watchdog records before it kills the agent is delivered by the next start, or by the command (TORCH 6)."""
+def test_the_watchdogs_last_words(tmp_path: Path) -> None:
+    """What torch's watchdog records before it kills the agent is delivered by the collector (TORCH 6)."""
     with running(tmp_path, "hangs", TORCHELASTIC_ENABLE_FILE_TIMER="1") as agent:
         workers = ready(agent, 2)
-        assert agent.wait(60) == -signal.SIGKILL
+        assert agent.wait(TIMEOUT) == -signal.SIGKILL
         for pid in workers:
             with suppress(ProcessLookupError):  # the watchdog's own victim
                 os.kill(pid, signal.SIGKILL)
-    for path in tmp_path.glob("*.db*"):
-        path.unlink()  # as if nothing had been delivered: the recorder alone must do
-    if way == "recover":
-        (directory,) = tmp_path.glob("elastic-events-*/job/*")
-        code = "from elastic_events.cli import main; main()"
-        words = ["recover", str(directory), "--to", f"sqlite:///{tmp_path}/recovered.db"]
-        subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
-    else:
-        assert run(tmp_path, "ok").code == 0
+        until(lambda: not directories(tmp_path), TIMEOUT)
     job = Job(0, "", tmp_path)
     killed, expired = job.one("kill worker process"), job.one("timer expired")
     assert expired["unpacked"]["watchdog_event"] == "timer expired"
     assert int(killed["unpacked"]["worker_pid"]) in workers
-    recovered = "SELECT recovered FROM events WHERE name = 'kill worker process'"
-    assert job.rows(recovered) == [(1,)]
+    assert job.events("agent.died")
+
+
+def test_the_time_of_death_is_that_of_the_death(tmp_path: Path) -> None:
+    """A peer that takes three seconds to end delays the record of a failure, but not the time of death that it tells."""
+    job = run(tmp_path, "lingers")
+    assert job.code == 1
+    killed, peer = sorted(job.events("worker.failed"), key=lambda event: event.metadata["died_ns"])
+    assert (killed.metadata["rank"], killed.metadata["signal"], killed.metadata["first"]) == (1, "SIGKILL", True)
+    assert killed.metadata["died_ns"] >= int((tmp_path / "died").read_text())
+    assert peer.metadata["died_ns"] - killed.metadata["died_ns"] > 2.5e9
+    assert killed.time_ns - killed.metadata["died_ns"] > 2.5e9

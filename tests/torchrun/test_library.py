@@ -6,9 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.torchrun.jobs import HERE, START, WORKER, Job, arguments, environment, looks_for_plugins, needs_torch
+from tests.collector.programs import until
+from tests.torchrun.jobs import (
+    HERE,
+    START,
+    TIMEOUT,
+    WORKER,
+    Job,
+    arguments,
+    environment,
+    looks_for_plugins,
+    needs_torch,
+)
 
-pytestmark = needs_torch
+pytestmark = [needs_torch, pytest.mark.timeout(2 * TIMEOUT)]
 
 
 def script(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +31,7 @@ def script(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
         env=environment(TMPDIR=str(tmp_path), PYTHONPATH=str(HERE.parents[1])),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=TIMEOUT,
         check=False,
     )
 
@@ -58,6 +69,100 @@ if __name__ == "__main__":
     ]
 
 
+@looks_for_plugins
+def test_a_program_that_names_the_handler(tmp_path: Path) -> None:
+    """A program's `LaunchConfig(event_log_handler="elastic")`, without flag or variable, is one run from its first record."""
+    done = script(
+        tmp_path,
+        f"""
+import os, sys
+from elastic_events import Event, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+if __name__ == "__main__":
+    assert "elastic_events.torchrun.agent_recorder" not in sys.modules
+    config = LaunchConfig(1, 1, 2, run_id="own", rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=0.1,
+                          event_log_handler="elastic")
+    elastic_launch(config, "{sys.executable}")("{WORKER}", "ok")
+    record(Event("program.done", "WORKER"))
+""",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    job = Job(0, "", tmp_path)
+    until(lambda: job.has("program.done"))  # what the program records itself joins
+    assert job.database.name == "elastic-events-own.db"
+    assert job.rows("SELECT DISTINCT run_id FROM contexts") == [("own",)]
+    assert job.story() == [*START, "worker.succeeded", "worker.succeeded", "attempt.ended", "job.succeeded"]
+    assert job.one("rendezvous.completed")["round"] == 0
+    assert job.rows("SELECT count(*) FROM rdzv_events WHERE message LIKE '%joined round 0%'") == [(1,)]
+
+
+@looks_for_plugins
+def test_a_program_that_names_another_handler_is_left_alone(tmp_path: Path) -> None:
+    """A launcher in a process where the plug-in is installed and not asked for records nothing and imports nothing of it."""
+    done = script(
+        tmp_path,
+        f"""
+import os, sys
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+if __name__ == "__main__":
+    config = LaunchConfig(1, 1, 1, run_id="own", rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=0.1)
+    elastic_launch(config, "{sys.executable}")("-c", "pass")
+    print(sorted(name for name in sys.modules if name.startswith(("elastic_events", "msgspec"))))
+""",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "['elastic_events', 'elastic_events.torchrun', 'elastic_events.torchrun.plugin']\n"
+
+
+def test_a_launcher_that_swaps_its_imports(tmp_path: Path) -> None:
+    """With `install(bus)` a handler that was configured in place of torch's gets every point of the agent and of its subclass."""
+    done = script(
+        tmp_path,
+        f"""
+import elastic_metrics as metrics
+from elastic_events import EventBus
+from elastic_events.torchrun import install
+from torch.distributed.elastic import metrics as theirs
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.launcher import api
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+class Kept(metrics.MetricHandler):
+    def __init__(self):
+        self.names = []
+    def emit(self, data):
+        self.names.append(data.name)
+
+class Theirs(theirs.MetricHandler):
+    names = []
+    def emit(self, data):
+        self.names.append(data.name)
+
+class Agent(LocalElasticAgent):
+    @metrics.prof
+    def _monitor_workers(self, worker_group):
+        return super()._monitor_workers(worker_group)
+
+if __name__ == "__main__":
+    kept = Kept()
+    metrics.configure(kept)
+    theirs.configure(Theirs())  # what torch's own agent puts, counted on another way
+    api.LocalElasticAgent = Agent
+    with EventBus("sqlite:///run.db") as bus, install(bus):
+        config = LaunchConfig(1, 1, 1, run_id="own", rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=0.1)
+        elastic_launch(config, "{sys.executable}")("-c", "pass")
+    mine = [name for name in kept.names if name.startswith("Agent.")]
+    assert len(mine) >= 2, kept.names
+    assert len(Theirs.names) >= 16, Theirs.names
+    assert sorted(kept.names) == sorted([*Theirs.names, *mine]), (kept.names, Theirs.names)
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert Job(0, "", tmp_path).story()[-1] == "job.succeeded"
+
+
 @pytest.mark.slow
 @looks_for_plugins
 @pytest.mark.parametrize("method", ["spawn", "fork"])
@@ -72,6 +177,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 def work():
     import os
+    from torch.distributed.elastic import metrics
+    metrics.put_metric("of.worker", 1)
     if os.environ["RANK"] == "1":
         raise ValueError("the loss is no number")
     time.sleep(60)
@@ -90,12 +197,16 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
     assert done.stdout == "failed, as it must\n"
     job = Job(0, "", tmp_path)
-    assert job.database.name.startswith("elastic-events-")
-    assert job.story() == [*START[1:], "worker.failed", "worker.failed", "attempt.ended", "job.failed"]
+    assert job.database.name == "elastic-events-own.db"
+    assert job.story() == [*START, "worker.failed", "worker.failed", "attempt.ended", "job.failed"]
     first, victim = (event.metadata for event in job.events("worker.failed"))
     assert (first["rank"], first["exit_code"], first["first"]) == (1, 1, True)
     assert "the loss is no number" in first["message"]
     assert (victim["rank"], victim["victim"]) == (0, True)
+    assert first["died_ns"] <= victim["died_ns"]
+    # A forked worker has inherited torch's metrics as we changed them: they go where its own records go.
+    ranks = "SELECT rank FROM metrics JOIN contexts USING (context) WHERE name = 'of.worker' ORDER BY rank"
+    assert job.rows(ranks) == ([(0,), (1,)] if method == "fork" else [])
     # A forked worker has inherited torch's handler, which turns the agent's SIGTERM into an exception.
     assert (victim["signal"], victim["exit_code"]) == (("SIGTERM", None) if method == "spawn" else (None, 1))
 
@@ -242,7 +353,7 @@ def test_the_command(tmp_path: Path) -> None:
         env=environment(TMPDIR=str(tmp_path)),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=TIMEOUT,
         check=False,
     )
     assert done.returncode == 1
@@ -259,7 +370,7 @@ def test_a_torch_that_looks_for_no_plug_in(tmp_path: Path) -> None:
 
     words = with_plugin(["torchrun", *arguments("ok", folder=tmp_path)])
     assert with_plugin([sys.executable, "-m", "torch.distributed.run", *words[3:]]) == words
-    done = subprocess.run(words, cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)), check=False, timeout=100)
+    done = subprocess.run(words, cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)), check=False, timeout=TIMEOUT)
     assert done.returncode == 0
     assert Job(0, "", tmp_path).story()[-1] == "job.succeeded"
 

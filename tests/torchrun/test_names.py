@@ -2,8 +2,7 @@
 
 import socket
 
-from elastic_events.torchrun.begin import _run
-from elastic_events.torchrun.job import default_sink
+from elastic_events.torchrun.agent_recorder import default_sink, run_name
 
 
 def test_the_default_database() -> None:
@@ -15,6 +14,6 @@ def test_the_default_database() -> None:
 
 def test_a_run_without_a_name_gets_one() -> None:
     """Torchrun's "none" would make all runs one."""
-    assert _run("job") == "job"
-    assert _run("none") not in ("none", "")
-    assert _run(None) not in ("None", "")
+    assert run_name("job") == "job"
+    assert run_name("none") not in ("none", "")
+    assert run_name(None) not in ("None", "")

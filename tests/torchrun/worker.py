@@ -14,6 +14,8 @@ def main() -> None:
     ends = {"killed": signal.SIGKILL, "killed-once": signal.SIGKILL, "segfault": signal.SIGSEGV}
     if mode in ends and not (mode == "killed-once" and attempt):
         die(Path(sys.argv[2]), ends[mode]) if rank == 1 else time.sleep(60)
+    if mode == "pauses":
+        time.sleep(1.5)
     if mode == "exit" and rank == 1:
         sys.exit(3)
     if mode in ("waits", "grows"):
@@ -22,7 +24,15 @@ def main() -> None:
         )  # at once: torchrun's workers run with -u, and two of them share the pipe
     if mode == "waits" or (mode == "grows" and os.environ["WORLD_SIZE"] == "1"):
         time.sleep(60)
-    works = {"gloo": reduce, "records": record, "raises": raises, "hangs": hang}
+    works = {
+        "gloo": reduce,
+        "records": record,
+        "raises": raises,
+        "hangs": hang,
+        "lingers": linger,
+        "outlives": outlive,
+        "sinks": own_sink,
+    }
     if mode in works:
         works[mode](rank)
 
@@ -61,6 +71,38 @@ def record(rank: int) -> None:
         while not done.exists():  # the agent ends rank 0 when rank 1 is dead
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)  # what it recorded a moment ago must be found all the same
+
+
+def linger(rank: int) -> None:
+    """Be a peer that takes its time to end when it is told to, of a rank that is killed."""
+    folder = Path(sys.argv[2])
+    if rank == 0:
+        signal.signal(signal.SIGTERM, lambda *_: (time.sleep(3), os._exit(7)))
+        Path(folder, "listens").touch()
+        time.sleep(60)
+    while not Path(folder, "listens").exists():
+        time.sleep(0.01)
+    die(folder, signal.SIGKILL)
+
+
+def outlive(rank: int) -> None:
+    """Go on when the agent is dead, and record."""
+    import elastic_events
+
+    sys.stdout.write(f"ready {os.getpid()}\n")
+    while not Path(sys.argv[2], "go").exists():
+        time.sleep(0.01)
+    elastic_events.record(elastic_events.Event("from.survivor", "WORKER", metadata={"rank": rank}))
+
+
+def own_sink(rank: int) -> None:
+    """Record as a script does that starts a sink of its own."""
+    import elastic_events
+
+    elastic_events.start(f"jsonl:///own-{rank}.jsonl")
+    for number in range(3):
+        with elastic_events.step(number):
+            pass
 
 
 def hang(rank: int) -> None:

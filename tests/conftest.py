@@ -51,6 +51,7 @@ def no_loop_is_blocked() -> Iterator[None]:
             function.can_block_in(
                 "recorder/collect.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had
+            function.can_block_in("bus/subscription.py", {"check_url"})  # a path, looked at as its sink is named
             function.can_block_in("bus/life.py", {"_say"})  # a sentence on stderr, once
         yield
 

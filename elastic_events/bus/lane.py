@@ -137,6 +137,13 @@ class Lane:
         return min(self._flight_from, self.backlog.oldest) if self._flight else self.backlog.oldest
 
     @property
+    def safe_from(self) -> int:
+        """Entry number of the oldest record that would be lost with this process; all before it are settled or spooled."""
+        return (
+            self.unsettled_from if self._given_up_from is not None else max(self.unsettled_from, self.backlog.safe_from)
+        )
+
+    @property
     def unsettled(self) -> int:
         """Records in the backlog and in flight."""
         return len(self._flight) + len(self.backlog)
@@ -209,6 +216,7 @@ class Lane:
                 await self._close_sink()
             self.refusal = error
             refused(self, error)
+            self.backlog.spill()
             self.progress.set()
             if last:
                 return False

@@ -7,7 +7,7 @@ from typing import Any
 from elastic_events.reading.causes import OUTCOMES, conclude
 from elastic_events.reading.clocks import LOOK, Joined, offsets
 from elastic_events.reading.ranks import Ranks, signal_name
-from elastic_events.reading.speaker import DEATHS, Said, Speaker, integer
+from elastic_events.reading.speaker import DEATHS, Said, Speaker, integer, later
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
 __all__ = ("Told", "tell")
@@ -52,12 +52,7 @@ def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
     for span in process.spans:
         span.start_ns -= ahead
         span.end_ns -= ahead if span.end_ns else 0
-    shifted = []
-    for time_ns, name, about in facts:
-        died = integer(about.get("died_ns"))
-        told = about if died is None else {**about, "died_ns": died - ahead}
-        shifted.append(Said(time_ns - ahead, name, told))
-    return shifted
+    return [later(fact, -ahead) for fact in facts]
 
 
 class _Agent:

@@ -12,7 +12,7 @@ from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("DEATHS", "FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "whole")
+__all__ = ("DEATHS", "FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "later", "whole")
 
 #: The id of a run that nobody gave one: torchrun's default, and ours.
 NAMELESS = "none"
@@ -51,6 +51,13 @@ class Said(NamedTuple):
     time_ns: int
     name: str
     facts: Mapping[str, Any]
+
+
+def later(said: Said, by_ns: int) -> Said:
+    """Return a fact with its times so much later: its own, and that of a death which it tells."""
+    died = integer(said.facts.get("died_ns"))
+    facts = said.facts if died is None else {**said.facts, "died_ns": died + by_ns}
+    return Said(said.time_ns + by_ns, said.name, facts)
 
 
 def integer(value: Any) -> int | None:
@@ -154,6 +161,7 @@ class Speaker:
 
     def event(self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0) -> None:
         """Take one event. Steps come first, and cost least: they are most of a long run's events."""
+        recorded_ns = time_ns
         if monotonic_ns:
             if self._least < time_ns - monotonic_ns < self._most:
                 time_ns = monotonic_ns + self.ahead
@@ -169,11 +177,12 @@ class Speaker:
         else:
             self.seen(time_ns)
             if isinstance(metadata, dict):
-                self._told(time_ns, name, source, metadata)
+                self._told(time_ns, name, source, metadata, time_ns - recorded_ns)
 
-    def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any]) -> None:
+    def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any], moved_ns: int) -> None:
         if name in FACTS:
-            self._facts.append(self._said(time_ns, name, metadata))
+            fact = later(Said(time_ns - moved_ns, name, metadata), moved_ns)
+            self._facts.append(self._said(*fact))
             self._owns = self._owns or name in _OWN
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
@@ -236,7 +245,7 @@ class Speaker:
             span.start_ns += later_ns
             span.end_ns += later_ns if span.end_ns else 0
         for facts in (self._facts, self._derived):
-            facts[:] = [said._replace(time_ns=said.time_ns + later_ns) for said in facts]
+            facts[:] = [later(said, later_ns) for said in facts]
 
     def finish(self) -> Process:
         """Close what the last record left open; return the process."""

@@ -1,5 +1,6 @@
 """Causes before consequences: who died first over all nodes, who went, and what the job came to."""
 
+import msgspec
 import pytest
 
 from elastic_events.bus.context import Context
@@ -228,3 +229,16 @@ def test_one_round_tells_a_clock_that_is_a_minute_off() -> None:
     story = told(run)
     assert [len(attempt.nodes) for attempt in story.attempts] == [2]
     assert story.offsets["b"].applied
+
+
+def test_a_death_on_a_clock_that_is_set_back() -> None:
+    """A time of death that was recorded moves with the clock of who recorded it."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(2))
+    run.failed(9, agent, 0, 1, signal="SIGKILL", died_ns=ns(5))
+    late = run.records[-1]
+    ahead = 3600 * 10**9
+    facts = {**late.fields[2], "died_ns": ns(5) + ahead}
+    run.records[-1] = msgspec.structs.replace(late, time_ns=late.time_ns + ahead, fields=("AGENT", 0, facts))
+    assert told(run).attempts[0].workers[1].died_ns == ns(5)

@@ -12,7 +12,8 @@ from rich.live import Live
 from elastic_events.cli.reading import Skipped, choose, emit_json, judge, options, stories_of
 from elastic_events.reading.source import last_words
 from elastic_events.reading.story import Story
-from elastic_events.reading.summary import Summary, final_worker, summary, summary_terminal
+from elastic_events.reading.summary import Summary, final_worker, summary
+from elastic_events.reading.summary_terminal import summary_terminal
 from elastic_events.sinks.stored import NothingYet
 
 __all__ = ("command",)

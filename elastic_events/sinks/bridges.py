@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote
 
-from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
+from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import BlockingSink
-from elastic_events.sinks.options import Options, file_path
+from elastic_events.sinks.options import Options, file_path, without_login
 
 __all__ = ("MlflowSink", "Point", "TensorBoardSink", "WandbSink", "from_url")
 
@@ -224,7 +224,7 @@ class MlflowSink(Bridge):
             experiment = found.experiment_id if found else self._client.create_experiment(self.experiment)
             self.run_id = self._client.create_run(experiment, run_name=self.run_name).info.run_id
         except (OSError, self._errors) as error:
-            raise ConfigError(f"MLflow: no run at {self.tracking_uri}: {error}") from None
+            raise ConfigError(without_login(f"MLflow: no run at {self.tracking_uri}: {error}")) from None
 
     def log(self, points: Sequence[Point]) -> None:
         """Log the points, a thousand a request."""
@@ -236,9 +236,10 @@ class MlflowSink(Bridge):
             try:
                 self._client.log_batch(self.run_id, metrics=metrics[start : start + self.MOST])
             except self._errors as error:
+                reason = without_login(f"MLflow: {error}")
                 if error.error_code != "INVALID_PARAMETER_VALUE":
-                    raise
-                raise PermanentError(f"MLflow: {error}") from error
+                    raise TransientError(reason) from None
+                raise PermanentError(reason) from None
 
     def close_now(self) -> None:
         """End the run."""
@@ -314,8 +315,8 @@ def from_url(url: SplitResult) -> Bridge:
 
 def _wandb_from(url: SplitResult, options: Options) -> WandbSink:
     project = unquote(url.netloc or url.path.strip("/"))
-    if not project:
-        raise ConfigError("which W&B project? write wandb://PROJECT")
+    if not project or "@" in url.netloc:
+        raise ConfigError("which W&B project? write wandb://PROJECT, without a login: W&B reads WANDB_API_KEY")
     directory, mode = options.text("dir", ".") or ".", options.text("mode", "offline") or "offline"
     name = options.text("name")
     options.finish()

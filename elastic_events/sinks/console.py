@@ -94,7 +94,7 @@ class ConsoleSink(BlockingSink):
 def from_url(url: SplitResult) -> ConsoleSink:
     """Return the sink of `console:`, `console:stdout` or `console:stderr?color=1`; see `sinks.urls`."""
     if url.netloc or url.path not in ("", *_DESCRIPTORS):
-        wrong = f"{url.netloc}{url.path}"
+        wrong = f"{url.netloc.rpartition('@')[2]}{url.path}"
         raise ConfigError(f"console: write console:, console:stderr or console:stdout, not console:{wrong}")
     options = Options(url)
     color = options.flag("color", False) if "color" in options.values else None

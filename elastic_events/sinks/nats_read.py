@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 
@@ -11,7 +10,7 @@ from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_target import Target, target, token
-from elastic_events.sinks.options import Options
+from elastic_events.sinks.options import Options, split_url
 from elastic_events.sinks.stored import from_json
 
 __all__ = ("NatsReader", "read_nats", "read_nats_sync")
@@ -239,9 +238,9 @@ def _position(message: Any) -> tuple[int, int]:
 
 
 def _reader(url: str, **options: Any) -> NatsReader:
-    split = urlsplit(url)
-    if split.scheme != "nats":
-        raise ConfigError(f"{split.scheme or url!r} is no NATS URL: write nats://HOST:4222/STREAM")
+    split = split_url(url)
+    if split.scheme not in ("nats", "tls"):
+        raise ConfigError(f"{split.scheme or 'this'} is no NATS URL: write nats://HOST:4222/STREAM")
     asked = Options(split)
     found = target(split, asked)
     options["run"] = options.get("run") or asked.text("run")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote
 
 from elastic_events.bus.errors import ConfigError
-from elastic_events.sinks.options import Options
+from elastic_events.sinks.options import LOGIN_MARKS, Options
 
 __all__ = ("Target", "target", "token")
 
@@ -113,5 +113,6 @@ def _server(host: str) -> str:
     if not colon or host.endswith("]"):
         return f"{host}:4222"
     if not name or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{host!r} is no NATS server: write HOST:PORT")
+        # Not the host: where a login holds a mark that ends it, this is the login.
+        raise ConfigError("in the nats URL: each server is HOST or HOST:PORT, the port a number; " + LOGIN_MARKS)
     return host

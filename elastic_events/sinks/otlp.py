@@ -1,6 +1,7 @@
 """OpenTelemetry over HTTP: to any Collector or back end that takes OTLP in protobuf."""
 
 import os
+import re
 import socket
 import ssl
 import zlib
@@ -18,7 +19,7 @@ import anyio
 from elastic_events.bus.breath import in_turns
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
-from elastic_events.sinks.options import Options
+from elastic_events.sinks.options import LOGIN_MARKS, Options, without_login
 from elastic_events.sinks.otlp_encode import Encoder, is_point
 
 __all__ = ("OtlpSettings", "OtlpSink", "from_url", "read_settings")
@@ -337,8 +338,8 @@ def _checked(url: str, what: str) -> str:
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    if not good:
-        raise ConfigError(f"{what} is http://HOST:PORT or https://HOST, not {_origin(url)!r}")
+    if not good:  # what it is instead may be a login that was cut short
+        raise ConfigError(f"{what} is http://HOST:PORT or https://HOST; {LOGIN_MARKS}")
     return url
 
 
@@ -350,7 +351,18 @@ def _headers(text: str, what: str, *, fold: bool = True) -> dict[str, str]:
         if not equals or not name.strip():
             raise ConfigError(f"{what} is NAME=VALUE,NAME=VALUE; one of its parts has no =")
         found[name.strip().lower() if fold else name.strip()] = unquote(value.strip())
+    if fold:
+        _check_headers(found, what)
     return found
+
+
+def _check_headers(headers: Mapping[str, str], what: str) -> None:
+    """Refuse what HTTP cannot carry, naming the header and never its value (RFC 9110, 5.1 and 5.5)."""
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ConfigError(f"{what}: one of the names is none that HTTP allows: letters, digits and -")
+        if not re.fullmatch(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?|", value):
+            raise ConfigError(f"{what}: the value of {name} holds what HTTP does not allow: only printable ASCII")
 
 
 def _milliseconds(text: str | None, what: str) -> float:
@@ -386,5 +398,4 @@ def _reason(error: BaseException) -> str:
 
 def _origin(url: str) -> str:
     """Return a URL without what may be secret: login and query."""
-    login, at, rest = url.partition("@")
-    return (f"{login.partition('//')[0]}//{rest}" if at else url).partition("?")[0]
+    return without_login(url).partition("?")[0]

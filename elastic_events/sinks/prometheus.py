@@ -265,7 +265,7 @@ def from_url(url: SplitResult) -> PrometheusSink:
         port = url.port
     except ValueError:
         raise ConfigError("prometheus: the port is a number from 0 to 65535") from None
-    if url.path.strip("/") or url.username:
+    if url.path.strip("/") or "@" in url.netloc:
         raise ConfigError(
             "prometheus: write prometheus: or prometheus://HOST:PORT; every path is served, without login"
         )

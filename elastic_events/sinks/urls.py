@@ -11,8 +11,8 @@
 | `tensorboard:///runs`, `wandb://PROJECT`, `mlflow:///store` | metric points by step, extras of those names |
 
 As in SQLAlchemy, three slashes name a file relative to the working directory, four one from the root:
-`sqlite:////data/run.db`. Characters that mean something in a URL or in a list of them (`?`, `#`, `%`, `,` and space) are
-written percent-encoded. A sink's module is imported when its URL is opened.
+`sqlite:////data/run.db`. Characters that mean something in a URL or in a list of them (`?`, `#`, `%`, `,` and space, in a
+login `/` and `@` too) are written percent-encoded. A sink's module is imported when its URL is opened.
 """
 
 import difflib
@@ -20,10 +20,11 @@ import os
 import re
 from collections.abc import Callable
 from importlib import import_module
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote
 
-from elastic_events.bus.errors import ConfigError, ElasticEventsError
+from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.handler import Sink
+from elastic_events.sinks.options import split_url, without_login
 
 __all__ = ("EXAMPLES", "SCHEMES", "absolute", "open_url", "parse_sinks")
 
@@ -81,10 +82,7 @@ def open_url(url: str) -> Sink:
         ConfigError: it names none; the sentence says what is wrong and what is known, and never repeats a password.
         MissingExtra: the sink needs a package that is not installed.
     """
-    try:
-        parts = urlsplit(url.strip())
-    except ValueError as error:
-        raise ConfigError(f"a sink's URL cannot be read: {error}") from None
+    parts = split_url(url)
     if not parts.scheme or ":" not in url:
         raise ConfigError(f"{_shown(url)} is not a sink's URL{_guess_file(url)}; {_known()}")
     loader = SCHEMES.get(parts.scheme)
@@ -92,12 +90,7 @@ def open_url(url: str) -> Sink:
         near = difflib.get_close_matches(parts.scheme, SCHEMES, 1, 0.6)
         guess = f", did you mean {near[0]}" if near else ""
         raise ConfigError(f"no sink is called {parts.scheme!r}{guess}; {_known()}")
-    try:
-        return loader(parts)
-    except ElasticEventsError:
-        raise
-    except ValueError as error:  # a port that is no number, say
-        raise ConfigError(f"the {parts.scheme} URL cannot be read: {error}") from None
+    return loader(parts)
 
 
 def absolute(url: str) -> str:
@@ -109,8 +102,12 @@ def absolute(url: str) -> str:
 
 
 def parse_sinks(text: str) -> list[str]:
-    """Return the URLs in a variable such as ELASTIC_EVENTS_SINKS: separated by commas, white space, or both."""
-    return [url for url in re.split(r"[,\s]+", text) if url]
+    """Return the URLs in a variable such as ELASTIC_EVENTS_SINKS: separated by commas, white space, or both.
+
+    A comma that no scheme follows is part of the URL: `nats://one:4222,two:4222/stream` names two servers.
+    """
+    known = "|".join(map(re.escape, SCHEMES))
+    return [url for url in re.split(rf"[,\s]+(?=(?:{known}):|[A-Za-z][A-Za-z0-9+.-]*://|$)|^[,\s]+", text) if url]
 
 
 def _known() -> str:
@@ -118,7 +115,8 @@ def _known() -> str:
 
 
 def _shown(url: str) -> str:
-    return repr(url if len(url) <= 80 and "@" not in url else f"{url.rpartition('@')[2][:80]}...")
+    shown = without_login(url)
+    return repr(shown if len(shown) <= 80 and "@" not in shown else f"{shown.rpartition('@')[2][:80]}...")
 
 
 def _guess_file(url: str) -> str:

@@ -29,6 +29,9 @@ def main() -> None:
     except ImportError:
         sys.exit("elastic-events needs the extra 'cli': pip install 'elastic-events[cli]'")
     from elastic_events.bus.errors import ElasticEventsError
+    from elastic_events.cli.output import tell
+    from elastic_events.reading.shown import sentence
+    from elastic_events.sinks.options import without_login
 
     class Group(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -40,9 +43,16 @@ def main() -> None:
             command: click.Command = import_module(f"elastic_events.cli.{cmd_name}").command
             return command
 
+        def invoke(self, ctx: click.Context) -> object:
+            try:
+                return super().invoke(ctx)
+            except click.ClickException as error:  # it repeats what was typed
+                error.message = sentence(without_login(error.message))  # type: ignore[misc] # final, but all there is
+                raise
+
     group = Group(name="elastic-events", help="Record, keep and read the events and metrics of elastic training jobs.")
     try:
         group(prog_name="elastic-events")
     except ElasticEventsError as error:
-        click.echo(f"elastic-events: {error}", err=True)
+        tell(f"elastic-events: {error}")
         sys.exit(2)

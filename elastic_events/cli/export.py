@@ -8,7 +8,7 @@ import click
 
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Kind, Record
-from elastic_events.cli.output import output
+from elastic_events.cli.output import output, tell
 from elastic_events.cli.reading import Skipped, choose, stories_of
 from elastic_events.reading.perfetto import trace
 from elastic_events.reading.source import read_records
@@ -49,7 +49,7 @@ def command(
         story = choose(stories_of(sources), run)
         with output(perfetto) as file:
             file.writelines(piece.encode() for piece in trace(story))
-        click.echo(f"wrote {perfetto}: open it in ui.perfetto.dev", err=True)
+        tell(f"wrote {perfetto}: open it in ui.perfetto.dev")
     if csv_folder is not None:
         _tables(sources, csv_folder, CsvTable, force)
     if parquet is not None:
@@ -106,7 +106,7 @@ def _tables(sources: tuple[str, ...], folder: Path, table: type[CsvTable | Parqu
         raise skipped.nothing(sources)
     skipped.tell()
     told = ", ".join(f"{count:,} {TABLES[kind]}" for kind, count in tables.counts.items() if count)
-    click.echo(f"wrote {told} to {folder}", err=True)
+    tell(f"wrote {told} to {folder}")
 
 
 def _refuse(path: Path, force: bool) -> None:

@@ -13,6 +13,7 @@ from elastic_events.bus.errors import ElasticEventsError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.record import Record
+from elastic_events.cli.output import tell
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.console import format_record
 
@@ -36,15 +37,15 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
             reader = RecorderReader(path)
             records = list(reader.rest())
         except InputError as error:
-            click.echo(f"skipped: {error}", err=True)
+            tell(f"skipped: {error}")
             continue
-        click.echo(_line(reader, records))
+        tell(_line(reader, records), err=False)
         for record in deque(records, last or 0):
             click.echo(f"  {format_record(record)}")
         everything += records
     if url is not None:
         stats = anyio.run(send, everything, url, deadline)
-        click.echo(f"{stats.delivered} of {len(everything)} records delivered to {url}")
+        tell(f"{stats.delivered} of {len(everything)} records delivered to {url}", err=False)
         if stats.delivered < len(everything):
             raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
 

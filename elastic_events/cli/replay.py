@@ -4,6 +4,7 @@ import anyio
 import click
 
 from elastic_events.bus.errors import ElasticEventsError
+from elastic_events.cli.output import tell
 from elastic_events.cli.recover import send
 from elastic_events.reading.source import read_records
 
@@ -18,6 +19,6 @@ def command(source: str, url: str, deadline: float) -> None:
     """Send the records of SOURCE to a sink. A sink that de-duplicates by id takes none of them twice."""
     records = [record for record in read_records(source) if record.kind != "ledger"]
     stats = anyio.run(send, records, url, deadline)
-    click.echo(f"{stats.delivered} of {len(records)} records delivered to {url}")
+    tell(f"{stats.delivered} of {len(records)} records delivered to {url}", err=False)
     if stats.delivered < len(records):
         raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")

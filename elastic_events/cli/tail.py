@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import click
 
 from elastic_events.bus.record import Record
+from elastic_events.cli.output import tell
 from elastic_events.sinks.console import format_record, wants_color
 from elastic_events.sinks.jsonl import CUT, read_jsonl
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
@@ -99,4 +100,4 @@ class _Damage:
         if found:
             line, reason = found[0]
             more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-            click.echo(f"skipped line {line}: {reason}{more}", err=True)
+            tell(f"skipped line {line}: {reason}{more}")

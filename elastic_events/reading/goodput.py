@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.reading.shown import shown
 from elastic_events.reading.story import Attempt, Story
 from elastic_events.reading.words import counted, seconds
 
@@ -270,6 +271,7 @@ def _sweep(pieces: list[_Piece], windows: list[int]) -> Iterator[dict[str, int]]
 
 def goodput_terminal(answer: Goodput, width: int = 80) -> RenderableType:
     """Draw the goodput for a terminal of `width` columns."""
+    answer = shown(answer)
     head = Text.assemble(
         f"Run {answer.run_id}: ",
         (f"{answer.ettr:.1%} of {seconds(answer.wall_s)} moved the training on", "bold"),

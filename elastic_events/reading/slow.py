@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.reading.shown import shown
 from elastic_events.reading.story import Attempt, Process, Story
 from elastic_events.reading.words import counted, seconds
 
@@ -163,6 +164,7 @@ def _percentile(values: Iterable[int], share: float) -> int:
 
 def slow_terminal(answer: Slow) -> RenderableType:
     """Draw it for a terminal: stragglers first, then the slowest."""
+    answer = shown(answer)
     if answer.median_s is None:
         text = "No finished step was recorded. In the training loop: with elastic_events.step(n): ..."
         return Group(Text(text), *_silence(answer))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from elastic_events.reading.shown import shown
 from elastic_events.reading.timeline import STATES, Row, Timeline, alike
 from elastic_events.reading.words import counted, seconds
 
@@ -39,6 +40,7 @@ _WORDS = {
 
 def timeline_terminal(answer: Timeline, width: int = 80) -> RenderableType:
     """Draw the timeline into `width` columns. Rows that look alike are one where there are many."""
+    answer = shown(answer)
     columns = max(20, width - _LABEL - 1)
     slice_s = answer.wall_s / columns if answer.wall_s else 1.0
     rows: list[tuple[Row, int]] = [(row, 1) for row in answer.rows]

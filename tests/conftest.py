@@ -52,6 +52,7 @@ def no_loop_is_blocked() -> Iterator[None]:
                 "recorder/collect.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had
             function.can_block_in("bus/bus.py", {"_say"})  # a sentence on stderr, once
+            function.can_block_in("sinks/nats.py", {"_tell_of_window"})  # likewise
         yield
 
 

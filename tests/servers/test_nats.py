@@ -235,6 +235,119 @@ def test_a_long_deep_name_makes_a_short_subject() -> None:
     assert subject(event(1, ".".join("abcdefghijkl")), "p").count(".") == 10
 
 
+# --- each record once, whatever it comes in ---
+
+
+async def test_what_comes_again_in_other_company_is_read_once(nats_server: NatsServer, stream: str) -> None:
+    """Records that are replayed in other batches are handed out once, and full blocks are not even stored twice."""
+    records = [*(metric(n) for n in range(600)), event(1), rdzv(2)]
+    async with opened(to(nats_server, stream)) as sink:
+        for start in range(0, 600, 70):
+            await sink.write(records[start : start + 70])
+        await sink.write(records)
+        already = sink.duplicates
+        await sink.write(records[100:])
+    assert sink.duplicates - already == 4  # two full blocks of metric points, two events
+    reader = NatsReader(Target((f"127.0.0.1:{nats_server.port}",), stream))
+    await reader.open()
+    read: list[Record] = []
+    while (batch := await reader.batch()) is not None:
+        read += batch
+    await reader.aclose()
+    assert sorted(ids(read)) == sorted(ids(records))
+    assert reader.repeated > 0
+
+
+def test_a_message_is_named_by_exactly_its_records() -> None:
+    """Two batches that begin and end alike and differ between are two messages, and the server drops neither."""
+    one, other = (packed([metric(n) for n in seqs]) for seqs in ((1, 2, 4), (1, 3, 4)))
+    assert one[0].id != other[0].id
+    assert [len(message.records) for message in packed([metric(n) for n in range(150, 450)])] == [50, 200, 50]
+
+
+async def test_a_run_of_any_name_is_stored_once(nats_server: NatsServer, stream: str) -> None:
+    """A run's id that no header could hold, for its length or its line ends, neither breaks in nor is told apart wrongly."""
+    speakers = [context(run_id=name) for name in ("a\r\nNats-Msg-Id: x", "ü" * 5000, "ü" * 5001)]
+    records = [make(1, speaker=speaker) for speaker in speakers for make in (metric, event)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(records)
+        await sink.write(records)
+        assert sink.duplicates == 6
+    assert sorted(ids(await stored(nats_server, stream))) == sorted(ids(records))
+
+
+async def others_stream(server: NatsServer, stream: str, **options: Any) -> None:
+    """Make a stream as somebody else would."""
+    import nats
+    from nats.js.api import StreamConfig
+
+    client = await nats.connect(server.url)
+    await client.jetstream().add_stream(StreamConfig(name=stream, subjects=[f"{stream}.>"], **options))
+    await client.close()
+
+
+async def test_a_short_duplicate_window_is_told_and_read_once(
+    nats_server: NatsServer, stream: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A stream that forgets ids before a lane gives up is told of once; what it stores twice is read once."""
+    await others_stream(nats_server, stream, duplicate_window=0.1)
+    records = [*(metric(n) for n in range(300)), event(1)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(records)
+        manager = sink._link.client.jsm()
+        with anyio.fail_after(20):
+            while (await manager.stream_info(stream)).state.messages == 3:  # until the server has forgotten them
+                await sink.write(records)
+        await sink._link.drop()
+        await sink.write([event(2)])
+    told = capfd.readouterr().err
+    assert told.count("knows a message again for 0.1 s, and a batch is tried for 300 s") == 1
+    assert sorted(ids(await stored(nats_server, stream))) == sorted(ids([*records, event(2)]))
+
+
+# --- limits of others ---
+
+
+@pytest.fixture
+def small_server(tmp_path: Any) -> Any:
+    """A server that takes messages of 4 KiB."""
+    path = tmp_path / "nats.conf"
+    path.write_text(f'max_payload: 4096\njetstream: {{store_dir: "{tmp_path / "js"}"}}\n')
+    server = NatsServer(tmp_path / "small", "-c", str(path))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_messages_fit_a_server_that_takes_little(small_server: NatsServer, stream: str) -> None:
+    """Batches of metric points are cut to what the server takes; an event that is too large only with its header fails alone."""
+    records = [*(metric(n, name="x" * 50) for n in range(500)), *(event(n) for n in range(40))]
+    room = 4096 - len(to_lines([event(99, metadata={"x": ""})]).rstrip())
+    edge = [event(99, metadata={"x": "y" * (room - header)}) for header in (10, 200)]
+    async with opened(to(small_server, stream)) as sink:
+        with pytest.raises(PermanentError) as caught:
+            await sink.write([*records, edge[0]])
+        await sink.write([edge[1]])
+    assert caught.value.rejected == (edge[0],)
+    assert sorted(ids(await stored(small_server, stream))) == sorted(ids([*records, edge[1]]))
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_messages_fit_a_stream_that_takes_little(nats_server: NatsServer, stream: str, known: bool) -> None:
+    """Batches are cut to the stream's own limit, known or not: what is refused is halved until one record stands alone."""
+    await others_stream(nats_server, stream, max_msg_size=3000)
+    big = metric(100, name="b" * 4000)
+    records = [metric(n) if n != 100 else big for n in range(500)]
+    target = Target((f"127.0.0.1:{nats_server.port}",), stream, manage=known)
+    async with opened(NatsSink(target)) as sink:
+        with pytest.raises(PermanentError, match="larger than") as caught:
+            await sink.write(records)
+        assert caught.value.rejected == (big,)
+        await sink.write([metric(n) for n in range(500, 900)])
+    read = await stored(nats_server, stream)
+    assert sorted(record.seq for record in read) == [n for n in range(900) if n != 100]
+
+
 # --- clear errors ---
 
 
@@ -429,7 +542,7 @@ async def test_a_stream_that_vanished_is_made_again(nats_server: NatsServer, str
     ("url", "sentence"),
     [
         ("nats://", "which NATS server"),
-        ("nats://h:x/s", "is no NATS server: write HOST:PORT"),
+        ("nats://h:x/s", "the port a number"),
         ("nats://h/a.b", "letters, digits"),
         ("nats://h/s?color=red", "no option 'color'; known are"),
         ("nats://h/s?max_age=1m", "max_age must not be shorter"),

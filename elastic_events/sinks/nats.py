@@ -35,10 +35,10 @@ _MESSAGE_EXCEEDS_MAXIMUM = 10054
 
 
 class NatsSink:
-    """Publishes records to a JetStream stream, events one a message, metric points up to 200 a message.
+    """Publishes records to a JetStream stream, events one a message, metric points up to 256 a message.
 
     Subjects are `PREFIX.RUN.KIND.NAME`; metrics are under `PREFIX.RUN.metric.batch`. The payload is one stored record
-    (`sinks.stored`) a line. A message of metric points holds those of one process and one block of 200 sequence numbers.
+    (`sinks.stored`) a line. A message of metric points holds those of one process and one block of 256 sequence numbers.
 
     Delivered means: JetStream acknowledged it. A single server has then written it to its file, but not synced it: the
     record survives the death of the server, not a power failure within the server's `sync_interval`, unless the stream

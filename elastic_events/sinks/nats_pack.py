@@ -12,7 +12,7 @@ from elastic_events.sinks.nats_target import token
 __all__ = ("BATCH", "MESSAGE_BYTES", "Message", "pack", "subject")
 
 #: Sequence numbers a message of metric points spans: one message a record is a thirtieth of the rate.
-BATCH = 200
+BATCH = 256
 
 #: Bytes a message at most, where server and stream allow as much; the server's own limit is 1 MiB unless it was changed.
 MESSAGE_BYTES = 512 * 1024

@@ -15,7 +15,7 @@ from elastic_events.sinks.stored import from_json
 
 __all__ = ("NatsReader", "read_nats", "read_nats_sync")
 
-#: Messages asked for at once; a message holds up to 200 records.
+#: Messages asked for at once; a message holds up to 256 records.
 PULL = 64
 
 _STREAM_NOT_FOUND = 10059  # server/errors.json

@@ -69,8 +69,9 @@ class OtlpSink:
     configuration (F45). OTLP knows no ids: a request whose answer was lost is sent again and may be there twice; each
     log record carries `elastic.record_id` to tell.
 
-    A part of a request that the server refuses ("partial success") is counted in `rejected`, with its sentence in
-    `last_rejection`; OTLP does not say which records those are and forbids sending them again. Runs on asyncio and trio.
+    Of a request that the server takes in part ("partial success") as many records count as failed as it says. OTLP does not
+    say which and forbids sending them again: those named are the last of the request. `rejected` counts them,
+    `last_rejection` is the server's sentence. Runs on asyncio and trio.
 
     Args:
         endpoint: base URL such as `http://collector:4318`, to which `/v1/logs` and `/v1/metrics` are appended, or
@@ -95,7 +96,8 @@ class OtlpSink:
             self._encoder = Encoder(self.settings.resource)
         except ImportError:
             raise MissingExtra("OTLP", "otlp") from None
-        self._through: dict[str, None] = {}  # ids that arrived with a batch of which the other part did not
+        # Ids of a batch of which the other part has to come again: what arrived, and with a reason what was refused.
+        self._through: dict[str, str] = {}
 
     async def open(self) -> None:
         """Make the client; connects to nothing yet, a Collector may start later.
@@ -121,26 +123,28 @@ class OtlpSink:
             TransientError: worth another try, after `retry_after` seconds where the server said so.
         """
         kinds = _sort([record for record in records if record.id not in self._through])
-        strange = kinds.pop("strange")
-        refused, arrived, reasons = list(strange), [], [_NOT_NUMBERS] * bool(strange)
+        refused = {record.id: reason for record in records if (reason := self._through.get(record.id))}
+        refused |= {record.id: _NOT_NUMBERS for record in kinds.pop("strange")}
+        arrived: list[Record] = []
         again: Exception | None = None
         for signal, part in kinds.items():
             try:
                 await self._export(signal, part)
                 arrived += part
             except PermanentError as error:
-                refused += error.rejected
-                reasons.append(error.reason)
+                refused |= {record.id: error.reason for record in error.rejected}
+                arrived += part if error.rejected else ()
                 again = again or (None if error.rejected else error)
             except TransientError as error:
                 again = error
         if again is not None:
-            self._remember(arrived)
+            self._remember({**{record.id: "" for record in arrived}, **refused})
             raise again
         for record in records:
             self._through.pop(record.id, None)
         if refused:
-            raise PermanentError("; ".join(reasons), refused)
+            reasons = "; ".join(dict.fromkeys(refused.values()))
+            raise PermanentError(reasons, [record for record in records if record.id in refused])
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -160,11 +164,11 @@ class OtlpSink:
         response = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
         if response.status_code // 100 != 2:
             raise self._failure(response, records)
-        self._count_rejected(signal, response, records)
+        self._look_for_rejected(signal, response, records)
 
-    def _remember(self, arrived: Sequence[Record]) -> None:
-        """Note what arrived of a batch that comes again: OTLP knows no ids, so it must not be sent twice."""
-        self._through.update(dict.fromkeys(record.id for record in arrived))
+    def _remember(self, settled: Mapping[str, str]) -> None:
+        """Note what is settled of a batch that comes again: OTLP knows no ids, so it must not be sent twice."""
+        self._through.update(settled)
         while len(self._through) > _REMEMBERED:
             del self._through[next(iter(self._through))]
 
@@ -215,7 +219,7 @@ class OtlpSink:
             return TransientError(reason, _retry_after(response.headers.get("retry-after")))
         return PermanentError(reason, () if status in _ABOUT_RECORDS else records)
 
-    def _count_rejected(self, signal: str, response: Any, records: Sequence[Record]) -> None:
+    def _look_for_rejected(self, signal: str, response: Any, records: Sequence[Record]) -> None:
         from google.protobuf.message import DecodeError
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
         from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
@@ -229,9 +233,11 @@ class OtlpSink:
         rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_data_points
         if partial.error_message or rejected:
             self.last_rejection = partial.error_message
-        if rejected >= len(records):
-            raise PermanentError(f"refused: {partial.error_message}", records)
-        self.rejected += max(rejected, 0)
+        count = min(max(rejected, 0), len(records))
+        self.rejected += count
+        if count:
+            reason = f"{_origin(str(response.request.url))} refused {count} of {len(records)} {signal}"
+            raise PermanentError(f"{reason}: {partial.error_message}".rstrip(": "), records[-count:])
 
     def _tls(self) -> ssl.SSLContext:
         settings = self.settings

@@ -71,10 +71,10 @@ async def test_every_kind_comes_back_as_it_was_written(nats_server: NatsServer, 
 
 
 async def test_events_are_messages_and_metrics_are_batches(nats_server: NatsServer, stream: str) -> None:
-    """An event is one message with its name in the subject; 450 metric points are three messages."""
+    """An event is one message with its name in the subject; 600 metric points are three messages."""
     sink = to(nats_server, stream)
     async with opened(sink):
-        await sink.write([metric(n) for n in range(450)] + [event(1, "checkpoint.ended"), event(2, "a b>*")])
+        await sink.write([metric(n) for n in range(600)] + [event(1, "checkpoint.ended"), event(2, "a b>*")])
         info = await sink._link.client.jsm().stream_info(stream, subjects_filter=">")
         assert info.state.subjects == {
             f"{stream}.run-1.metric.batch": 3,
@@ -247,7 +247,7 @@ async def test_what_comes_again_in_other_company_is_read_once(nats_server: NatsS
         await sink.write(records)
         already = sink.duplicates
         await sink.write(records[100:])
-    assert sink.duplicates - already == 4  # two full blocks of metric points, two events
+    assert sink.duplicates - already == 4  # two blocks of metric points from 256 on, two events
     reader = NatsReader(Target((f"127.0.0.1:{nats_server.port}",), stream))
     await reader.open()
     read: list[Record] = []
@@ -262,7 +262,7 @@ def test_a_message_is_named_by_exactly_its_records() -> None:
     """Two batches that begin and end alike and differ between are two messages, and the server drops neither."""
     one, other = (packed([metric(n) for n in seqs]) for seqs in ((1, 2, 4), (1, 3, 4)))
     assert one[0].id != other[0].id
-    assert [len(message.records) for message in packed([metric(n) for n in range(150, 450)])] == [50, 200, 50]
+    assert [len(message.records) for message in packed([metric(n) for n in range(200, 520)])] == [56, 256, 8]
 
 
 async def test_a_run_of_any_name_is_stored_once(nats_server: NatsServer, stream: str) -> None:

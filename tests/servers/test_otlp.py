@@ -271,18 +271,40 @@ async def test_values_that_are_no_numbers_are_refused_alone(collector: Collector
     assert (len(collector.points), len(collector.logs)) == (1, 1)
 
 
-async def test_partial_success_is_counted(collector: Collector) -> None:
-    """Records that a server refuses within a request it took are counted with its sentence, and not sent again."""
+def partial_answer(rejected: int, reason: str = "too old") -> Answer:
+    """Return the answer of a server that took a request of logs in part."""
     partial = ExportLogsServiceResponse()
-    partial.partial_success.rejected_log_records = 1
-    partial.partial_success.error_message = "too old"
-    collector.answers = [Answer(200, {}, partial.SerializeToString())]
+    partial.partial_success.rejected_log_records = rejected
+    partial.partial_success.error_message = reason
+    return Answer(200, {}, partial.SerializeToString())
+
+
+async def test_partial_success_is_in_the_ledger(collector: Collector) -> None:
+    """What a server refuses of a request it took counts as failed, by the number that it says, and is not sent again."""
+    collector.answers = [partial_answer(999)]
+    async with EventBus() as bus:
+        lane = bus.subscribe(OtlpSink(collector.url), batch_size=1000, linger=30)
+        for step in range(1000):
+            bus.record(Event("e", EventSource.WORKER, metadata={"step": step}))
+        await bus.flush()
+        stats = lane.stats()
+    assert (stats.delivered, stats.failed) == (1, 999)
+    assert "refused 999 of 1000 logs: too old" in stats.last_error
+    assert len(collector.logs) == 1001  # each once, and the bus's ledger
+
+
+async def test_a_partial_success_is_told_though_the_batch_comes_again(collector: Collector) -> None:
+    """Where the other request of the batch must be sent again, the refused records are named then, and not sent again."""
+    collector.answers = [partial_answer(1), Answer(503), Answer(200)]
+    batch = [event(1), event(2), metric(1)]
     async with opened(collector.url) as sink:
-        await sink.write([event(1), event(2)])
-        assert (sink.rejected, sink.last_rejection) == (1, "too old")
-        collector.answers = [Answer(200, {}, partial.SerializeToString())]
-        with pytest.raises(PermanentError, match="too old"):
-            await sink.write([event(3)])
+        with pytest.raises(TransientError):
+            await sink.write(batch)
+        with pytest.raises(PermanentError, match="too old") as caught:
+            await sink.write(batch)
+        assert (sink.rejected, sink.last_rejection, sink._through) == (1, "too old", {})
+    assert caught.value.rejected == (batch[1],)
+    assert (len(collector.logs), len(collector.points)) == (2, 1)
 
 
 async def test_an_answer_in_another_language_is_success(collector: Collector) -> None:

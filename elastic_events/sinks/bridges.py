@@ -7,8 +7,8 @@
 | `mlflow:///DIR?experiment=NAME`, `mlflow+http://HOST:PORT`, `mlflow+https://HOST` | MLflow | `mlflow` |
 
 A point is called `group/name`, for ranks other than 0 `group/rank3/name`. Its step is that of the last `step.started`
-event of its process before it (see `elastic_events.training`); without such events, the number of points of its name
-before it. Events pass these sinks by, and so do values that are no numbers: both count as delivered.
+event of its process before it (see `elastic_events.training`), also behind a roll-up; without such events, the number of
+points of its name before it. Events pass these sinks by, and so do values that are no numbers: both count as delivered.
 """
 
 import contextlib
@@ -27,11 +27,12 @@ from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError,
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import BlockingSink
 from elastic_events.sinks.options import Options, file_path, without_login
+from elastic_events.sinks.rollup import SUFFIX
 
 __all__ = ("MlflowSink", "Point", "TensorBoardSink", "WandbSink", "from_url")
 
-#: Step marks of a process that are kept: points are never this far behind.
-MARKS = 4096
+#: Step marks of a process that are kept: a point comes no later, even through a roll-up of a minute, at 500 steps a second.
+MARKS = 32_768
 
 
 _FOREIGN = re.compile(r"[^\w\-. /]", re.ASCII)  # mlflow.utils.validation: what a metric's name may not hold
@@ -287,7 +288,8 @@ class Steps:
         return Point(tag, number, self._step(record, tag), record.time_ns)
 
     def _step(self, record: Record, tag: str) -> int:
-        marks = self._marks.get(record.context.process)
+        # A roll-up passes the marks on as they are; its sums have the time of the last point, in a name of their own.
+        marks = self._marks.get(record.context.process.removesuffix(SUFFIX))
         if marks:
             place = bisect_right(marks, (record.monotonic_ns, math.inf))
             return marks[max(place - 1, 0)][1]

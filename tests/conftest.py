@@ -53,6 +53,7 @@ def no_loop_is_blocked() -> Iterator[None]:
             )  # at the end, where no thread is to be had
             function.can_block_in("bus/bus.py", {"_say"})  # a sentence on stderr, once
             function.can_block_in("sinks/nats.py", {"_tell_of_window"})  # likewise
+            function.can_block_in("sinks/otlp.py", {"_tell"})  # likewise
         yield
 
 

@@ -82,7 +82,7 @@ def target(url: SplitResult, options: Options) -> Target:
     defaults = Target(servers)
     found = Target(
         *(servers, stream, prefix),
-        tls=options.flag("tls", False),
+        tls=options.flag("tls", url.scheme == "tls"),
         tls_ca=options.text("tls_ca"),
         tls_cert=options.text("tls_cert"),
         tls_key=options.text("tls_key"),

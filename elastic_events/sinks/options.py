@@ -31,11 +31,8 @@ def split_url(text: str) -> SplitResult:
     """
     try:
         parts = urlsplit(text.strip())
-        parts.port  # noqa: B018 - raises where it is no number
-    except ValueError:
-        raise ConfigError(
-            f"{_start(text)} cannot be read: after the host comes :PORT, a number; {LOGIN_MARKS}"
-        ) from None
+    except ValueError:  # its own text repeats the login
+        raise ConfigError(f"{_start(text)} cannot be read: write SCHEME://HOST:PORT; {LOGIN_MARKS}") from None
     if re.search(r"\s", parts.netloc):
         raise ConfigError(f"{_start(text)} has white space in its host or login; {LOGIN_MARKS}")
     if parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}":

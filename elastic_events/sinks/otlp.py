@@ -7,20 +7,20 @@ import ssl
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio
 
 from elastic_events.bus.breath import in_turns
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
-from elastic_events.sinks.options import LOGIN_MARKS, Options, without_login
+from elastic_events.sinks.options import Options, without_login
 from elastic_events.sinks.otlp_encode import Encoder, is_point
+from elastic_events.sinks.otlp_settings import OtlpSettings, parse_headers, read_settings
 
 __all__ = ("OtlpSettings", "OtlpSink", "from_url", "read_settings")
 
@@ -35,31 +35,6 @@ _REMEMBERED = 8192
 
 #: Seconds that looking up the hosts may take when the sink opens.
 _LOOKUP = 2.0
-
-
-@dataclass(frozen=True)
-class OtlpSettings:
-    """Where to send, and how. Its repr holds no header.
-
-    Args:
-        logs, metrics: full URLs; None sends nothing of that kind, and its records count as delivered.
-        logs_headers, metrics_headers: of every request.
-        gzip: whether bodies are compressed.
-        timeout: seconds of one request.
-        certificate, client_certificate, client_key: paths of PEM files: whom to trust, and who we are.
-        resource: attributes of every resource.
-    """
-
-    logs: str | None
-    metrics: str | None
-    logs_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    metrics_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    gzip: bool = True
-    timeout: float = 10.0
-    certificate: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-    resource: Mapping[str, str] = field(default_factory=dict)
 
 
 class OtlpSink:
@@ -105,8 +80,11 @@ class OtlpSink:
         Raises:
             ConfigError: a certificate cannot be read.
         """
+        _tell(self.settings.remarks)
         self._client = self._http.AsyncClient(
             timeout=self.settings.timeout,
+            # A proxy of the environment is for what is far away: this machine is reached without.
+            trust_env=not all(map(_is_here, filter(None, (self.settings.logs, self.settings.metrics)))),
             verify=self._tls(),
             # At interpreter exit no name can be looked up: the connection of the last batch must still be there.
             limits=self._http.Limits(max_connections=4, keepalive_expiry=300.0),
@@ -264,9 +242,9 @@ def from_url(url: SplitResult) -> OtlpSink:
     base = f"{scheme}://{url.netloc}{url.path}" if url.netloc else None
     if base is None and url.path:
         raise ConfigError(f"{url.scheme}: which server? write {url.scheme}://HOST:4318")
-    found = read_settings(base)
+    found = read_settings(base, os.environ)
     headers = options.text("headers")
-    more = _headers(headers, "headers") if headers else {}
+    more = parse_headers(headers, "headers") if headers else {}
     settings = OtlpSettings(
         logs=found.logs if options.flag("logs", True) else None,
         metrics=found.metrics if options.flag("metrics", True) else None,
@@ -278,55 +256,27 @@ def from_url(url: SplitResult) -> OtlpSink:
         client_certificate=options.text("client_certificate", found.client_certificate),
         client_key=options.text("client_key", found.client_key),
         resource=found.resource,
+        remarks=found.remarks,
     )
     options.finish()
     return OtlpSink(settings)
 
 
-def read_settings(endpoint: str | None = None, environ: Mapping[str, str] = os.environ) -> OtlpSettings:
-    """Return the settings that OpenTelemetry's standard variables give; `endpoint` goes before those that name one.
+def _tell(remarks: Sequence[str]) -> None:
+    """Say each remark on stderr, once in this process."""
+    for remark in remarks:
+        if remark not in _told:
+            _told.add(remark)
+            with suppress(OSError):  # no stderr, nobody to tell
+                os.write(2, f"elastic_events: {remark}\n".encode(errors="backslashreplace"))
 
-    Source: opentelemetry.io, "OpenTelemetry Protocol Exporter" and "General SDK Configuration". Where `endpoint` is not
-    given, the protocol named there must not be grpc. Compression is gzip unless a variable says `none`.
 
-    Raises:
-        ConfigError: a variable is wrong, and which.
-    """
-    prefix = "OTEL_EXPORTER_OTLP_"
+_told: set[str] = set()
 
-    def variable(name: str, signal: str = "") -> str | None:
-        return environ.get(f"{prefix}{signal}{name}") or environ.get(f"{prefix}{name}") or None
 
-    def url(signal: str) -> str:
-        own = environ.get(f"{prefix}{signal.upper()}_ENDPOINT")
-        if endpoint is None and own:
-            return _checked(own, f"{prefix}{signal.upper()}_ENDPOINT")
-        base = endpoint or environ.get(f"{prefix}ENDPOINT") or "http://localhost:4318"
-        return _checked(base, "the OTLP endpoint").rstrip("/") + f"/v1/{signal}"
-
-    protocol = variable("PROTOCOL")
-    if endpoint is None and protocol == "grpc":
-        raise ConfigError(
-            f"{prefix}PROTOCOL is grpc: only http/protobuf is spoken here; name a URL otlp+http://HOST:4318"
-        )
-    compression = variable("COMPRESSION")
-    if compression not in (None, "gzip", "none"):
-        raise ConfigError(f"{prefix}COMPRESSION is gzip or none, not {compression!r}")
-    resource = _headers(environ.get("OTEL_RESOURCE_ATTRIBUTES") or "", "OTEL_RESOURCE_ATTRIBUTES", fold=False)
-    if environ.get("OTEL_SERVICE_NAME"):
-        resource["service.name"] = environ["OTEL_SERVICE_NAME"]
-    return OtlpSettings(
-        logs=url("logs"),
-        metrics=url("metrics"),
-        logs_headers=_headers(variable("HEADERS", "LOGS_") or "", f"{prefix}HEADERS"),
-        metrics_headers=_headers(variable("HEADERS", "METRICS_") or "", f"{prefix}HEADERS"),
-        gzip=compression != "none",
-        timeout=_milliseconds(variable("TIMEOUT"), f"{prefix}TIMEOUT"),
-        certificate=variable("CERTIFICATE"),
-        client_certificate=variable("CLIENT_CERTIFICATE"),
-        client_key=variable("CLIENT_KEY"),
-        resource=resource,
-    )
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _sort(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -338,60 +288,19 @@ def _sort(records: Sequence[Record]) -> dict[str, list[Record]]:
     return kinds
 
 
-def _checked(url: str, what: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:  # what it is instead may be a login that was cut short
-        raise ConfigError(f"{what} is http://HOST:PORT or https://HOST; {LOGIN_MARKS}")
-    return url
-
-
-def _headers(text: str, what: str, *, fold: bool = True) -> dict[str, str]:
-    """Return `NAME=VALUE,...`, values percent-encoded, as the W3C's baggage has it."""
-    found = {}
-    for pair in filter(str.strip, text.split(",")):
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise ConfigError(f"{what} is NAME=VALUE,NAME=VALUE; one of its parts has no =")
-        found[name.strip().lower() if fold else name.strip()] = unquote(value.strip())
-    if fold:
-        _check_headers(found, what)
-    return found
-
-
-def _check_headers(headers: Mapping[str, str], what: str) -> None:
-    """Refuse what HTTP cannot carry, naming the header and never its value (RFC 9110, 5.1 and 5.5)."""
-    for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ConfigError(f"{what}: one of the names is none that HTTP allows: letters, digits and -")
-        if not re.fullmatch(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?|", value):
-            raise ConfigError(f"{what}: the value of {name} holds what HTTP does not allow: only printable ASCII")
-
-
-def _milliseconds(text: str | None, what: str) -> float:
-    if text is None:
-        return 10.0
-    if not text.isdigit() or int(text) == 0:
-        raise ConfigError(f"{what} is a whole number of milliseconds, not {text!r}")
-    return int(text) / 1000
-
-
 def _retry_after(text: str | None) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3), or None."""
     if text is None:
         return None
-    try:
-        return float(max(int(text), 0))
-    except ValueError:
-        pass
+    text = text.strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+        # "-0000" says that the zone is not known (RFC 5322, 3.3): such a date has none.
+        return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, OverflowError, TypeError):
         return None
-    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _reason(error: BaseException) -> str:

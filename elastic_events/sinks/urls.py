@@ -5,7 +5,7 @@
 | `console:`, `console:stderr`, `console:stdout` | one line a record; `color=1` or `0` |
 | `jsonl:///run.jsonl` | JSON Lines; `rotate=64MB`, `rotate_every=1h`, `keep=5`, `gzip=0` |
 | `sqlite:///run.db` | SQLite; `busy_timeout=10s` |
-| `nats://host:4222/stream` | NATS JetStream, extra `nats` |
+| `nats://host:4222,host2:4222/stream`, `tls://...` | NATS JetStream, extra `nats`; the latter only over TLS |
 | `otlp+http://host:4318`, `otlp+https://host` | OpenTelemetry, extra `otlp` |
 | `prometheus:` | an exposition endpoint, extra `prometheus` |
 | `tensorboard:///runs`, `wandb://PROJECT`, `mlflow:///store` | metric points by step, extras of those names |
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from importlib import import_module
 from urllib.parse import SplitResult, quote
 
-from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
 from elastic_events.sinks.options import split_url, without_login
 
@@ -50,6 +50,7 @@ SCHEMES: dict[str, Callable[[SplitResult], Sink]] = {
     "prometheus": _module("prometheus"),
     "sqlite": _module("sqlite"),
     "tensorboard": _module("bridges"),
+    "tls": _module("nats"),
     "wandb": _module("bridges"),
 }
 
@@ -66,6 +67,7 @@ EXAMPLES: dict[str, str] = {
     "prometheus": "prometheus:",
     "sqlite": "sqlite:///run.db",
     "tensorboard": "tensorboard:///runs",
+    "tls": "tls://HOST:4222/STREAM",
     "wandb": "wandb://PROJECT",
 }
 
@@ -90,7 +92,12 @@ def open_url(url: str) -> Sink:
         near = difflib.get_close_matches(parts.scheme, SCHEMES, 1, 0.6)
         guess = f", did you mean {near[0]}" if near else ""
         raise ConfigError(f"no sink is called {parts.scheme!r}{guess}; {_known()}")
-    return loader(parts)
+    try:
+        return loader(parts)
+    except ElasticEventsError:
+        raise
+    except ValueError:  # a port that is no number, say; its own text repeats what may be a login
+        raise ConfigError(f"the {parts.scheme} URL cannot be read: after a host comes :PORT, a number") from None
 
 
 def absolute(url: str) -> str:

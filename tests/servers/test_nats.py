@@ -19,6 +19,7 @@ from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
 from elastic_events.sinks.nats_target import Target
 from elastic_events.sinks.stored import to_lines
+from elastic_events.sinks.urls import open_url, parse_sinks
 from elastic_events.testing import ListSink
 from tests.servers.conftest import ASYNCIO, NatsServer
 from tests.servers.factory import context, event, ledger, metric, rdzv
@@ -503,6 +504,32 @@ async def test_tls_is_checked_and_used(tls_server: NatsServer, tmp_path: Any, st
         await from_url(urlsplit(url)).open()
     with pytest.raises(ConfigError, match="TLS files cannot be read"):
         await from_url(urlsplit(f"{url}&tls_ca=/nowhere.pem")).open()
+
+
+async def test_a_url_with_tls_for_a_scheme_insists_on_it(
+    tls_server: NatsServer, nats_server: NatsServer, tmp_path: Any, stream: str
+) -> None:
+    """`tls://` is `nats://` with TLS: it reaches a server that has it, and refuses one that has not."""
+    url = f"tls://127.0.0.1:{tls_server.port}/{stream}?tls_ca={tmp_path}/ca.pem"
+    sink = open_url(url)
+    assert isinstance(sink, NatsSink)
+    async with opened(sink):
+        await sink.write([event(1)])
+    assert len([record async for record in read_nats(url)]) == 1
+    with pytest.raises(ConfigError, match="no TLS"):
+        await open_url(f"tls://127.0.0.1:{nats_server.port}/{stream}").open()
+
+
+async def test_of_several_servers_one_that_answers_is_enough(
+    nats_server: NatsServer, stream: str, unused_tcp_port: int
+) -> None:
+    """A URL in a list of URLs names several servers, with commas between them; one that is down is passed over."""
+    text = f"console:,nats://127.0.0.1:{unused_tcp_port},127.0.0.1:{nats_server.port}/{stream}"
+    sink = open_url(parse_sinks(text)[1])
+    assert isinstance(sink, NatsSink)
+    async with opened(sink):
+        await sink.write([event(1)])
+    assert len(await stored(nats_server, stream)) == 1
 
 
 async def test_tls_that_is_not_offered_is_a_clear_error(nats_server: NatsServer) -> None:

@@ -17,6 +17,7 @@ from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.files import check_path, open_private, refusal
+from elastic_events.sinks.jsonl_stream import JsonlStream, stream_of
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.parts import Housekeeper, list_parts, next_number
 from elastic_events.sinks.stored import Damaged, Place, Reading, from_json, to_lines
@@ -187,9 +188,16 @@ class JsonlSink(EncodingSink[bytes]):
             return os.fstat(self._descriptor).st_mtime
 
 
-def from_url(url: SplitResult) -> JsonlSink:
-    """Return the sink of `jsonl:///run.jsonl?rotate=64MB&rotate_every=1h&keep=5&gzip=0`; see `sinks.urls`."""
+def from_url(url: SplitResult) -> JsonlSink | JsonlStream:
+    """Return the sink of `jsonl:///run.jsonl?rotate=64MB&rotate_every=1h&keep=5&gzip=0`; see `sinks.urls`.
+
+    `jsonl:stdout`, `jsonl:stderr`, `jsonl:////dev/stdout` and the path of a FIFO are streams, which take no options.
+    """
     options = Options(url)
+    stream = stream_of(file_path(url))
+    if stream is not None:
+        options.finish()
+        return JsonlStream(stream)
     sink = JsonlSink(
         file_path(url),
         rotate=options.size("rotate"),

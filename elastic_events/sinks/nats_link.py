@@ -201,6 +201,7 @@ class Link:
             self._explain(server, cause)
             raise TransientError(f"no NATS server answers at {server}: {_reason(cause)}") from None
         connected = True
+        _say_that_it_is_tls(client)
         return client
 
     async def _login(self) -> dict[str, Any]:
@@ -271,6 +272,15 @@ class _NotConnectedError(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.__cause__ = error
+
+
+def _say_that_it_is_tls(client: Any) -> None:
+    # asyncio's protocol knows only where asyncio began the TLS; else it prints a line when the server goes.
+    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001 - nats-py says it nowhere else
+    if writer is not None and writer.get_extra_info("ssl_object") is not None:
+        protocol = writer.transport.get_protocol()
+        if hasattr(protocol, "_over_ssl"):
+            protocol._over_ssl = True  # noqa: SLF001 - likewise
 
 
 async def _close(client: Any) -> None:

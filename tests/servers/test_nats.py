@@ -506,6 +506,20 @@ async def test_tls_is_checked_and_used(tls_server: NatsServer, tmp_path: Any, st
         await from_url(urlsplit(f"{url}&tls_ca=/nowhere.pem")).open()
 
 
+async def test_a_server_that_goes_away_over_tls_prints_nothing(
+    tls_server: NatsServer, tmp_path: Any, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of a TLS connection is the sink's to tell, not asyncio's."""
+    sink = open_url(f"tls://127.0.0.1:{tls_server.port}/{stream}?tls_ca={tmp_path}/ca.pem&timeout=1s")
+    assert isinstance(sink, NatsSink)
+    async with opened(sink):
+        await sink.write([event(1)])
+        await anyio.to_thread.run_sync(tls_server.stop)
+        with pytest.raises(TransientError):
+            await sink.write([event(2)])
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 async def test_a_url_with_tls_for_a_scheme_insists_on_it(
     tls_server: NatsServer, nats_server: NatsServer, tmp_path: Any, stream: str
 ) -> None:

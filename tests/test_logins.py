@@ -83,6 +83,7 @@ def test_no_command_shows_a_login(tmp_path: Path) -> None:
         lines += [(name, url) for name in ("summary", "timeline", "goodput", "slow", "tail")]
         lines += [("diff", "a.db", url), ("export", url, "--csv", "t"), ("tail", "-f", url), ("recover", url)]
         lines += [("replay", "a.db", "--to", url, "--deadline", "0.1"), ("replay", url, "--to", "sqlite:///b.db")]
+        lines += [("collect", "rings", f"natz://{login}h"), ("collect", "rings", f"{url}?x=1")]
         lines += [("recover", ".", "--to", url, "--deadline", "0.1"), ("run", "--to", f"{url}?x=1", "--", "true")]
         lines += [("summary", "a.db", "--check", "--nope", url), ("tail", "a.db", url), ("demo", "a", url), (url,)]
         lines += [("replay", "a.db", "--to", f"otlp+http://{login}127.0.0.1:9", "--deadline", "0.1")]

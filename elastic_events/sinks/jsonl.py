@@ -85,6 +85,8 @@ class JsonlSink(EncodingSink[bytes]):
 
     def open_now(self) -> None:
         """Open or create the file; `ConfigError` says what is wrong with its path."""
+        if self.path.is_fifo():
+            raise ConfigError(f"{self.path} is no regular file but a FIFO: write jsonl:///{self.path}?fifo=1")
         check_path(self.path)
         try:
             self._open()
@@ -191,15 +193,16 @@ class JsonlSink(EncodingSink[bytes]):
 def from_url(url: SplitResult) -> JsonlSink | JsonlStream:
     """Return the sink of `jsonl:///run.jsonl?rotate=64MB&rotate_every=1h&keep=5&gzip=0`; see `sinks.urls`.
 
-    `jsonl:stdout`, `jsonl:stderr`, `jsonl:////dev/stdout` and the path of a FIFO are streams, which take no options.
+    `jsonl:stdout`, `jsonl:stderr`, `jsonl:////dev/stdout` and `jsonl:////a/fifo?fifo=1` are streams, which take no options.
     """
     options = Options(url)
-    stream = stream_of(file_path(url))
-    if stream is not None:
+    path = file_path(url)
+    stream = stream_of(path)
+    if stream is not None or options.flag("fifo", False):
         options.finish()
-        return JsonlStream(stream)
+        return JsonlStream(path if stream is None else stream)
     sink = JsonlSink(
-        file_path(url),
+        path,
         rotate=options.size("rotate"),
         rotate_every=options.seconds("rotate_every"),
         keep=options.integer("keep"),

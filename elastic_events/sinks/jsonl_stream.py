@@ -6,6 +6,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.console import ConsoleSink
 from elastic_events.sinks.files import refusal
@@ -47,6 +48,9 @@ class JsonlStream(ConsoleSink):
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise refusal(self.path, error) from None
+        if not stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):
+            self.close_now()
+            raise ConfigError(f"{self.path} is no FIFO: make one with mkfifo, or leave out fifo=1")
         return None
 
     def lines(self, records: Sequence[Record]) -> bytes:
@@ -54,15 +58,10 @@ class JsonlStream(ConsoleSink):
         return to_lines(records)
 
 
-def stream_of(path: Path) -> int | Path | None:
-    """Return the descriptor that `path` stands for, the path itself where it is a FIFO, None for any other."""
+def stream_of(path: Path) -> int | None:
+    """Return the descriptor that `path` stands for, None for any other. Looks at no file."""
     name = str(path)
     match = _DESCRIPTOR.fullmatch(name)
     if match:
         return int(match[1])
-    if name in _NAMES:
-        return _NAMES[name]
-    try:
-        return path if stat.S_ISFIFO(path.lstat().st_mode) else None
-    except (OSError, ValueError):
-        return None
+    return _NAMES.get(name)

@@ -4,7 +4,7 @@
 |---|---|
 | `console:`, `console:stderr`, `console:stdout` | one line a record; `color=1` or `0` |
 | `jsonl:///run.jsonl` | JSON Lines; `rotate=64MB`, `rotate_every=1h`, `keep=5`, `gzip=0` |
-| `jsonl:stdout`, `jsonl:stderr`, `jsonl:////dev/fd/3`, `jsonl:////a/fifo` | JSON Lines to a stream, for a container's log |
+| `jsonl:stdout`, `jsonl:stderr`, `jsonl:////a/fifo?fifo=1` | JSON Lines to a stream, for a container's log |
 | `sqlite:///run.db` | SQLite; `busy_timeout=10s`, `max_age=30d`, `max_size=10GB` |
 | `nats://host:4222,host2:4222/stream`, `tls://...` | NATS JetStream, extra `nats`; the latter only over TLS |
 | `otlp+http://host:4318`, `otlp+https://host` | OpenTelemetry, extra `otlp` |

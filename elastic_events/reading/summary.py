@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.bus.record import Record
+from elastic_events.reading.shown import shown
 from elastic_events.reading.story import Attempt, Process, Story, Worker
 from elastic_events.reading.words import counted, seconds, spans
 
@@ -229,10 +230,12 @@ def _word(record: Record, death_ns: int) -> Word:
 
 def summary_terminal(answer: Summary) -> RenderableType:
     """Draw the summary for a terminal."""
+    messages = [shown(message) for message in _messages(answer.attempts)]  # of several lines, of which one is shown
+    answer = shown(answer)
     return Group(
         *_headline(answer),
         _attempts(answer.attempts),
-        *map(Text, _messages(answer.attempts)),
+        *map(Text, messages),
         *_words(answer),
         *map(Text, _remarks(answer)),
     )

@@ -19,7 +19,7 @@ import msgspec
 
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.record import Kind
-from elastic_events.bus.redact import REDACTED
+from elastic_events.bus.redact import REDACTED, cut_secrets, nothing, redact_arguments
 
 __all__ = ("KINDS", "LIMIT", "decode", "encode", "encode_hard", "plain")
 
@@ -28,6 +28,9 @@ LIMIT = 16_384
 
 #: Length of a frame's array -> kind.
 KINDS: dict[int, Kind] = {5: "metric", 7: "event", 13: "rdzv"}
+
+#: Characters behind a cut that are looked at for a secret that begins before it.
+_MARGIN = 512
 
 _DEPTH = 16
 _ITEMS = 4096
@@ -39,11 +42,7 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(tuple).decode
 
 
-def _nothing(_key: str) -> bool:
-    return False
-
-
-def encode_hard(frame: tuple[Any, ...], is_secret: Callable[[str], bool] = _nothing, *, strict: bool = False) -> bytes:
+def encode_hard(frame: tuple[Any, ...], is_secret: Callable[[str], bool] = nothing, *, strict: bool = False) -> bytes:
     """Encode a frame that `encode` refused or that came out too long, without what stands under secret keys.
 
     Never raises, unless `strict`.
@@ -83,7 +82,7 @@ class Walk:
     """
 
     def __init__(
-        self, is_secret: Callable[[str], bool] = _nothing, *, cut: int | None = None, strict: bool = False
+        self, is_secret: Callable[[str], bool] = nothing, *, cut: int | None = None, strict: bool = False
     ) -> None:
         self.is_secret = is_secret
         self.cut = cut
@@ -117,7 +116,8 @@ class Walk:
                 name = f"{name}'"
             # The key as it was, too: of a long one the name is cut.
             secret = any(self.is_secret(text) for text in (key, name) if type(text) is str)
-            result[name] = REDACTED if secret else self.plain(value, depth + 1)
+            held = self.plain(value, depth + 1)
+            result[name] = REDACTED if secret and not _is_number(value, held) else held
         if kept < len(items):
             result["truncated"] = f"{len(items) - kept} more"
         return result
@@ -131,6 +131,8 @@ class Walk:
         """Return the list of `items`, cut to the items that are left."""
         kept = self.take(len(items))
         result = [self.plain(item, depth + 1) for item in items[:kept]]
+        if self.is_secret is not nothing:
+            redact_arguments(result)
         if kept < len(items):
             result.append(f"[truncated: {len(items) - kept} more]")
         return result
@@ -142,9 +144,14 @@ class Walk:
         return taken
 
     def text(self, value: str) -> str:
-        """Return text that UTF-8 can hold, cut to the limit."""
+        """Return text that UTF-8 can hold, without the secrets in it, cut to the limit."""
+        redacts = self.is_secret is not nothing
         if self.cut is not None and len(value) > self.cut:
-            value = f"{value[: self.cut]}[truncated: {len(value) - self.cut} more]"
+            # A secret that begins before the cut shows by what is behind it.
+            kept = cut_secrets(value[: self.cut + _MARGIN]) if redacts else value
+            value = f"{kept[: self.cut]}[truncated: {len(value) - self.cut} more]"
+        elif redacts and len(value) <= LIMIT:  # a longer one comes again, with a cut
+            value = cut_secrets(value)
         try:
             value.encode()
         except UnicodeEncodeError:  # a lone surrogate
@@ -180,6 +187,11 @@ class Walk:
             state = getattr(value, "__dict__", {})
             return self.mapping([(name, state.get(name)) for name in kind.__dataclass_fields__], depth)
         return f"<{kind.__module__}.{kind.__qualname__}>"
+
+
+def _is_number(value: Any, plain: Any) -> bool:
+    """Whether this is a number, True, False or None, of which none is a secret."""
+    return type(plain) in (int, float, bool, type(None)) or issubclass(type(value), int)
 
 
 def _builtin(kind: type) -> Any:

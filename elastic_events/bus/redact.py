@@ -1,33 +1,192 @@
-"""Secrets never reach a queue: which metadata keys are dropped before encoding."""
+"""Secrets never reach a queue: what is redacted by its key, and what is cut out of a text."""
 
 import re
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
 
-__all__ = ("REDACTED", "SECRETS", "Redactor")
+__all__ = ("REDACTED", "SECRETS", "Redactor", "cut_secrets", "nothing", "redact_arguments")
 
 REDACTED = "[redacted]"
 
-#: Keys whose values are secrets, wherever in the key the word stands; `key` only as a word of its own (not "monkey").
-SECRETS = r"token|secret|passw|authorization|cookie|credential|(?:^|[^a-z])(?:api|access|private|ssh)?_?key(?:$|[^a-z])"
+# Whose keys open something. Any other key sorts, groups or looks something up.
+_KEYRING = (
+    "a(?:ccess|ccount|dmin|es|nthropic|pi|pp|pplication|uth|ws|zure)|c(?:ohere|omet|onsumer)|d(?:atadog|eploy)|encrypt(?:ion)?|"
+    "g(?:cp|emini|ithub|itlab|oogle|pg)|h(?:f|mac|uggingface)|jwt|license|master|mistral|neptune|n(?:gc|vidia)|"
+    "openai|p(?:gp|riv|rivate)|r(?:oot|sa)|s(?:ecret|entry|ervice|ession|igning|lack|sh|torage|tripe|ubscription)|"
+    "together|twilio|wandb"
+)
+
+# Who hands out tokens, where the word stands in the plural or in the middle of a name.
+_ISSUERS = "access|api|auth|bearer|bot|csrf|hf|oauth|refresh|secret|session|xsrf"
+
+# What a language model's tokens are called: `pad_token` is a piece of text.
+_VOCABULARY = (
+    "audio|begin|blank|bos|class|cls|decoder|draft|each|end|eod|eom|eos|eot|extra|first|frame|generated|image|img|input|"
+    "last|latent|mask|max|memory|middle|min|n|new|newline|next|num|oov|output|pad|padding|patch|per|prefix|prev|previous|"
+    "prompt|query|register|sep|separator|source|space|special|speech|start|stop|sub|suffix|target|text|tokenizer|total|unk|"
+    "unknown|video|vision|visual|word"
+)
+
+#: Keys whose values are secrets. A key is looked at in its words, in lower case and joined by `_`: `openaiApiKey` is
+#: openai_api_key, and "token" is looked for as a word, not in "tokenizer".
+SECRETS = (
+    r"passw|passphrase|passcode|secrets?(?:_|$)|credential|(?:^|_)creds?(?:_|$)|authorization|cookies?(?:_|$)"
+    r"|(?:^|_)(?:bearer|dsn|jwt|otp|pwd|totp)(?:_|$)|(?:^|_)o?auth2?(?:_(?:code|header|data|string))?$"
+    r"|conn(?:ection)?_?str(?:ing)?(?:_|$)|(?:^|_)(?:admin|bind|db|ldap|mysql|pg|redis|root|smtp|user)_pass$"
+    rf"|^key$|(?:^|_)(?:{_KEYRING})_?keys?(?:_|$)|(?:^|_)(?:{_ISSUERS})_?tokens?(?:_|$)"
+    rf"|^(?!(?:.*_)?(?:{_VOCABULARY})_token)(?:.*_)?token(?:_(?:value|str|string|header))?(?:_?\d+)?$"
+)
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
+_NOT_A_WORD = re.compile(r"[\W_]+")
+
+# Each alternative is bounded: a text of any shape is cut in time that grows with its length.
+_SHAPES = re.compile(
+    r"""
+      (?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,20}://)                        # a URL's login; a port is none
+      (?: [^\s:/@"'<>]{0,128} : (?!\d{1,5}[/?\#]) [^\s"'<>]{0,256} | (?<!ssh://)(?<!sftp://) [^\s:/@"'<>]{1,256} ) @
+    | -----BEGIN\ [A-Z ]{0,20}PRIVATE\ KEY-----[\s\S]*?(?:-----END\ [A-Z ]{0,20}PRIVATE\ KEY-----|\Z)
+    | (?P<bearer>\b(?:[Bb]earer|BEARER)\s{1,3})[A-Za-z0-9._~+/=-]{6,}
+    | (?P<basic>\b[Aa]uthorization["']?\s{0,3}[:=]\s{0,3}["']?(?:[A-Z][a-z]{1,9}\s{1,3})?)[^\s"',;]+
+    | (?<![A-Za-z0-9])(?:                                                # keys that say themselves what they are
+          sk-[\w-]{20,} | (?:sk|rk)_(?:live|test)_\w{10,} | hf_[A-Za-z0-9]{20,} | gh[oprsu]_[A-Za-z0-9]{20,}
+        | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abeprs]-[\w-]{10,} | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])
+        | AIza[\w-]{30,} | ya29\.[\w-]{20,} | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{40,} | nvapi-[\w-]{20,} | gsk_\w{20,}
+        | dapi[0-9a-f]{32} | S[AOU][A-Z2-7]{56}(?![A-Za-z0-9]) | eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?
+      )
+    """,
+    re.VERBOSE,
+)
+
+# `--name value`, `name=value`, `name: value`, `"name": "value"`: the name and what stands between.
+_NAMED = re.compile(
+    r"""(?<![\w-])(?P<dashes>--?)?(?P<name>[A-Za-z_][\w.-]{0,60})(?P<mark>["']?\s{0,2}[=:]\s{0,2}|(?(dashes)\s{1,3}(?!-)|(?!)))"""
+)
+_VALUE = re.compile(r"""(?P<quote>["'])(?:(?!(?P=quote)).){1,256}|[^\s"',;&]+""")
+
+_FLAG = re.compile(r"--?[A-Za-z][\w-]{0,60}")
+
+# Alone in front of a colon they are words of a sentence: "unexpected token: x".
+_SENTENCE = frozenset({"auth", "bearer", "cookie", "cookies", "key", "otp", "token"})
+
+# What every text that carries a secret has: a mark between a name and a value, or a run as long as a key.
+_PERHAPS = re.compile(r"[=:@]|[Bb]earer|BEARER|(?<![\w-])(?:-{1,2}[A-Za-z]|[\w-]{15})")
 
 _SEEN = 4096
+_LONGEST = 128
+_SHORT = 8
 
 
 class Redactor:
-    """Decides by key. `safe` holds the keys it has seen and passed, so that the hot path is one call for all keys.
+    """Decides by key, and by what a text carries. Any thread may use it.
 
-    Any thread may call it.
+    `safe` holds the keys and texts that were looked at and passed, so that on the hot path they need no second look.
+
+    Args:
+        pattern: regular expression, in any case, on keys as they are written and in their words (see `SECRETS`); None
+            redacts nothing, texts included.
     """
 
     def __init__(self, pattern: str | None = SECRETS) -> None:
-        self._search = re.compile(pattern, re.IGNORECASE).search if pattern else lambda _key: None
-        self.safe: set[str] = set()
+        self.safe = Passed() if pattern else _Everything()
+        self.is_secret: Callable[[str], bool] = self._is_secret if pattern else nothing
+        self._search = re.compile(pattern or "", re.IGNORECASE).search
 
-    def is_secret(self, key: str) -> bool:
+    def _is_secret(self, key: str) -> bool:
         """Whether what stands under `key` must not be recorded."""
         if key in self.safe:
             return False
-        if self._search(key):
+        if _matches(self._search, key):
             return True
-        if len(self.safe) < _SEEN:  # bounded: keys made of data must not grow it for ever
+        if len(self.safe) < _SEEN and len(key) <= _LONGEST:  # bounded: keys made of data must not grow it for ever
             self.safe.add(key)
         return False
+
+
+class Passed(set[str]):
+    """Keys that are no secrets, and beside them texts that carry none."""
+
+    __slots__ = ("texts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: set[str] = set()
+
+    def issuperset(self, metadata: Mapping[str, Any]) -> bool:  # type: ignore[override]
+        """Whether nothing in `metadata` need be redacted, as far as its own keys and texts go."""
+        if not set.issuperset(self, metadata):
+            return False
+        texts = self.texts
+        for value in metadata.values():  # noqa: SIM110 - a generator costs as much as the rest
+            if type(value) is str and value not in texts and not self.passes(value):
+                return False
+        return True
+
+    def passes(self, text: str) -> bool:
+        """Whether `text` carries no secret; one that was looked at is known from then on."""
+        if len(text) >= _SHORT and cut_secrets(text) != text:
+            return False
+        if len(self.texts) >= _SEEN:  # texts made of data: begin anew, so that those of today find room
+            self.texts.clear()
+        if len(text) <= _LONGEST:
+            self.texts.add(text)
+        return True
+
+
+class _Everything(Passed):
+    """Where nothing is redacted."""
+
+    def issuperset(self, _metadata: Mapping[str, Any]) -> bool:  # type: ignore[override]
+        return True
+
+
+def nothing(_key: str) -> bool:
+    """Say of every key that it is no secret."""
+    return False
+
+
+def cut_secrets(text: str) -> str:
+    """Return `text` without the secrets that show by their shape or by the name in front of them.
+
+    Bearer tokens, logins in URLs, private keys, keys with a well-known beginning; `--password x`, `token=x`, `"secret": "x"`.
+    """
+    return _cut_named(_SHAPES.sub(_cut_shape, text)) if _PERHAPS.search(text) else text
+
+
+def redact_arguments(items: list[Any]) -> None:
+    """Redact, in place, what follows a flag such as `--password` in a list of arguments."""
+    for index, (flag, value) in enumerate(pairwise(items)):
+        if type(flag) is not str or type(value) is not str or value.startswith("-"):
+            continue
+        if _FLAG.fullmatch(flag) and _matches(_SECRET, flag):
+            items[index + 1] = REDACTED
+
+
+def _cut_shape(match: re.Match[str]) -> str:
+    if match["scheme"]:
+        return f"{match['scheme']}{REDACTED}@"
+    return f"{match['bearer'] or match['basic'] or ''}{REDACTED}"
+
+
+def _cut_named(text: str) -> str:
+    parts: list[str] = []
+    done = 0
+    for match in _NAMED.finditer(text):
+        alone = match["mark"].strip() == ":" and match["name"].lower() in _SENTENCE
+        if match.start() < done or alone or not _matches(_SECRET, match["name"]):
+            continue
+        value = _VALUE.match(text, match.end())
+        if value:
+            parts += text[done : match.end()], value["quote"] or "", REDACTED
+            done = value.end()
+    return "".join(parts) + text[done:]
+
+
+def _matches(search: Callable[[str], object], key: str) -> bool:
+    """Whether the key is found as it is written, or in its words."""
+    written = _NOT_A_WORD.sub("_", key.lower())
+    return bool(search(key) or search(written) or search("_".join(_WORDS.findall(key)).lower()))
+
+
+_SECRET = re.compile(SECRETS, re.IGNORECASE).search

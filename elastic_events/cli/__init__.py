@@ -5,6 +5,10 @@ import io
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
 
 __all__ = ("main",)
 
@@ -28,10 +32,37 @@ COMMANDS = {
 def main() -> None:
     """Run the command line."""
     try:
-        import click
+        import click  # noqa: F401 - the extra is there
     except ImportError:
         sys.exit("elastic-events needs the extra 'cli': pip install 'elastic-events[cli]'")
     from elastic_events.bus.errors import ElasticEventsError
+    from elastic_events.cli.output import tell
+
+    _prepare_output()
+    group = _group()
+    try:
+        try:
+            group(prog_name="elastic-events")
+        finally:
+            sys.stdout.flush()
+    except ElasticEventsError as error:
+        tell(f"elastic-events: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _OUTPUT:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held back must not fail again at exit
+        if error.errno != errno.EPIPE:  # who reads no more knows it
+            tell(f"elastic-events: the output cannot be written: {error.strerror}")
+        sys.exit(1)
+
+
+def _group() -> "click.Group":
+    """Return the command whose subcommands are imported when they are asked for."""
+    import click
+
+    from elastic_events.reading.shown import sentence
+    from elastic_events.sinks.options import without_login
 
     class Group(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -43,23 +74,14 @@ def main() -> None:
             command: click.Command = import_module(f"elastic_events.cli.{cmd_name}").command
             return command
 
-    _prepare_output()
-    group = Group(name="elastic-events", help="Record, keep and read the events and metrics of elastic training jobs.")
-    try:
-        try:
-            group(prog_name="elastic-events")
-        finally:
-            sys.stdout.flush()
-    except ElasticEventsError as error:
-        click.echo(f"elastic-events: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in _OUTPUT:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held back must not fail again at exit
-        if error.errno != errno.EPIPE:  # who reads no more knows it
-            click.echo(f"elastic-events: the output cannot be written: {error.strerror}", err=True)
-        sys.exit(1)
+        def invoke(self, ctx: click.Context) -> object:
+            try:
+                return super().invoke(ctx)
+            except click.ClickException as error:  # it repeats what was typed
+                error.message = sentence(without_login(error.message))  # type: ignore[misc] # final, but all there is
+                raise
+
+    return Group(name="elastic-events", help="Record, keep and read the events and metrics of elastic training jobs.")
 
 
 #: What a write to a pipe, a terminal or a file that takes no more raises.

@@ -8,7 +8,7 @@ import click
 
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Kind, Record
-from elastic_events.cli.output import output
+from elastic_events.cli.output import output, tell
 from elastic_events.cli.reading import Skipped, choose, stories_of
 from elastic_events.reading.builder import key_of
 from elastic_events.reading.perfetto import trace
@@ -51,7 +51,7 @@ def command(
         story = choose(stories_of(sources), run)
         with output(perfetto) as file:
             file.writelines(piece.encode() for piece in trace(story))
-        click.echo(f"wrote {perfetto}: open it in ui.perfetto.dev", err=True)
+        tell(f"wrote {perfetto}: open it in ui.perfetto.dev")
     if csv_folder is None and parquet is None:
         return
     only = None if run is None else _Only(choose(stories_of(sources), run))
@@ -130,7 +130,7 @@ def _tables(
         raise skipped.nothing(sources)
     skipped.tell()
     told = ", ".join(f"{count:,} {TABLES[kind]}" for kind, count in tables.counts.items() if count)
-    click.echo(f"wrote {told} to {folder}", err=True)
+    tell(f"wrote {told} to {folder}")
 
 
 def _refuse(path: Path, force: bool) -> None:

@@ -9,9 +9,11 @@ from typing import IO
 
 import click
 
+from elastic_events.reading.shown import sentence
 from elastic_events.sinks.files import check_path, open_private, refusal
+from elastic_events.sinks.options import without_login
 
-__all__ = ("output", "write_page")
+__all__ = ("output", "tell", "write_page")
 
 
 @contextmanager
@@ -42,4 +44,9 @@ def write_page(path: Path, text: str) -> None:
     """Write a picture or a page, and say so."""
     with output(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
-    click.echo(f"wrote {path}", err=True)
+    tell(f"wrote {path}")
+
+
+def tell(text: str, *, err: bool = True) -> None:
+    """Say a sentence, on stderr: in one line, with nothing in it that is not printable, and no login of a URL."""
+    click.echo(sentence(without_login(text)), err=err)

@@ -10,6 +10,8 @@ import click
 import msgspec
 
 from elastic_events.bus.errors import InputError
+from elastic_events.cli.output import tell
+from elastic_events.reading.shown import json_shown
 from elastic_events.reading.source import read_stories
 from elastic_events.reading.story import Story
 from elastic_events.sinks.jsonl_read import CUT
@@ -41,9 +43,9 @@ class Skipped:
     def tell(self) -> None:
         """Say on stderr what was passed over."""
         for line in self.first:
-            click.echo(f"skipped {line}", err=True)
+            tell(f"skipped {line}")
         if self.count > _SHOWN:
-            click.echo(f"and {self.count - _SHOWN} more", err=True)
+            tell(f"and {self.count - _SHOWN} more")
 
 
 def stories_of(sources: tuple[str, ...], skipped: Skipped | None = None) -> list[Story]:
@@ -72,13 +74,13 @@ def choose(stories: list[Story], run: str | None) -> Story:
         raise NothingYet(f"no run {run!r} here; there are {', '.join(dict.fromkeys(names))}")
     if len(stories) > 1:
         others = ", ".join(dict.fromkeys(names[:-1]))
-        click.echo(f"{len(stories)} runs here: showing the last, {names[-1]}; --run chooses among {others}", err=True)
+        tell(f"{len(stories)} runs here: showing the last, {names[-1]}; --run chooses among {others}")
     return stories[-1]
 
 
 def emit_json(answer: Any) -> None:
     """Print an answer as one JSON document."""
-    click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
+    click.echo(json_shown(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()))
 
 
 def judge(outcome: str, check: bool) -> None:

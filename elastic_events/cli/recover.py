@@ -14,6 +14,7 @@ from elastic_events.bus.errors import ElasticEventsError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.record import Record
+from elastic_events.cli.output import tell
 from elastic_events.recorder.directory import SPOOL
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.console import format_record
@@ -35,26 +36,26 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
     everything: list[Record] = []
     paths = sorted([*directory.glob("*.ring"), *directory.glob("*.bad")])
     if not paths:
-        click.echo(f"{directory} holds no flight recorder: nothing was left", err=True)
+        tell(f"{directory} holds no flight recorder: nothing was left")
     for path in paths:
         try:
             reader = RecorderReader(path)
             # A live file is read in turns, in each first the events: only their times tell which came last.
             records = sorted(reader.rest(), key=attrgetter("monotonic_ns"))
         except InputError as error:
-            click.echo(f"skipped: {error}", err=True)
+            tell(f"skipped: {error}")
             continue
-        click.echo(_line(reader, records))
+        tell(_line(reader, records), err=False)
         for record in deque(records, last or 0):
             click.echo(f"  {format_record(record)}")
         everything += records
     spooled = sum(path.stat().st_size for path in (directory / SPOOL).glob("*/*.spool"))
     waits = f"{spooled} bytes of records wait in the spool for a sink that was away: elastic-events collect --once {directory}"
     if spooled:
-        click.echo(waits)
+        tell(waits, err=False)
     if url is not None:
         stats = anyio.run(send, everything, url, deadline)
-        click.echo(f"{stats.delivered} of {len(everything)} records delivered to {url}")
+        tell(f"{stats.delivered} of {len(everything)} records delivered to {url}", err=False)
         if stats.delivered < len(everything):
             raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
         if spooled:

@@ -4,6 +4,7 @@ import anyio
 import click
 
 from elastic_events.bus.errors import ElasticEventsError
+from elastic_events.cli.output import tell
 from elastic_events.cli.reading import Skipped
 from elastic_events.cli.recover import send
 from elastic_events.reading.source import read_records
@@ -26,7 +27,7 @@ def command(source: str, url: str, deadline: float) -> None:
         raise skipped.nothing((source,))
     skipped.tell()
     stats = anyio.run(send, records, url, deadline)
-    click.echo(f"{stats.delivered} of {len(records) + skipped.count} records delivered to {url}")
+    tell(f"{stats.delivered} of {len(records) + skipped.count} records delivered to {url}", err=False)
     if stats.delivered < len(records):
         raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
     if skipped.count:

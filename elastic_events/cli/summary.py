@@ -9,7 +9,9 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
+from elastic_events.cli.output import tell
 from elastic_events.cli.reading import Skipped, choose, emit_json, judge, options, stories_of
+from elastic_events.reading.shown import json_shown
 from elastic_events.reading.source import last_words
 from elastic_events.reading.story import Story
 from elastic_events.reading.summary import Summary, final_worker, summary
@@ -64,7 +66,7 @@ def _lines(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
     for answer in _watch(sources, run):
         line = msgspec.json.encode(answer)
         if line != said:
-            click.echo(line)
+            click.echo(json_shown(line.decode()))
         said = line
         yield answer
 
@@ -78,7 +80,7 @@ def _watch(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
             story = choose(stories_of(sources, skipped), run)
         except NothingYet as error:
             if not waits:
-                click.echo(f"waiting: {error}", err=True)
+                tell(f"waiting: {error}")
             waits = True
         else:
             run, outcome = story.run_id, story.outcome

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import click
 
 from elastic_events.bus.record import Record
+from elastic_events.cli.output import tell
 from elastic_events.reading.follow import Follower, follower
 from elastic_events.sinks.console import format_record, wants_color
 from elastic_events.sinks.jsonl_read import CUT
@@ -74,7 +75,7 @@ class _Input:
             if not self._follow:
                 raise
             if not self._waits:
-                click.echo(f"waiting: {error}", err=True)
+                tell(f"waiting: {error}")
             self._waits = True
 
     def tell(self) -> None:
@@ -84,7 +85,7 @@ class _Input:
         if found:
             line, reason = found[0]
             more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-            click.echo(f"skipped line {line}: {reason}{more}" if line else f"{reason}{more}", err=True)
+            tell(f"skipped line {line}: {reason}{more}" if line else f"{reason}{more}")
 
     def close(self) -> None:
         """Let go of it."""

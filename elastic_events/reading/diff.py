@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.reading.goodput import ORDER, goodput
+from elastic_events.reading.shown import shown
 from elastic_events.reading.story import Story
 from elastic_events.reading.summary import summary
 from elastic_events.reading.words import seconds
@@ -77,6 +78,7 @@ def _line(name: str, unit: str, a: float | None, b: float | None) -> Line:
 
 def diff_terminal(answer: Diff) -> RenderableType:
     """Draw the comparison for a terminal; the phase that grew most is marked."""
+    answer = shown(answer)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for column in (f"A: {answer.a}", f"B: {answer.b}", "change"):

@@ -38,7 +38,7 @@ def follower(source: str, damaged: Damaged) -> Follower:
         NothingYet: there is no such file or directory, yet.
         InputError: a stream cannot be reached.
     """
-    if source.startswith("nats://"):
+    if source.startswith(("nats://", "tls://")):
         from elastic_events.sinks.nats_read import NatsFollower
 
         return NatsFollower(source)

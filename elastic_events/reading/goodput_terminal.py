@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.reading.goodput import Bucket, Goodput, headline
+from elastic_events.reading.shown import shown
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("goodput_terminal",)
@@ -37,6 +38,7 @@ _HEADS = {
 
 def goodput_terminal(answer: Goodput, width: int = 80) -> RenderableType:
     """Draw the goodput for a terminal of `width` columns."""
+    answer = shown(answer)
     head = Text.assemble(f"Run {answer.run_id}: ", (headline(answer), "bold"), " (ETTR).")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
@@ -67,11 +69,11 @@ def _by_attempt(answer: Goodput) -> list[RenderableType]:
     for name in names:
         table.add_column(_HEADS.get(name, name), justify="right", no_wrap=True)
     table.add_column("ended", no_wrap=True)
-    shown = answer.attempts if len(answer.attempts) <= 20 else [*answer.attempts[:10], *answer.attempts[-10:]]
-    for attempt in shown:
+    some = answer.attempts if len(answer.attempts) <= 20 else [*answer.attempts[:10], *answer.attempts[-10:]]
+    for attempt in some:
         cells = [seconds(attempt.buckets[name]) if attempt.buckets[name] else "" for name in names]
         table.add_row(str(attempt.attempt), *cells, Text(attempt.outcome))
-    hidden = len(answer.attempts) - len(shown)
+    hidden = len(answer.attempts) - len(some)
     return [table, *([Text(f"{hidden} attempts between are not shown; --json has all.")] if hidden else [])]
 
 

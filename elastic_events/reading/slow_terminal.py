@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.reading.hang import verdict
+from elastic_events.reading.shown import shown
 from elastic_events.reading.slow import OFTEN, RankSteps, Slow
 from elastic_events.reading.words import counted, seconds
 
@@ -23,6 +24,7 @@ ALWAYS = 0.9
 
 def slow_terminal(answer: Slow) -> RenderableType:
     """Draw it for a terminal: stragglers first, then the slowest."""
+    answer = shown(answer)
     if answer.median_s is None:
         text = "No finished step was recorded. In the training loop: with elastic_events.step(n): ..."
         return Group(Text(text), *_hung(answer), *_silence(answer))

@@ -28,7 +28,7 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
         InputError: there is nothing to read at all: a missing, empty-named or foreign input.
     """
     text = str(source)
-    if text.startswith("nats://"):
+    if text.startswith(("nats://", "tls://")):
         from elastic_events.sinks.nats_read import read_nats_sync
 
         yield from read_nats_sync(text, damaged=damaged)

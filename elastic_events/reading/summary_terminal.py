@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.reading.shown import shown
 from elastic_events.reading.summary import AttemptRow, Clock, Departure, Failure, Summary
 from elastic_events.reading.words import counted, error_line, seconds, spans
 
@@ -21,10 +23,13 @@ _FEW = 3
 
 def summary_terminal(answer: Summary) -> RenderableType:
     """Draw the summary for a terminal."""
+    # Of an error of several lines one is shown: it is chosen while they are lines.
+    messages = [shown(message) for message in _messages(answer.attempts)]
+    answer = shown(msgspec.structs.replace(answer, reason=answer.reason and error_line(answer.reason)))
     return Group(
         *_headline(answer),
         _attempts(answer),
-        *map(Text, _messages(answer.attempts)),
+        *map(Text, messages),
         *_words(answer),
         *map(Text, _remarks(answer)),
     )
@@ -36,7 +41,7 @@ def _headline(answer: Summary) -> list[Text]:
     outcome = {"unknown": end}.get(answer.outcome, answer.outcome)
     line = Text.assemble(f"Run {answer.run_id}: ", (outcome, colour), f" after {seconds(answer.wall_s)}")
     if answer.reason and answer.outcome == "failed":
-        line.append(f" ({error_line(answer.reason)})")
+        line.append(f" ({answer.reason})")
     parts = [
         counted(len(answer.nodes), "node"),
         counted(answer.ranks, "rank"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from typing import IO, Any
 
 from elastic_events.bus.context import Context
@@ -32,6 +33,10 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 }
 
 
+# What begins a formula, but for what is a number in JSON.
+_FORMULA = re.compile(r"[=+@\t\r]|-(?!\d+(?:\.\d+)?(?:[eE][+-]?\d+)?$)")
+
+
 def row(record: Record) -> tuple[Any, ...]:
     """Return a record as its table has it: numbers, text and None; what is neither is strict JSON."""
     head = (record.id, record.seq, record.time_ns, record.monotonic_ns, record.name, record.channel)
@@ -55,10 +60,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int) else str(value)
 
 
+def _inert(value: Any) -> Any:
+    return f"'{value}" if type(value) is str and _FORMULA.match(value) else value
+
+
 class CsvTable:
     """One kind's table as CSV (RFC 4180): UTF-8, quoted where needed, None as an empty field.
 
-    Text stays what it was. A spreadsheet may take a text that begins with "=" for a formula: import such columns as text.
+    A text that a spreadsheet would take for a formula, and run, gets an apostrophe in front (OWASP, "CSV Injection").
     """
 
     suffix = ".csv"
@@ -70,7 +79,7 @@ class CsvTable:
 
     def write(self, rows: list[tuple[Any, ...]]) -> None:
         """Add rows."""
-        self._writer.writerows(rows)
+        self._writer.writerows([*map(_inert, row)] for row in rows)
 
     def finish(self) -> None:
         """Write what is held back; the file stays open."""

@@ -6,6 +6,7 @@ from itertools import pairwise
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from elastic_events.reading.shown import shown
 from elastic_events.reading.timeline import STATES, Box, Row, Timeline, alike, ended
 from elastic_events.reading.words import counted, seconds
 
@@ -41,6 +42,7 @@ def timeline_terminal(answer: Timeline, width: int = 80, *, ascii_only: bool = F
 
     Rows that look alike are one where there are many. With `ascii_only` nothing else is used.
     """
+    answer = shown(answer)
     columns = max(20, width - _LABEL - 1)
     slice_s = answer.wall_s / columns if answer.wall_s else 1.0
     rows = [(row, 1, _cells(row, slice_s, columns)) for row in answer.rows] if len(answer.rows) <= _ROWS else []
@@ -114,8 +116,10 @@ def _on_top(boxes: Sequence[Box]) -> Iterator[tuple[float, float, str]]:
 
 def _legend(rows: list[tuple[Row, int, list[str]]], slice_s: float, width: int) -> Iterator[Text]:
     """What the letters are, what is too short to have one, and what stands behind a name."""
-    shown = {one for _, _, cells in rows for one in cells}
-    words = [f"{letter} {word}" for look in (_LOOK, _MARKS) for one, (letter, _, word) in look.items() if one in shown]
+    letters = {one for _, _, cells in rows for one in cells}
+    words = [
+        f"{letter} {word}" for look in (_LOOK, _MARKS) for one, (letter, _, word) in look.items() if one in letters
+    ]
     line = ""
     for word in words:
         if line and len(line) + 2 + len(word) > width:
@@ -124,7 +128,7 @@ def _legend(rows: list[tuple[Row, int, list[str]]], slice_s: float, width: int) 
         line += f"  {word}" if line else word
     yield Text(line, style="dim")
     boxes = {box.state for row, _, _ in rows for box in row.boxes}
-    short = [word for state, (_, _, word) in _LOOK.items() if state in boxes - shown]
+    short = [word for state, (_, _, word) in _LOOK.items() if state in boxes - letters]
     if short:
         yield Text(f"Nowhere the most of a column ({seconds(slice_s)}): {', '.join(short)}.", style="dim")
     if any(many > 1 for _, many, _ in rows):

@@ -7,8 +7,8 @@
 | `mlflow:///DIR?experiment=NAME`, `mlflow+http://HOST:PORT`, `mlflow+https://HOST` | MLflow | `mlflow` |
 
 A point is called `group/name`, for ranks other than 0 `group/rank3/name`. Its step is that of the last `step.started`
-event of its process before it (see `elastic_events.training`); without such events, the number of points of its name
-before it. Events pass these sinks by, and so do values that are no numbers: both count as delivered.
+event of its process before it (see `elastic_events.training`), also behind a roll-up; without such events, the number of
+points of its name before it. Events pass these sinks by, and so do values that are no numbers: both count as delivered.
 """
 
 import contextlib
@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote
 
-from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
+from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import BlockingSink
-from elastic_events.sinks.options import Options, file_path
+from elastic_events.sinks.options import Options, file_path, without_login
+from elastic_events.sinks.rollup import SUFFIX
 
 __all__ = ("MlflowSink", "Point", "TensorBoardSink", "WandbSink", "from_url")
 
-#: Step marks of a process that are kept: points are never this far behind.
-MARKS = 4096
+#: Step marks of a process that are kept: a point comes no later, even through a roll-up of a minute, at 500 steps a second.
+MARKS = 32_768
 
 
 _FOREIGN = re.compile(r"[^\w\-. /]", re.ASCII)  # mlflow.utils.validation: what a metric's name may not hold
@@ -224,7 +225,7 @@ class MlflowSink(Bridge):
             experiment = found.experiment_id if found else self._client.create_experiment(self.experiment)
             self.run_id = self._client.create_run(experiment, run_name=self.run_name).info.run_id
         except (OSError, self._errors) as error:
-            raise ConfigError(f"MLflow: no run at {self.tracking_uri}: {error}") from None
+            raise ConfigError(without_login(f"MLflow: no run at {self.tracking_uri}: {error}")) from None
 
     def log(self, points: Sequence[Point]) -> None:
         """Log the points, a thousand a request."""
@@ -236,9 +237,10 @@ class MlflowSink(Bridge):
             try:
                 self._client.log_batch(self.run_id, metrics=metrics[start : start + self.MOST])
             except self._errors as error:
+                reason = without_login(f"MLflow: {error}")
                 if error.error_code != "INVALID_PARAMETER_VALUE":
-                    raise
-                raise PermanentError(f"MLflow: {error}") from error
+                    raise TransientError(reason) from None
+                raise PermanentError(reason) from None
 
     def close_now(self) -> None:
         """End the run."""
@@ -286,7 +288,8 @@ class Steps:
         return Point(tag, number, self._step(record, tag), record.time_ns)
 
     def _step(self, record: Record, tag: str) -> int:
-        marks = self._marks.get(record.context.process)
+        # A roll-up passes the marks on as they are; its sums have the time of the last point, in a name of their own.
+        marks = self._marks.get(record.context.process.removesuffix(SUFFIX))
         if marks:
             place = bisect_right(marks, (record.monotonic_ns, math.inf))
             return marks[max(place - 1, 0)][1]
@@ -314,8 +317,8 @@ def from_url(url: SplitResult) -> Bridge:
 
 def _wandb_from(url: SplitResult, options: Options) -> WandbSink:
     project = unquote(url.netloc or url.path.strip("/"))
-    if not project:
-        raise ConfigError("which W&B project? write wandb://PROJECT")
+    if not project or "@" in url.netloc:
+        raise ConfigError("which W&B project? write wandb://PROJECT, without a login: W&B reads WANDB_API_KEY")
     directory, mode = options.text("dir", ".") or ".", options.text("mode", "offline") or "offline"
     name = options.text("name")
     options.finish()

@@ -62,13 +62,12 @@ class ConsoleSink(BlockingSink):
         try:
             self._descriptor = os.dup(source)
         except OSError:
-            raise ConfigError(f"console: this process has no {self.stream}") from None
+            raise ConfigError(f"{self.name}: this process has no {self.stream}") from None
         self._colored = wants_color(self._descriptor) if self.color is None else self.color
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Print `records`; waits while nobody reads."""
-        text = "".join(f"{format_record(record, color=self._colored)}\n" for record in records)
-        view = memoryview(text.encode(errors="backslashreplace"))
+        view = memoryview(self.lines(records))
         while view:
             try:
                 view = view[os.write(self._descriptor, view) :]
@@ -80,6 +79,11 @@ class ConsoleSink(BlockingSink):
                 if error.errno in (errno.EPIPE, errno.EBADF):
                     raise PermanentError(f"nobody reads {self.stream} any more", records) from None
                 raise
+
+    def lines(self, records: Sequence[Record]) -> bytes:
+        """Return what is printed for `records`."""
+        text = "".join(f"{format_record(record, color=self._colored)}\n" for record in records)
+        return text.encode(errors="backslashreplace")
 
     def close_now(self) -> None:
         """Close the copy."""
@@ -95,7 +99,7 @@ class ConsoleSink(BlockingSink):
 def from_url(url: SplitResult) -> ConsoleSink:
     """Return the sink of `console:`, `console:stdout` or `console:stderr?color=1`; see `sinks.urls`."""
     if url.netloc or url.path not in ("", *_DESCRIPTORS):
-        wrong = f"{url.netloc}{url.path}"
+        wrong = f"{url.netloc.rpartition('@')[2]}{url.path}"
         raise ConfigError(f"console: write console:, console:stderr or console:stdout, not console:{wrong}")
     options = Options(url)
     color = options.flag("color", False) if "color" in options.values else None

@@ -14,6 +14,7 @@ from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.jsonl_read import JsonlPosition, read_jsonl
+from elastic_events.sinks.jsonl_stream import JsonlStream, stream_of
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.parts import Housekeeper, next_number
 from elastic_events.sinks.stored import from_json, to_lines
@@ -79,11 +80,13 @@ class JsonlSink(EncodingSink[bytes]):
         Raises:
             ConfigError: that.
         """
+        if self.path.is_fifo():
+            raise ConfigError(f"{self.path} is no regular file but a FIFO: write jsonl:///{self.path}?fifo=1")
         check_path(self.path)
 
     def open_now(self) -> None:
         """Open or create the file; `ConfigError` says what is wrong with its path."""
-        check_path(self.path)
+        self.check()
         try:
             self._open()
         except OSError as error:
@@ -186,11 +189,19 @@ class JsonlSink(EncodingSink[bytes]):
             return os.fstat(self._descriptor).st_mtime
 
 
-def from_url(url: SplitResult) -> JsonlSink:
-    """Return the sink of `jsonl:///run.jsonl?rotate=64MB&rotate_every=1h&keep=5&gzip=0`; see `sinks.urls`."""
+def from_url(url: SplitResult) -> JsonlSink | JsonlStream:
+    """Return the sink of `jsonl:///run.jsonl?rotate=64MB&rotate_every=1h&keep=5&gzip=0`; see `sinks.urls`.
+
+    `jsonl:stdout`, `jsonl:stderr`, `jsonl:////dev/stdout` and `jsonl:////a/fifo?fifo=1` are streams, which take no options.
+    """
     options = Options(url)
+    path = file_path(url)
+    stream = stream_of(path)
+    if stream is not None or options.flag("fifo", False):
+        options.finish()
+        return JsonlStream(path if stream is None else stream)
     sink = JsonlSink(
-        file_path(url),
+        path,
         rotate=options.size("rotate"),
         rotate_every=options.seconds("rotate_every"),
         keep=options.integer("keep"),

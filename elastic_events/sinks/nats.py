@@ -1,6 +1,8 @@
 """NATS JetStream: the engine for more than one machine."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,39 +13,39 @@ import msgspec
 
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
 from elastic_events.bus.record import Record
+from elastic_events.bus.retry import Retry
 from elastic_events.bus.slices import in_slices
 from elastic_events.sinks.nats_link import Link
+from elastic_events.sinks.nats_pack import MESSAGE_BYTES, Message, pack, subject
 from elastic_events.sinks.nats_read import NatsReader, read_nats, read_nats_sync
-from elastic_events.sinks.nats_target import Target, target, token
+from elastic_events.sinks.nats_target import Target, target
 from elastic_events.sinks.options import Options
 from elastic_events.sinks.stored import to_lines
 
 __all__ = ("NatsReader", "NatsSink", "from_url", "read_nats", "read_nats_sync", "subject")
 
-#: Metric records a message at most: one message a record is a thirtieth of the rate.
-BATCH = 200
-
-#: Bytes a message at most; the server's own limit is 1 MiB unless it was raised.
-MESSAGE_BYTES = 512 * 1024
+#: Seconds for which a lane retries a batch unless it is told otherwise.
+_BUDGET = Retry().budget
 
 #: Messages of one write that may be under way at once.
 WINDOW = 1000
 
 # server/errors.json: the message is larger than the stream allows. Others may pass: leader elections, limits, storage.
-_TOO_LARGE = 10054
+_MESSAGE_EXCEEDS_MAXIMUM = 10054
 
 
 class NatsSink:
-    """Publishes records to a JetStream stream, events one a message, metric points up to 200 a message.
+    """Publishes records to a JetStream stream, events one a message, metric points up to 256 a message.
 
     Subjects are `PREFIX.RUN.KIND.NAME`; metrics are under `PREFIX.RUN.metric.batch`. The payload is one stored record
-    (`sinks.stored`) a line.
+    (`sinks.stored`) a line. A message of metric points holds those of one process and one block of 256 sequence numbers.
 
     Delivered means: JetStream acknowledged it. A single server has then written it to its file, but not synced it: the
     record survives the death of the server, not a power failure within the server's `sync_interval`, unless the stream
     has 3 replicas (F45). An acknowledgement that was lost makes the lane send the batch again; the message id, made
-    from the record ids, lets the server drop the second copy within the stream's duplicate window, 15 minutes unless
-    set otherwise (F39). A record is in the stream exactly once as long as a batch is not retried for longer than that.
+    from the ids of all its records, lets the server drop the second copy within the stream's duplicate window, 15
+    minutes unless set otherwise (F39). What comes again later, or in other company (a replay, a recovery), may be
+    stored twice: `NatsReader` hands each record out once, by its id; a consumer of another kind has to look at `id`.
 
     The stream is created if it is missing: in files, 1 GiB, 30 days, oldest messages dropped first. asyncio only.
 
@@ -62,7 +64,9 @@ class NatsSink:
         self.timeout = timeout
         self.duplicates = 0  #: messages that the server had already
         self._link = Link(self.target, min(timeout, 5.0))
-        self._waiting: dict[str, _Message] = {}
+        self._most = MESSAGE_BYTES  # of a message, header included
+        self._told = False
+        self._waiting: dict[str, Message] = {}
         self._serial = 0
         self._inbox = ""
 
@@ -108,6 +112,8 @@ class NatsSink:
         if await self._link.ready():
             try:
                 await self._link.ensure_stream()
+                self._most = min(MESSAGE_BYTES, self._link.largest)
+                self._tell_of_window()
                 self._inbox = self._link.client.new_inbox()
                 await self._link.client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
             except BaseException:
@@ -117,21 +123,41 @@ class NatsSink:
     async def _write(self, records: Sequence[Record]) -> None:
         await self._ready()
         lines = b"".join(await in_slices(to_lines, records)).split(b"\n")
-        messages = pack(records, lines, self.target.root)
+        messages = pack(records, lines, self.target.root, self._most)
+        done: list[Message] = []
         try:
-            for start in range(0, len(messages), WINDOW):
-                await self._publish(messages[start : start + WINDOW])
+            while messages:
+                for start in range(0, len(messages), WINDOW):
+                    await self._publish(messages[start : start + WINDOW])
+                settled, messages = self._split(messages)
+                done += settled
         finally:
             self._waiting.clear()
-        await self._judge(messages)
+        await self._judge(done)
 
-    async def _publish(self, messages: "Sequence[_Message]") -> None:
+    def _split(self, messages: "Sequence[Message]") -> "tuple[list[Message], list[Message]]":
+        """Return the messages that have their answer, and smaller ones for those that were too large for the stream."""
+        settled: list[Message] = []
+        large: list[Message] = []
+        for message in messages:
+            splits = message.answer.result() is _TOO_LARGE and len(message.records) > 1
+            (large if splits else settled).append(message)
+        if not large:
+            return settled, []
+        self._most = min(message.size for message in large) // 2
+        smaller: list[Message] = []
+        for message in large:
+            smaller += pack(message.records, message.payload.split(b"\n"), self.target.root, self._most)
+        return settled, smaller
+
+    async def _publish(self, messages: "Sequence[Message]") -> None:
         client = self._link.client
-        largest = client.max_payload
+        largest = min(client.max_payload, self._link.largest)
         for message in messages:
             message.answer = asyncio.get_running_loop().create_future()
-            if len(message.payload) > largest:
-                message.answer.set_result(_Refusal(f"{len(message.payload)} bytes; the server takes {largest}"))
+            if message.size > largest:
+                # Not to be tried: of a message beyond its limit the server closes the connection.
+                message.answer.set_result(_TOO_LARGE)
                 continue
             self._serial += 1
             key = str(self._serial)
@@ -144,7 +170,7 @@ class NatsSink:
                 raise TransientError(f"NATS: {error or type(error).__name__}") from error
         await asyncio.wait([message.answer for message in messages])
 
-    async def _judge(self, messages: "Sequence[_Message]") -> None:
+    async def _judge(self, messages: "Sequence[Message]") -> None:
         """Raise what the answers come to: anything transient first, since that one is asked again."""
         refused: list[Record] = []
         reason = ""
@@ -153,6 +179,8 @@ class NatsSink:
             if isinstance(answer, TransientError):
                 await self._link.drop()  # the next write finds out whether the stream is still there
                 raise answer
+            if answer is _TOO_LARGE:
+                answer = _Refusal(f"a message of {message.size} bytes is larger than the server or the stream takes")
             if isinstance(answer, _Refusal):
                 refused += message.records
                 reason = answer.reason
@@ -165,6 +193,19 @@ class NatsSink:
             answer = _read_answer(reply)
             self.duplicates += answer is _DUPLICATE
             message.settle(answer)
+
+    def _tell_of_window(self) -> None:
+        """Say once that the stream forgets message ids sooner than a lane gives up trying."""
+        window = self._link.duplicate_window
+        if window is None or window >= _BUDGET or self._told:
+            return
+        self._told = True
+        text = (
+            f"elastic_events: the NATS stream {self.target.stream!r} knows a message again for {window:g} s, and a batch is "
+            f"tried for {_BUDGET:g} s: what comes twice is stored twice; elastic-events reads it once\n"
+        )
+        with contextlib.suppress(OSError):  # no stderr, nobody to tell
+            os.write(2, text.encode(errors="backslashreplace"))
 
     def _denied(self, denied: str) -> None:
         for message in list(self._waiting.values()):
@@ -189,78 +230,13 @@ def from_url(url: SplitResult) -> NatsSink:
     return NatsSink(found, timeout=timeout or 10.0)
 
 
-def subject(record: Record, prefix: str) -> str:
-    """Return the subject of a record: `PREFIX.RUN.KIND.NAME`, where the dots of a name stay."""
-    run = token(record.context.run_id)
-    if record.kind == "metric":
-        return f"{prefix}.{run}.metric.batch"
-    name = record.channel if record.kind == "ledger" else record.name
-    # NATS keeps counts by subject: a name of any length and depth must not become one.
-    tokens = [token(part) for part in str(name)[:128].split(".")[:8]]
-    return f"{prefix}.{run}.{record.kind}.{'.'.join(tokens)}"
-
-
-def pack(records: Sequence[Record], lines: Sequence[bytes], prefix: str) -> "list[_Message]":
-    """Return the messages for `records` and their `lines`: the same for the same records, so that a retry is recognised."""
-    messages: list[_Message] = []
-    open_batches: dict[str, _Batch] = {}
-    for record, line in zip(records, lines, strict=False):
-        if record.kind != "metric":
-            messages.append(_Message(subject(record, prefix), record.id, line, (record,)))
-            continue
-        run = record.context.run_id
-        batch = open_batches.get(run)
-        if batch is None or len(batch.lines) >= BATCH or batch.size + len(line) > MESSAGE_BYTES:
-            if batch is not None:
-                messages.append(batch.message(prefix))
-            batch = open_batches[run] = _Batch()
-        batch.records.append(record)
-        batch.lines.append(line)
-        batch.size += len(line) + 1
-    messages += [batch.message(prefix) for batch in open_batches.values()]
-    return messages
-
-
-class _Batch:
-    """Metric records on their way into one message."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.lines: list[bytes] = []
-        self.size = 0
-
-    def message(self, prefix: str) -> "_Message":
-        first, last = self.records[0], self.records[-1]
-        identity = f"{first.id}..{last.id}+{len(self.records)}"
-        return _Message(subject(first, prefix), identity, b"\n".join(self.lines), tuple(self.records))
-
-
 class _Refusal(NamedTuple):
     """The server's answer where trying again cannot help."""
 
     reason: str
 
 
-_STORED, _DUPLICATE = object(), object()
-
-
-class _Message:
-    """A message on its way, and the answer to it."""
-
-    __slots__ = ("answer", "id", "payload", "records", "subject")
-
-    answer: "asyncio.Future[Any]"
-
-    def __init__(self, subject: str, identity: str, payload: bytes, records: tuple[Record, ...]) -> None:
-        self.subject = subject
-        self.id = identity
-        self.payload = payload
-        self.records = records
-
-    def settle(self, answer: object) -> None:
-        """Take the first answer; a result, never an exception, so that nobody has to look at each."""
-        if not self.answer.done():
-            self.answer.set_result(answer)
+_STORED, _DUPLICATE, _TOO_LARGE = object(), object(), object()
 
 
 def _read_answer(reply: Any) -> object:
@@ -273,6 +249,6 @@ def _read_answer(reply: Any) -> object:
         return TransientError("the NATS server's acknowledgement cannot be read")
     if error is None:
         return _DUPLICATE if answer.get("duplicate") else _STORED
-    if error.get("err_code") == _TOO_LARGE:
-        return _Refusal(str(error.get("description")))
+    if error.get("err_code") == _MESSAGE_EXCEEDS_MAXIMUM:
+        return _TOO_LARGE
     return TransientError(f"JetStream: {error.get('description')}")

@@ -24,6 +24,8 @@ T = TypeVar("T")
 _STREAM_NOT_FOUND, _NO_STORAGE, _OVERLAP = 10059, 10047, 10065
 _NO_JETSTREAM = (10039, 10076)
 
+_NO_LIMIT = 2**31  # of the protocol; servers have one
+
 _abandoned: list[Any] = []  # connections of the process that forked this one
 
 
@@ -39,6 +41,8 @@ class Link:
         self.timeout = timeout
         self.client: Any = None
         self._client_class = _client_class(insist_on_tls=target.tls or bool(target.tls_ca or target.tls_cert))
+        self.largest = _NO_LIMIT  # bytes of a message, header included, that server and stream take
+        self.duplicate_window: float | None = None  # seconds, of the stream; None where it is not known
         self._files: dict[str, Any] = {}
         self.last_error: Exception | None = None
         self.denied: Callable[[str], None] = lambda _subject: None  # told of each subject that we may not use
@@ -112,6 +116,7 @@ class Link:
             ConfigError: it can neither be found nor created, and why.
             TransientError: no answer in time.
         """
+        self.largest = self.client.max_payload
         if not self.target.manage:
             return
         from nats.js.errors import APIError
@@ -125,10 +130,17 @@ class Link:
                     f"the NATS stream {self.target.stream!r} exists, and {subjects!r} is none of its subjects "
                     f"({', '.join(info.config.subjects or ())}): name another stream, or its prefix by prefix="
                 )
+            self._learn(info.config)
         except APIError as error:
             if error.err_code != _STREAM_NOT_FOUND:
                 raise TransientError(f"JetStream: {error.description}") from None
             await self._create(jetstream, subjects)
+
+    def _learn(self, config: Any) -> None:
+        """Keep what the stream's configuration says of messages."""
+        if config.max_msg_size is not None and config.max_msg_size > 0:
+            self.largest = min(self.largest, config.max_msg_size)
+        self.duplicate_window = config.duplicate_window
 
     async def _create(self, jetstream: Any, subjects: str) -> None:
         from nats.js.api import DiscardPolicy, StorageType, StoreCompression, StreamConfig
@@ -189,6 +201,7 @@ class Link:
             self._explain(server, cause)
             raise TransientError(f"no NATS server answers at {server}: {_reason(cause)}") from None
         connected = True
+        _say_that_it_is_tls(client)
         return client
 
     async def _login(self) -> dict[str, Any]:
@@ -259,6 +272,15 @@ class _NotConnectedError(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.__cause__ = error
+
+
+def _say_that_it_is_tls(client: Any) -> None:
+    # asyncio's protocol knows only where asyncio began the TLS; else it prints a line when the server goes.
+    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001 - nats-py says it nowhere else
+    if writer is not None and writer.get_extra_info("ssl_object") is not None:
+        protocol = writer.transport.get_protocol()
+        if hasattr(protocol, "_over_ssl"):
+            protocol._over_ssl = True  # noqa: SLF001 - likewise
 
 
 async def _close(client: Any) -> None:

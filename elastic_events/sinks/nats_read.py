@@ -5,7 +5,6 @@ import contextlib
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 
@@ -13,12 +12,12 @@ from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_target import Target, target, token
-from elastic_events.sinks.options import Options
+from elastic_events.sinks.options import Options, split_url
 from elastic_events.sinks.stored import from_json
 
 __all__ = ("NatsFollower", "NatsReader", "read_nats", "read_nats_sync")
 
-#: Messages asked for at once; a message holds up to 200 records.
+#: Messages asked for at once; a message holds up to 256 records.
 PULL = 64
 
 _STREAM_NOT_FOUND = 10059  # server/errors.json
@@ -28,7 +27,10 @@ EXPIRES = 5.0
 
 
 class NatsReader:
-    """Reads the records of a stream in the order in which it stored them.
+    """Reads the records of a stream in the order in which it stored them, each record once, by its id.
+
+    What the stream holds twice (sent again after a lost acknowledgement, replayed, recovered) is handed out the first time
+    and counted in `repeated` then; of a durable reader, as far as it read since it was opened.
 
     A connection that breaks is made again, and reading goes on behind the last message. Messages that hold no stored
     record are skipped and counted.
@@ -57,6 +59,8 @@ class NatsReader:
         self.durable = durable
         self.live = live
         self.skipped = 0  #: messages that hold no stored record
+        self.repeated = 0  #: records that had been handed out before
+        self._seen = Seen()
         self._link = Link(target, 5.0)
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._last = 0  # sequence of the last message that was handed out
@@ -230,11 +234,28 @@ class NatsReader:
         except InputError:
             self.skipped += 1
             return []
-        return [record for record in records if self.run is None or record.context.run_id == self.run]
+        wanted = [record for record in records if self.run is None or record.context.run_id == self.run]
+        new = [record for record in wanted if self._seen.first(record)]
+        self.repeated += len(wanted) - len(new)
+        return new
 
     @staticmethod
     def _lost(queue: "asyncio.Queue[Any]") -> Any:
         return lambda: queue.put_nowait(None)
+
+
+class Seen:
+    """Which records came before: a bit for each sequence number, so that millions fit into memory."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[str, str, str, int], int] = {}
+
+    def first(self, record: Record) -> bool:
+        """Whether this is the first record of its id; from then on it is not."""
+        key = (record.context.run_id, record.context.process, record.ring, record.seq >> 10)
+        block, bit = self._blocks.get(key, 0), 1 << (record.seq & 1023)
+        self._blocks[key] = block | bit
+        return not block & bit
 
 
 def _position(message: Any) -> tuple[int, int]:
@@ -246,9 +267,9 @@ def _position(message: Any) -> tuple[int, int]:
 
 
 def _reader(url: str, **options: Any) -> NatsReader:
-    split = urlsplit(url)
-    if split.scheme != "nats":
-        raise ConfigError(f"{split.scheme or url!r} is no NATS URL: write nats://HOST:4222/STREAM")
+    split = split_url(url)
+    if split.scheme not in ("nats", "tls"):
+        raise ConfigError(f"{split.scheme or 'this'} is no NATS URL: write nats://HOST:4222/STREAM")
     asked = Options(split)
     found = target(split, asked)
     options["run"] = options.get("run") or asked.text("run")

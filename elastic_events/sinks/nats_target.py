@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote
 
 from elastic_events.bus.errors import ConfigError
-from elastic_events.sinks.options import Options
+from elastic_events.sinks.options import LOGIN_MARKS, Options
 
 __all__ = ("Target", "target", "token")
 
@@ -82,7 +82,7 @@ def target(url: SplitResult, options: Options) -> Target:
     defaults = Target(servers)
     found = Target(
         *(servers, stream, prefix),
-        tls=options.flag("tls", False),
+        tls=options.flag("tls", url.scheme == "tls"),
         tls_ca=options.text("tls_ca"),
         tls_cert=options.text("tls_cert"),
         tls_key=options.text("tls_key"),
@@ -113,5 +113,6 @@ def _server(host: str) -> str:
     if not colon or host.endswith("]"):
         return f"{host}:4222"
     if not name or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{host!r} is no NATS server: write HOST:PORT")
+        # Not the host: where a login holds a mark that ends it, this is the login.
+        raise ConfigError("in the nats URL: each server is HOST or HOST:PORT, the port a number; " + LOGIN_MARKS)
     return host

@@ -3,16 +3,51 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, unquote
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.redact import cut_secrets
 
-__all__ = ("Options", "file_path", "parse_duration", "parse_size")
+__all__ = ("LOGIN_MARKS", "Options", "file_path", "parse_duration", "parse_size", "split_url", "without_login")
 
 _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+
+#: How to write a login, for a sentence.
+LOGIN_MARKS = "in a login, / ? # @ , and % are written %2F %3F %23 %40 %2C and %25"
+
+# A password may hold any mark, an @ too; of what was taken for a path one slash is left.
+_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://?)(?!/)[^\s'\"]*@")
+_HEADERS = re.compile(r"\b(headers=)[^&\s]+")
+
+
+def split_url(text: str) -> SplitResult:
+    """Return the parts of a URL.
+
+    Raises:
+        ConfigError: it is none, or its login holds a mark that ends it; the sentence repeats nothing of it.
+    """
+    try:
+        parts = urlsplit(text.strip())
+    except ValueError:  # its own text repeats the login
+        raise ConfigError(f"{_start(text)} cannot be read: write SCHEME://HOST:PORT; {LOGIN_MARKS}") from None
+    if re.search(r"\s", parts.netloc):
+        raise ConfigError(f"{_start(text)} has white space in its host or login; {LOGIN_MARKS}")
+    if parts.netloc and "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ConfigError(f"{_start(text)} has an @ behind its host, which is written %40; {LOGIN_MARKS}")
+    return parts
+
+
+def _start(text: str) -> str:
+    scheme, colon, _ = text.strip().partition(":")
+    return f"the {scheme} URL" if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) else "a sink's URL"
+
+
+def without_login(text: str) -> str:
+    """Return a text without the logins, tokens and headers of the URLs in it: what ends on a screen or in a log."""
+    return cut_secrets(_HEADERS.sub(r"\1...", _LOGIN.sub(r"\1", text)))
 
 
 class Options:
@@ -110,7 +145,7 @@ def file_path(url: SplitResult) -> Path:
     """
     scheme = url.scheme
     if url.netloc:
-        meant = f"{url.netloc.rpartition('@')[2]}{url.path}"
+        meant = f"{url.netloc.rpartition('@')[2]}{url.path}"  # never the login
         raise ConfigError(f"{scheme}://{meant} names a host: write {scheme}:///{meant} for the file {meant}")
     path = unquote(url.path.removeprefix("/"))
     if not path or path.endswith("/") or "\0" in path:

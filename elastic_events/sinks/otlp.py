@@ -1,25 +1,26 @@
 """OpenTelemetry over HTTP: to any Collector or back end that takes OTLP in protobuf."""
 
 import os
+import re
 import socket
 import ssl
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import anyio
 
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.bus.slices import in_slices
-from elastic_events.sinks.options import Options
+from elastic_events.sinks.options import Options, without_login
 from elastic_events.sinks.otlp_encode import Encoder, is_point
+from elastic_events.sinks.otlp_settings import OtlpSettings, parse_headers, read_settings
 
 __all__ = ("OtlpSettings", "OtlpSink", "from_url", "read_settings")
 
@@ -36,31 +37,6 @@ _REMEMBERED = 8192
 _LOOKUP = 2.0
 
 
-@dataclass(frozen=True)
-class OtlpSettings:
-    """Where to send, and how. Its repr holds no header.
-
-    Args:
-        logs, metrics: full URLs; None sends nothing of that kind, and its records count as delivered.
-        logs_headers, metrics_headers: of every request.
-        gzip: whether bodies are compressed.
-        timeout: seconds of one request.
-        certificate, client_certificate, client_key: paths of PEM files: whom to trust, and who we are.
-        resource: attributes of every resource.
-    """
-
-    logs: str | None
-    metrics: str | None
-    logs_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    metrics_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    gzip: bool = True
-    timeout: float = 10.0
-    certificate: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-    resource: Mapping[str, str] = field(default_factory=dict)
-
-
 class OtlpSink:
     """Sends events as log records and metric points as data points of gauges; one request of each a batch.
 
@@ -68,8 +44,9 @@ class OtlpSink:
     configuration (F45). OTLP knows no ids: a request whose answer was lost is sent again and may be there twice; each
     log record carries `elastic.record_id` to tell.
 
-    A part of a request that the server refuses ("partial success") is counted in `rejected`, with its sentence in
-    `last_rejection`; OTLP does not say which records those are and forbids sending them again. Runs on asyncio and trio.
+    Of a request that the server takes in part ("partial success") as many records count as failed as it says. OTLP does not
+    say which and forbids sending them again: those named are the last of the request. `rejected` counts them,
+    `last_rejection` is the server's sentence. Runs on asyncio and trio.
 
     Args:
         endpoint: base URL such as `http://collector:4318`, to which `/v1/logs` and `/v1/metrics` are appended, or
@@ -94,7 +71,8 @@ class OtlpSink:
             self._encoder = Encoder(self.settings.resource)
         except ImportError:
             raise MissingExtra("OTLP", "otlp") from None
-        self._through: dict[str, None] = {}  # ids that arrived with a batch of which the other part did not
+        # Ids of a batch of which the other part has to come again: what arrived, and with a reason what was refused.
+        self._through: dict[str, str] = {}
 
     async def open(self) -> None:
         """Make the client; connects to nothing yet, a Collector may start later.
@@ -102,8 +80,11 @@ class OtlpSink:
         Raises:
             ConfigError: a certificate cannot be read.
         """
+        _tell(self.settings.remarks)
         self._client = self._http.AsyncClient(
             timeout=self.settings.timeout,
+            # A proxy of the environment is for what is far away: this machine is reached without.
+            trust_env=not all(map(_is_here, filter(None, (self.settings.logs, self.settings.metrics)))),
             verify=self._tls(),
             # At interpreter exit no name can be looked up: the connection of the last batch must still be there.
             limits=self._http.Limits(max_connections=4, keepalive_expiry=300.0),
@@ -120,26 +101,28 @@ class OtlpSink:
             TransientError: worth another try, after `retry_after` seconds where the server said so.
         """
         kinds = _sort([record for record in records if record.id not in self._through])
-        strange = kinds.pop("strange")
-        refused, arrived, reasons = list(strange), [], [_NOT_NUMBERS] * bool(strange)
+        refused = {record.id: reason for record in records if (reason := self._through.get(record.id))}
+        refused |= {record.id: _NOT_NUMBERS for record in kinds.pop("strange")}
+        arrived: list[Record] = []
         again: Exception | None = None
         for signal, part in kinds.items():
             try:
                 await self._export(signal, part)
                 arrived += part
             except PermanentError as error:
-                refused += error.rejected
-                reasons.append(error.reason)
+                refused |= {record.id: error.reason for record in error.rejected}
+                arrived += part if error.rejected else ()
                 again = again or (None if error.rejected else error)
             except TransientError as error:
                 again = error
         if again is not None:
-            self._remember(arrived)
+            self._remember({**{record.id: "" for record in arrived}, **refused})
             raise again
         for record in records:
             self._through.pop(record.id, None)
         if refused:
-            raise PermanentError("; ".join(reasons), refused)
+            reasons = "; ".join(dict.fromkeys(refused.values()))
+            raise PermanentError(reasons, [record for record in records if record.id in refused])
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -159,11 +142,11 @@ class OtlpSink:
         response = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
         if response.status_code // 100 != 2:
             raise self._failure(response, records)
-        self._count_rejected(signal, response, records)
+        self._look_for_rejected(signal, response, records)
 
-    def _remember(self, arrived: Sequence[Record]) -> None:
-        """Note what arrived of a batch that comes again: OTLP knows no ids, so it must not be sent twice."""
-        self._through.update(dict.fromkeys(record.id for record in arrived))
+    def _remember(self, settled: Mapping[str, str]) -> None:
+        """Note what is settled of a batch that comes again: OTLP knows no ids, so it must not be sent twice."""
+        self._through.update(settled)
         while len(self._through) > _REMEMBERED:
             del self._through[next(iter(self._through))]
 
@@ -214,7 +197,7 @@ class OtlpSink:
             return TransientError(reason, _retry_after(response.headers.get("retry-after")))
         return PermanentError(reason, () if status in _ABOUT_RECORDS else records)
 
-    def _count_rejected(self, signal: str, response: Any, records: Sequence[Record]) -> None:
+    def _look_for_rejected(self, signal: str, response: Any, records: Sequence[Record]) -> None:
         from google.protobuf.message import DecodeError
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
         from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
@@ -228,9 +211,11 @@ class OtlpSink:
         rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_data_points
         if partial.error_message or rejected:
             self.last_rejection = partial.error_message
-        if rejected >= len(records):
-            raise PermanentError(f"refused: {partial.error_message}", records)
-        self.rejected += max(rejected, 0)
+        count = min(max(rejected, 0), len(records))
+        self.rejected += count
+        if count:
+            reason = f"{_origin(str(response.request.url))} refused {count} of {len(records)} {signal}"
+            raise PermanentError(f"{reason}: {partial.error_message}".rstrip(": "), records[-count:])
 
     def _tls(self) -> ssl.SSLContext:
         settings = self.settings
@@ -257,9 +242,9 @@ def from_url(url: SplitResult) -> OtlpSink:
     base = f"{scheme}://{url.netloc}{url.path}" if url.netloc else None
     if base is None and url.path:
         raise ConfigError(f"{url.scheme}: which server? write {url.scheme}://HOST:4318")
-    found = read_settings(base)
+    found = read_settings(base, os.environ)
     headers = options.text("headers")
-    more = _headers(headers, "headers") if headers else {}
+    more = parse_headers(headers, "headers") if headers else {}
     settings = OtlpSettings(
         logs=found.logs if options.flag("logs", True) else None,
         metrics=found.metrics if options.flag("metrics", True) else None,
@@ -271,55 +256,27 @@ def from_url(url: SplitResult) -> OtlpSink:
         client_certificate=options.text("client_certificate", found.client_certificate),
         client_key=options.text("client_key", found.client_key),
         resource=found.resource,
+        remarks=found.remarks,
     )
     options.finish()
     return OtlpSink(settings)
 
 
-def read_settings(endpoint: str | None = None, environ: Mapping[str, str] = os.environ) -> OtlpSettings:
-    """Return the settings that OpenTelemetry's standard variables give; `endpoint` goes before those that name one.
+def _tell(remarks: Sequence[str]) -> None:
+    """Say each remark on stderr, once in this process."""
+    for remark in remarks:
+        if remark not in _told:
+            _told.add(remark)
+            with suppress(OSError):  # no stderr, nobody to tell
+                os.write(2, f"elastic_events: {remark}\n".encode(errors="backslashreplace"))
 
-    Source: opentelemetry.io, "OpenTelemetry Protocol Exporter" and "General SDK Configuration". Where `endpoint` is not
-    given, the protocol named there must not be grpc. Compression is gzip unless a variable says `none`.
 
-    Raises:
-        ConfigError: a variable is wrong, and which.
-    """
-    prefix = "OTEL_EXPORTER_OTLP_"
+_told: set[str] = set()
 
-    def variable(name: str, signal: str = "") -> str | None:
-        return environ.get(f"{prefix}{signal}{name}") or environ.get(f"{prefix}{name}") or None
 
-    def url(signal: str) -> str:
-        own = environ.get(f"{prefix}{signal.upper()}_ENDPOINT")
-        if endpoint is None and own:
-            return _checked(own, f"{prefix}{signal.upper()}_ENDPOINT")
-        base = endpoint or environ.get(f"{prefix}ENDPOINT") or "http://localhost:4318"
-        return _checked(base, "the OTLP endpoint").rstrip("/") + f"/v1/{signal}"
-
-    protocol = variable("PROTOCOL")
-    if endpoint is None and protocol == "grpc":
-        raise ConfigError(
-            f"{prefix}PROTOCOL is grpc: only http/protobuf is spoken here; name a URL otlp+http://HOST:4318"
-        )
-    compression = variable("COMPRESSION")
-    if compression not in (None, "gzip", "none"):
-        raise ConfigError(f"{prefix}COMPRESSION is gzip or none, not {compression!r}")
-    resource = _headers(environ.get("OTEL_RESOURCE_ATTRIBUTES") or "", "OTEL_RESOURCE_ATTRIBUTES", fold=False)
-    if environ.get("OTEL_SERVICE_NAME"):
-        resource["service.name"] = environ["OTEL_SERVICE_NAME"]
-    return OtlpSettings(
-        logs=url("logs"),
-        metrics=url("metrics"),
-        logs_headers=_headers(variable("HEADERS", "LOGS_") or "", f"{prefix}HEADERS"),
-        metrics_headers=_headers(variable("HEADERS", "METRICS_") or "", f"{prefix}HEADERS"),
-        gzip=compression != "none",
-        timeout=_milliseconds(variable("TIMEOUT"), f"{prefix}TIMEOUT"),
-        certificate=variable("CERTIFICATE"),
-        client_certificate=variable("CLIENT_CERTIFICATE"),
-        client_key=variable("CLIENT_KEY"),
-        resource=resource,
-    )
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _sort(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -331,49 +288,19 @@ def _sort(records: Sequence[Record]) -> dict[str, list[Record]]:
     return kinds
 
 
-def _checked(url: str, what: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError(f"{what} is http://HOST:PORT or https://HOST, not {_origin(url)!r}")
-    return url
-
-
-def _headers(text: str, what: str, *, fold: bool = True) -> dict[str, str]:
-    """Return `NAME=VALUE,...`, values percent-encoded, as the W3C's baggage has it."""
-    found = {}
-    for pair in filter(str.strip, text.split(",")):
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise ConfigError(f"{what} is NAME=VALUE,NAME=VALUE; one of its parts has no =")
-        found[name.strip().lower() if fold else name.strip()] = unquote(value.strip())
-    return found
-
-
-def _milliseconds(text: str | None, what: str) -> float:
-    if text is None:
-        return 10.0
-    if not text.isdigit() or int(text) == 0:
-        raise ConfigError(f"{what} is a whole number of milliseconds, not {text!r}")
-    return int(text) / 1000
-
-
 def _retry_after(text: str | None) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3), or None."""
     if text is None:
         return None
-    try:
-        return float(max(int(text), 0))
-    except ValueError:
-        pass
+    text = text.strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+        # "-0000" says that the zone is not known (RFC 5322, 3.3): such a date has none.
+        return max((when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, OverflowError, TypeError):
         return None
-    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _reason(error: BaseException) -> str:
@@ -386,5 +313,4 @@ def _reason(error: BaseException) -> str:
 
 def _origin(url: str) -> str:
     """Return a URL without what may be secret: login and query."""
-    login, at, rest = url.partition("@")
-    return (f"{login.partition('//')[0]}//{rest}" if at else url).partition("?")[0]
+    return without_login(url).partition("?")[0]

@@ -1,15 +1,10 @@
 """Prometheus: what the launcher knows of all workers, as an endpoint to scrape."""
 
-import math
 import os
-import socket
-import threading
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 from urllib.parse import SplitResult
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
 from elastic_events.bus.fork import buses
@@ -17,6 +12,8 @@ from elastic_events.bus.ledger import BusStats
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 from elastic_events.sinks.options import Options
+from elastic_events.sinks.prometheus_serve import Endpoint, Fresh
+from elastic_events.sinks.prometheus_text import RANK, Rank, Series, Spread, labelled, small_family, whole_family
 
 __all__ = ("BUCKETS", "PrometheusSink", "from_url")
 
@@ -25,6 +22,9 @@ PORT = 9464
 
 #: Upper bounds of the histograms: 1, 2.5 and 5 in each decade, since a loss and a step time in ms share them.
 BUCKETS = tuple(digit * 10.0**decade for decade in range(-3, 5) for digit in (1.0, 2.5, 5.0))
+
+#: Names, events and ranks that have series of their own, at most.
+NAMES = 2000
 
 #: The name under which everything beyond the cap is summed up.
 OVERFLOW = "__overflow__"
@@ -35,7 +35,10 @@ class PrometheusSink:
 
     | series | labels |
     |---|---|
-    | `elastic_metric_value`, `elastic_metric_points_total`, `elastic_metric_distribution` | name, group, run, rank |
+    | `elastic_metric_value`, `elastic_metric_points_total` | name, group, run, rank |
+    | `elastic_metric_distribution`, over all ranks | name, group, run |
+    | `elastic_rank_last_step`, `elastic_rank_step_seconds`, `elastic_rank_restarts` | run, rank |
+    | `elastic_rank_last_record_timestamp_seconds`: the last sign of life | run, rank |
     | `elastic_events_total` | name, source, run |
     | `elastic_lane_*`, from the bus's own ledger | lane; dropped: reason too |
     | `elastic_overflow_total`: records that went to the overflow series | kind |
@@ -43,12 +46,15 @@ class PrometheusSink:
     Delivered means: counted in this process. What is not scraped before the process ends is gone, and so is the endpoint
     (F45). Values that are not finite count, and show as last value, but are in no histogram.
 
+    A scrape gets a text that is a second old at most, rendered in a thread of the endpoint's own, however many ask.
+
     One process exposes, the launcher: it collects all workers' records. A forked child counts, and exposes nothing.
 
     Args:
         port: to listen on; 0 for any free one, then `port` says which once open.
         host: to listen on; only this machine by default: an endpoint has no login.
-        max_series: metric series, and event series, at most; further names share the series `__overflow__` (F62).
+        max_series: metric series of names and ranks, at most, of which 2,000 names and as many of events and ranks; what is
+            beyond shares the series `__overflow__` (F62).
         buckets: upper bounds of the histograms, ascending.
         stats: what gives the ledger to show; by default the bus that this sink is subscribed to.
 
@@ -63,7 +69,7 @@ class PrometheusSink:
         port: int = PORT,
         host: str = "127.0.0.1",
         *,
-        max_series: int = 2000,
+        max_series: int = 50_000,
         buckets: Iterable[float] = BUCKETS,
         stats: Callable[[], BusStats] | None = None,
     ) -> None:
@@ -74,7 +80,6 @@ class PrometheusSink:
         try:
             self._client = import_module("prometheus_client")
             self._families = import_module("prometheus_client.core")
-            self._exposition = import_module("prometheus_client.exposition")
             self._go_float = import_module("prometheus_client.utils").floatToGoString
         except ImportError:
             raise MissingExtra("Prometheus", "prometheus") from None
@@ -82,12 +87,15 @@ class PrometheusSink:
         self.registry = self._client.CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         self._buckets = sorted(buckets)
-        self._lock = threading.Lock()  # between the drain and a scrape, never near an emitter
-        self._metrics: dict[tuple[str, ...], _Series] = {}
+        # Written by the drain, read by a scrape without a lock, which the drain would wait for: a scrape may see the count of
+        # before a point beside the value of after it.
+        self._metrics: dict[tuple[str, ...], Series] = {}
+        self._spreads: dict[tuple[str, ...], Spread] = {}
+        self._ranks: dict[tuple[str, int], Rank] = {}
         self._events: dict[tuple[str, ...], int] = {}
-        self._overflowed = {"event": 0, "metric": 0}
+        self._overflowed = {"event": 0, "metric": 0, "rank": 0}
         self._worker: Worker | None = None
-        self._server: tuple[Any, threading.Thread] | None = None
+        self._server: Endpoint | None = None
         self._pid: int | None = None
 
     async def open(self) -> None:
@@ -117,13 +125,14 @@ class PrometheusSink:
             PermanentError: a metric's value is no number; the others are counted.
         """
         strange = []
-        with self._lock:
-            for record in records:
-                if record.kind == "metric":
-                    if not self._point(record):
-                        strange.append(record)
-                elif record.kind != "ledger":
-                    self._event(record)
+        for record in records:
+            if record.context.rank is not None and record.kind != "ledger":
+                self._sign_of_life(record)
+            if record.kind == "metric":
+                if not self._point(record):
+                    strange.append(record)
+            elif record.kind != "ledger":
+                self._event(record)
         if strange:
             raise PermanentError("a metric's value is no number, which is all that Prometheus can hold", strange)
 
@@ -148,20 +157,37 @@ class PrometheusSink:
             return False
         rank = "" if record.context.rank is None else str(record.context.rank)
         key = (str(record.name), str(record.channel), record.context.run_id, rank)
-        series = self._metrics.get(key)
-        if series is None:
-            # A place is kept for the overflow itself, so that the cap is the cap.
-            if len(self._metrics) >= self.max_series - 1:
-                self._overflowed["metric"] += 1
-                key = (OVERFLOW, "", "", "")
-            series = self._metrics.setdefault(key, _Series([0] * (len(self._buckets) + 1)))
+        series = self._metrics.get(key) or self._new_series(key)
         series.add(value, self._buckets)
         return True
+
+    def _new_series(self, key: tuple[str, ...]) -> Series:
+        # A place is kept for the overflow itself, so that the cap is the cap.
+        known = key[:3] in self._spreads or len(self._spreads) < NAMES - 1
+        if not known or len(self._metrics) >= self.max_series - 1:
+            self._overflowed["metric"] += 1
+            key = (OVERFLOW, "", "", "")
+            if key in self._metrics:
+                return self._metrics[key]
+        spread = self._spreads.get(key[:3]) or Spread(key[:3], len(self._buckets))
+        series = self._metrics[key] = Series(key, spread)
+        self._spreads[key[:3]] = spread
+        return series
+
+    def _sign_of_life(self, record: Record) -> None:
+        key = (record.context.run_id, record.context.rank or 0)
+        rank = self._ranks.get(key)
+        if rank is None:
+            if len(self._ranks) >= max(NAMES, self.max_series):
+                self._overflowed["rank"] += 1
+                return
+            rank = self._ranks[key] = Rank(*key)
+        rank.see(record)
 
     def _event(self, record: Record) -> None:
         source = str(record.fields[0]) if record.kind == "event" else "RDZV"
         key = (str(record.name), source, record.context.run_id)
-        if key not in self._events and len(self._events) >= self.max_series - 1:
+        if key not in self._events and len(self._events) >= min(NAMES, self.max_series) - 1:
             self._overflowed["event"] += 1
             key = (OVERFLOW, "", "")
         self._events[key] = self._events.get(key, 0) + 1
@@ -173,30 +199,37 @@ class PrometheusSink:
         return []
 
     def collect(self) -> Iterator[Any]:
-        """Yield the metric families."""
-        labels = ["name", "group", "run", "rank"]
-        last = self._families.GaugeMetricFamily("elastic_metric_value", "Last value.", labels=labels)
-        points = self._families.CounterMetricFamily("elastic_metric_points", "Points seen.", labels=labels)
-        spread = self._families.HistogramMetricFamily("elastic_metric_distribution", "Finite values.", labels=labels)
-        events = self._families.CounterMetricFamily("elastic_events", "Events seen.", labels=["name", "source", "run"])
-        overflow = self._families.CounterMetricFamily(
-            "elastic_overflow", "Records in the overflow series.", labels=["kind"]
+        """Yield the metric families, for a registry."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        yield from text_string_to_metric_families("".join(self.render()))
+
+    def render(self) -> Iterator[str]:
+        """Yield all series in the text format, some hundred lines at a time."""
+        series, spreads = list(self._metrics.values()), list(self._spreads.values())
+        ranks, events = list(self._ranks.values()), list(self._events.items())
+        number = self._go_float
+        yield from whole_family("elastic_metric_value", "gauge", "Last value.", (one.value(number) for one in series))
+        yield from whole_family(
+            "elastic_metric_points_total", "counter", "Points seen.", (one.points() for one in series)
         )
-        with self._lock:
-            metrics = [(key, series.copy()) for key, series in self._metrics.items()]
-            counts = list(self._events.items())
-            overflowed = list(self._overflowed.items())
-        bounds = [*map(self._go_float, self._buckets), "+Inf"]
-        for key, series in metrics:
-            last.add_metric(key, series.last)
-            points.add_metric(key, series.count)
-            spread.add_metric(key, series.cumulative(bounds), series.total)
-        for key, count in counts:
-            events.add_metric(key, count)
-        for kind, count in overflowed:
-            overflow.add_metric([kind], count)
-        yield from (last, points, spread, events, overflow)
-        yield from self._ledger()
+        bounds = [*map(number, self._buckets), "+Inf"]
+        name = "elastic_metric_distribution"
+        yield from whole_family(
+            name, "histogram", "Finite values of all ranks.", (one.lines(bounds, number) for one in spreads)
+        )
+        for what, text in RANK.items():
+            lines = (line for rank in ranks if (line := rank.line(what, number)))
+            yield from whole_family(f"elastic_rank_{what}", "gauge", text, lines)
+        counts = (
+            labelled("elastic_events_total", {"name": key[0], "source": key[1], "run": key[2]}) + f"{count}.0\n"
+            for key, count in events
+        )
+        yield from whole_family("elastic_events_total", "counter", "Events seen.", counts)
+        lost = (labelled("elastic_overflow_total", {"kind": kind}) + f"{n}.0\n" for kind, n in self._overflowed.items())
+        yield from whole_family("elastic_overflow_total", "counter", "Records in no series of their own.", lost)
+        for family in self._ledger():
+            yield small_family(family)
 
     def _ledger(self) -> Iterator[Any]:
         if self.stats is None:
@@ -219,31 +252,19 @@ class PrometheusSink:
     # --- the endpoint: called in the worker's thread ---
 
     def _listen(self) -> None:
-        class Server(self._exposition.ThreadingWSGIServer):  # type: ignore[name-defined, misc]
-            address_family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-
-        app = self._client.make_wsgi_app(self.registry)
-        server = make_server(self.host, self.port, app, Server, _Quiet)
-        # Half the default: a closing lane waits for this loop to look up.
-        thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="elastic-events scrape", daemon=True)
-        thread.start()
-        self._server = server, thread
-        self.port = server.server_port
+        self._server = Endpoint(self.host, self.port, Fresh(self.render))
+        self.port = self._server.server_port
 
     def _stop(self) -> None:
         if self._server is not None:
-            server, thread = self._server
-            server.shutdown()
-            server.server_close()
-            thread.join(1.0)
+            self._server.close()
             self._server = None
 
     def _drop_inherited(self) -> None:
         """Close the child's copy of the listening socket: it would keep the port taken after the parent's end."""
         self._worker = None
-        self._lock = threading.Lock()
         if self._server is not None:
-            self._server[0].socket.close()
+            self._server.socket.close()
             self._server = None
 
     def _find_bus(self) -> Callable[[], BusStats] | None:
@@ -265,53 +286,13 @@ def from_url(url: SplitResult) -> PrometheusSink:
         port = url.port
     except ValueError:
         raise ConfigError("prometheus: the port is a number from 0 to 65535") from None
-    if url.path.strip("/") or url.username:
+    if url.path.strip("/") or "@" in url.netloc:
         raise ConfigError(
             "prometheus: write prometheus: or prometheus://HOST:PORT; every path is served, without login"
         )
-    max_series = options.integer("max_series", 2000) or 2000
+    max_series = options.integer("max_series", 50_000) or 50_000
     options.finish()
     return PrometheusSink(PORT if port is None else port, url.hostname or "127.0.0.1", max_series=max_series)
-
-
-class _Quiet(WSGIRequestHandler):
-    """Answers without a line on stderr for each scrape."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class _Series:
-    """One metric of one rank."""
-
-    __slots__ = ("buckets", "count", "last", "total")
-
-    def __init__(self, buckets: list[int]) -> None:
-        self.last = math.nan
-        self.count = 0
-        self.total = 0.0
-        self.buckets = buckets
-
-    def add(self, value: float, bounds: Sequence[float]) -> None:
-        self.last = value
-        self.count += 1
-        if math.isfinite(value):  # one NaN would make the sum NaN for ever
-            self.total += value
-            self.buckets[bisect_left(bounds, value)] += 1
-
-    def copy(self) -> "_Series":
-        other = _Series(self.buckets.copy())
-        other.last, other.count, other.total = self.last, self.count, self.total
-        return other
-
-    def cumulative(self, bounds: Sequence[str]) -> list[tuple[str, float]]:
-        """Return the buckets as the exposition format has them: each includes those below."""
-        running = 0
-        found = []
-        for bound, count in zip(bounds, self.buckets, strict=True):
-            running += count
-            found.append((bound, float(running)))
-        return found
 
 
 #: Field of `LaneStats`, what it says, whether it only grows.

@@ -17,7 +17,10 @@ from elastic_events.bus.handler import BATCH, CallableSink, Sink
 from elastic_events.bus.record import Record
 from elastic_events.sinks.options import parse_duration
 
-__all__ = ("Rollup",)
+__all__ = ("SUFFIX", "Rollup")
+
+#: What a roll-up appends to the name of the process whose points it sums up.
+SUFFIX = "~rollup"
 
 #: Values of a window that are kept as they are; beyond, they go into a digest.
 EXACT = 256
@@ -106,11 +109,14 @@ class Rollup:
         """
         summed, passing = self._absorb(records)
         self._note(summed)
-        if any(record.kind == "ledger" for record in passing):
+        ledgers = [record for record in passing if record.kind == "ledger"]
+        if ledgers:
             self._close_windows()
         async with self._turn:
+            # Events first: a sink that keeps steps takes those of the sums from the marks among them.
+            await self._pass_on([record for record in passing if record.kind != "ledger"])
             await self._deliver()
-            await self._pass_on(passing)
+            await self._pass_on(ledgers)
         for record in records if self._done else ():
             self._done.pop(record.id, None)
 
@@ -277,7 +283,7 @@ class _Window:
         if self.odd:
             numbers["nonfinite"] = self.odd
         last = self.last
-        context = msgspec.structs.replace(last.context, process=f"{last.context.process}~rollup")
+        context = msgspec.structs.replace(last.context, process=f"{last.context.process}{SUFFIX}")
         # The last point of a window is in no other: its sequence number, with room for the sums, is theirs alone.
         return [
             Record(

@@ -20,6 +20,7 @@ from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.files import check_path
 from elastic_events.sinks.options import Options, file_path
+from elastic_events.sinks.sqlite_retention import Retention
 from elastic_events.sinks.sqlite_schema import (
     ALL_CONTEXTS,
     SELECT,
@@ -51,13 +52,22 @@ class SqliteSink(EncodingSink["_Rows"]):
     Args:
         path: of the database; its directory must exist.
         timeout: seconds to wait for another writer.
+        max_age, max_size: seconds and bytes that are kept, see `Retention`; None for all.
     """
 
     name = "sqlite"
     thread_name = "elastic-events sqlite"
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float = 10.0,
+        max_age: float | None = None,
+        max_size: int | None = None,
+    ) -> None:
         super().__init__()
+        self.retention = Retention(max_age, max_size)
         self.path = Path(path)
         self.timeout = timeout
         self._connection: sqlite3.Connection | None = None
@@ -104,6 +114,8 @@ class SqliteSink(EncodingSink["_Rows"]):
             self._write(parts)
         except UnicodeEncodeError:  # a lone surrogate: the stored form has none
             self._write([self.encode([from_json(to_json(record)) for record in part.records]) for part in parts])
+        if self._connection is not None:
+            self.retention.apply(self._connection)
 
     def close_now(self) -> None:
         """Close the connection; the last one moves the WAL into the file."""
@@ -178,9 +190,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def from_url(url: SplitResult) -> SqliteSink:
-    """Return the sink of `sqlite:///run.db?busy_timeout=10s`; see `sinks.urls`."""
+    """Return the sink of `sqlite:///run.db?busy_timeout=10s&max_age=30d&max_size=10GB`; see `sinks.urls`."""
     options = Options(url)
-    sink = SqliteSink(file_path(url), timeout=options.seconds("busy_timeout") or 10.0)
+    sink = SqliteSink(
+        file_path(url),
+        timeout=options.seconds("busy_timeout") or 10.0,
+        max_age=options.seconds("max_age"),
+        max_size=options.size("max_size"),
+    )
     options.finish()
     return sink
 

@@ -4,15 +4,16 @@
 |---|---|
 | `console:`, `console:stderr`, `console:stdout` | one line a record; `color=1` or `0` |
 | `jsonl:///run.jsonl` | JSON Lines; `rotate=64MB`, `rotate_every=1h`, `keep=5`, `gzip=0` |
-| `sqlite:///run.db` | SQLite; `busy_timeout=10s` |
-| `nats://host:4222/stream` | NATS JetStream, extra `nats` |
+| `jsonl:stdout`, `jsonl:stderr`, `jsonl:////a/fifo?fifo=1` | JSON Lines to a stream, for a container's log |
+| `sqlite:///run.db` | SQLite; `busy_timeout=10s`, `max_age=30d`, `max_size=10GB` |
+| `nats://host:4222,host2:4222/stream`, `tls://...` | NATS JetStream, extra `nats`; the latter only over TLS |
 | `otlp+http://host:4318`, `otlp+https://host` | OpenTelemetry, extra `otlp` |
 | `prometheus:` | an exposition endpoint, extra `prometheus` |
 | `tensorboard:///runs`, `wandb://PROJECT`, `mlflow:///store` | metric points by step, extras of those names |
 
 As in SQLAlchemy, three slashes name a file relative to the working directory, four one from the root:
-`sqlite:////data/run.db`. Characters that mean something in a URL or in a list of them (`?`, `#`, `%`, `,` and space) are
-written percent-encoded. A sink's module is imported when its URL is opened.
+`sqlite:////data/run.db`. Characters that mean something in a URL or in a list of them (`?`, `#`, `%`, `,` and space, in a
+login `/` and `@` too) are written percent-encoded. A sink's module is imported when its URL is opened.
 """
 
 import difflib
@@ -20,10 +21,11 @@ import os
 import re
 from collections.abc import Callable
 from importlib import import_module
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
+from elastic_events.sinks.options import split_url, without_login
 
 __all__ = ("EXAMPLES", "SCHEMES", "SHIPPED", "absolute", "open_url", "parse_sinks")
 
@@ -49,6 +51,7 @@ SCHEMES: dict[str, Callable[[SplitResult], Sink]] = {
     "prometheus": _module("prometheus"),
     "sqlite": _module("sqlite"),
     "tensorboard": _module("bridges"),
+    "tls": _module("nats"),
     "wandb": _module("bridges"),
 }
 
@@ -65,6 +68,7 @@ EXAMPLES: dict[str, str] = {
     "prometheus": "prometheus:",
     "sqlite": "sqlite:///run.db",
     "tensorboard": "tensorboard:///runs",
+    "tls": "tls://HOST:4222/STREAM",
     "wandb": "wandb://PROJECT",
 }
 
@@ -84,10 +88,7 @@ def open_url(url: str) -> Sink:
         ConfigError: it names none; the sentence says what is wrong and what is known, and never repeats a password.
         MissingExtra: the sink needs a package that is not installed.
     """
-    try:
-        parts = urlsplit(url.strip())
-    except ValueError as error:
-        raise ConfigError(f"a sink's URL cannot be read: {error}") from None
+    parts = split_url(url)
     if not parts.scheme or ":" not in url:
         raise ConfigError(f"{_shown(url)} is not a sink's URL{_guess_file(url)}; {_known()}")
     loader = SCHEMES.get(parts.scheme)
@@ -99,8 +100,8 @@ def open_url(url: str) -> Sink:
         return loader(parts)
     except ElasticEventsError:
         raise
-    except ValueError as error:  # a port that is no number, say
-        raise ConfigError(f"the {parts.scheme} URL cannot be read: {error}") from None
+    except ValueError:  # a port that is no number, say; its own text repeats what may be a login
+        raise ConfigError(f"the {parts.scheme} URL cannot be read: after a host comes :PORT, a number") from None
 
 
 def absolute(url: str) -> str:
@@ -112,8 +113,12 @@ def absolute(url: str) -> str:
 
 
 def parse_sinks(text: str) -> list[str]:
-    """Return the URLs in a variable such as ELASTIC_EVENTS_SINKS: separated by commas, white space, or both."""
-    return [url for url in re.split(r"[,\s]+", text) if url]
+    """Return the URLs in a variable such as ELASTIC_EVENTS_SINKS: separated by commas, white space, or both.
+
+    A comma that no scheme follows is part of the URL: `nats://one:4222,two:4222/stream` names two servers.
+    """
+    known = "|".join(map(re.escape, SCHEMES))
+    return [url for url in re.split(rf"[,\s]+(?=(?:{known}):|[A-Za-z][A-Za-z0-9+.-]*://|$)|^[,\s]+", text) if url]
 
 
 def _known() -> str:
@@ -121,7 +126,8 @@ def _known() -> str:
 
 
 def _shown(url: str) -> str:
-    return repr(url if len(url) <= 80 and "@" not in url else f"{url.rpartition('@')[2][:80]}...")
+    shown = without_login(url)
+    return repr(shown if len(shown) <= 80 and "@" not in shown else f"{shown.rpartition('@')[2][:80]}...")
 
 
 def _guess_file(url: str) -> str:

@@ -700,7 +700,7 @@ class Login:
     "value",
     [
         *[Login(), [Login()], {"a": (Login(),)}, {Login()}, Keys([{"token": "s3cret"}]), Pair({"password": "s3cret"})],
-        *[{b"token": "s3cret"}, OrderedDict(api_key="s3cret"), {"x" * 20_000 + "token": "s3cret"}],
+        *[{b"token": "s3cret"}, OrderedDict(api_key="s3cret"), {"x" * 20_000 + "_token": "s3cret"}],
         *[{"token": "s3cret", "long": "x" * 40_000}, [[[[{"secret": {"deep": "s3cret"}}]]]]],
     ],
     ids=lambda value: type(value).__name__,

@@ -196,7 +196,8 @@ def test_tables(tmp_path: Path) -> None:
     metrics = rows(tmp_path / "csv/metrics.csv")
     messages = rows(tmp_path / "csv/rdzv_events.csv")
     assert len({row["id"] for row in events_}) == sum(record.kind == "event" for record in odd_records())
-    assert [json.loads(row["metadata"])["text"] for row in events_[-6:]] == [row["name"] for row in events_[-6:]]
+    texts = [json.loads(row["metadata"])["text"] for row in events_[-6:]]
+    assert texts == [row["name"].removeprefix("'") for row in events_[-6:]]
     assert [row["value_json"] for row in metrics] == [
         *("1", "2.5", '"NaN"', '"Infinity"', "true", '"high"', "null", '"1180591620717411303424"'),
     ]
@@ -245,6 +246,20 @@ def test_numbers_that_no_column_holds(tmp_path: Path) -> None:
     assert (second["value"], second["value_json"]) == ("", json.dumps(str(10**400)))
     table = pyarrow.parquet.read_table(tmp_path / "parquet/metrics.parquet")
     assert [table.column(name)[0].as_py() for name in ("seq", "pid", "rank")] == [None, None, -(2**63)]
+
+
+def test_no_cell_is_a_formula(tmp_path: Path) -> None:
+    """Text that a spreadsheet would run has an apostrophe in front; numbers, negative ones too, stay what they are."""
+    run = two_attempts()
+    for name in ("=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(1)", "\tx", "plain"):
+        run.tell(30, run.worker(0), name)
+    run.metric(31, run.worker(0), "loss", -2.5e-7)
+    path = database(tmp_path / "run.db", run.records)
+    assert command("export", str(path), "--csv", "csv", cwd=tmp_path).returncode == 0
+    names = [row["name"] for row in rows(tmp_path / "csv/events.csv")][-6:]
+    assert names == ["'=cmd|' /C calc'!A0", "'+1", "'-2+3", "'@SUM(1)", "'\tx", "plain"]
+    (metric,) = rows(tmp_path / "csv/metrics.csv")
+    assert (metric["value"], metric["value_json"]) == ("-2.5e-07", "-2.5e-7")
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

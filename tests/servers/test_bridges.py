@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from elastic_events import EventBus
 from elastic_events.bus.errors import ConfigError, PermanentError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.bridges import MlflowSink, Steps, TensorBoardSink, WandbSink, from_url
-from tests.servers.factory import context, event, metric
+from elastic_events.sinks.rollup import Rollup
+from tests.servers.factory import EPOCH, context, event, metric
 
 #: Steps 5 and 6 with two points each, of two ranks; an event and a text that pass by.
 TRAINING = [
@@ -99,6 +101,31 @@ def test_a_batch_that_comes_again_keeps_its_steps() -> None:
 
 
 # --- TensorBoard ---
+
+
+def test_behind_a_roll_up_points_keep_their_steps(tmp_path: Path) -> None:
+    """What a roll-up made of each interval stands at the step in which its last point was recorded."""
+    pytest.importorskip("tensorboardX")
+    pytest.importorskip("fastdigest")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    start = EPOCH // 10**10 * 10**10
+    records = []
+    for number in range(60):
+        step = event(2 * number, "step.started", {"step": 100 + number})
+        point = metric(2 * number + 1, value=number)
+        for record in (step, point):
+            time_ns = start + number * 10**9 + record.seq
+            records.append(msgspec.structs.replace(record, time_ns=time_ns, monotonic_ns=time_ns - start))
+    with EventBus() as bus:
+        lane = bus.subscribe(Rollup(TensorBoardSink(tmp_path / "runs"), every=10))
+        bus.add_source(_feed, bus, records)
+        while lane.accepted < len(records):
+            time.sleep(0.001)  # until the source, a task of the drain, had its turn
+        assert bus.flush_sync(10)
+    read = accumulator.EventAccumulator(str(tmp_path / "runs"))
+    read.Reload()
+    assert [scalar.step for scalar in read.Scalars("train/loss.last")] == [109, 119, 129, 139, 149, 159]
+    assert [scalar.value for scalar in read.Scalars("train/loss.last")] == [9, 19, 29, 39, 49, 59]
 
 
 def test_tensorboard_reads_the_scalars(tmp_path: Path) -> None:

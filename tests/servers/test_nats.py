@@ -19,6 +19,7 @@ from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
 from elastic_events.sinks.nats_target import Target
 from elastic_events.sinks.stored import to_lines
+from elastic_events.sinks.urls import open_url, parse_sinks
 from elastic_events.testing import ListSink
 from tests.servers.conftest import ASYNCIO, NatsServer
 from tests.servers.factory import context, event, ledger, metric, rdzv
@@ -71,10 +72,10 @@ async def test_every_kind_comes_back_as_it_was_written(nats_server: NatsServer, 
 
 
 async def test_events_are_messages_and_metrics_are_batches(nats_server: NatsServer, stream: str) -> None:
-    """An event is one message with its name in the subject; 450 metric points are three messages."""
+    """An event is one message with its name in the subject; 600 metric points are three messages."""
     sink = to(nats_server, stream)
     async with opened(sink):
-        await sink.write([metric(n) for n in range(450)] + [event(1, "checkpoint.ended"), event(2, "a b>*")])
+        await sink.write([metric(n) for n in range(600)] + [event(1, "checkpoint.ended"), event(2, "a b>*")])
         info = await sink._link.client.jsm().stream_info(stream, subjects_filter=">")
         assert info.state.subjects == {
             f"{stream}.run-1.metric.batch": 3,
@@ -235,6 +236,119 @@ def test_a_long_deep_name_makes_a_short_subject() -> None:
     assert subject(event(1, ".".join("abcdefghijkl")), "p").count(".") == 10
 
 
+# --- each record once, whatever it comes in ---
+
+
+async def test_what_comes_again_in_other_company_is_read_once(nats_server: NatsServer, stream: str) -> None:
+    """Records that are replayed in other batches are handed out once, and full blocks are not even stored twice."""
+    records = [*(metric(n) for n in range(600)), event(1), rdzv(2)]
+    async with opened(to(nats_server, stream)) as sink:
+        for start in range(0, 600, 70):
+            await sink.write(records[start : start + 70])
+        await sink.write(records)
+        already = sink.duplicates
+        await sink.write(records[100:])
+    assert sink.duplicates - already == 4  # two blocks of metric points from 256 on, two events
+    reader = NatsReader(Target((f"127.0.0.1:{nats_server.port}",), stream))
+    await reader.open()
+    read: list[Record] = []
+    while (batch := await reader.batch()) is not None:
+        read += batch
+    await reader.aclose()
+    assert sorted(ids(read)) == sorted(ids(records))
+    assert reader.repeated > 0
+
+
+def test_a_message_is_named_by_exactly_its_records() -> None:
+    """Two batches that begin and end alike and differ between are two messages, and the server drops neither."""
+    one, other = (packed([metric(n) for n in seqs]) for seqs in ((1, 2, 4), (1, 3, 4)))
+    assert one[0].id != other[0].id
+    assert [len(message.records) for message in packed([metric(n) for n in range(200, 520)])] == [56, 256, 8]
+
+
+async def test_a_run_of_any_name_is_stored_once(nats_server: NatsServer, stream: str) -> None:
+    """A run's id that no header could hold, for its length or its line ends, neither breaks in nor is told apart wrongly."""
+    speakers = [context(run_id=name) for name in ("a\r\nNats-Msg-Id: x", "ü" * 5000, "ü" * 5001)]
+    records = [make(1, speaker=speaker) for speaker in speakers for make in (metric, event)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(records)
+        await sink.write(records)
+        assert sink.duplicates == 6
+    assert sorted(ids(await stored(nats_server, stream))) == sorted(ids(records))
+
+
+async def others_stream(server: NatsServer, stream: str, **options: Any) -> None:
+    """Make a stream as somebody else would."""
+    import nats
+    from nats.js.api import StreamConfig
+
+    client = await nats.connect(server.url)
+    await client.jetstream().add_stream(StreamConfig(name=stream, subjects=[f"{stream}.>"], **options))
+    await client.close()
+
+
+async def test_a_short_duplicate_window_is_told_and_read_once(
+    nats_server: NatsServer, stream: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A stream that forgets ids before a lane gives up is told of once; what it stores twice is read once."""
+    await others_stream(nats_server, stream, duplicate_window=0.1)
+    records = [*(metric(n) for n in range(300)), event(1)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(records)
+        manager = sink._link.client.jsm()
+        with anyio.fail_after(20):
+            while (await manager.stream_info(stream)).state.messages == 3:  # until the server has forgotten them
+                await sink.write(records)
+        await sink._link.drop()
+        await sink.write([event(2)])
+    told = capfd.readouterr().err
+    assert told.count("knows a message again for 0.1 s, and a batch is tried for 300 s") == 1
+    assert sorted(ids(await stored(nats_server, stream))) == sorted(ids([*records, event(2)]))
+
+
+# --- limits of others ---
+
+
+@pytest.fixture
+def small_server(tmp_path: Any) -> Any:
+    """A server that takes messages of 4 KiB."""
+    path = tmp_path / "nats.conf"
+    path.write_text(f'max_payload: 4096\njetstream: {{store_dir: "{tmp_path / "js"}"}}\n')
+    server = NatsServer(tmp_path / "small", "-c", str(path))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_messages_fit_a_server_that_takes_little(small_server: NatsServer, stream: str) -> None:
+    """Batches of metric points are cut to what the server takes; an event that is too large only with its header fails alone."""
+    records = [*(metric(n, name="x" * 50) for n in range(500)), *(event(n) for n in range(40))]
+    room = 4096 - len(to_lines([event(99, metadata={"x": ""})]).rstrip())
+    edge = [event(99, metadata={"x": "y" * (room - header)}) for header in (10, 200)]
+    async with opened(to(small_server, stream)) as sink:
+        with pytest.raises(PermanentError) as caught:
+            await sink.write([*records, edge[0]])
+        await sink.write([edge[1]])
+    assert caught.value.rejected == (edge[0],)
+    assert sorted(ids(await stored(small_server, stream))) == sorted(ids([*records, edge[1]]))
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_messages_fit_a_stream_that_takes_little(nats_server: NatsServer, stream: str, known: bool) -> None:
+    """Batches are cut to the stream's own limit, known or not: what is refused is halved until one record stands alone."""
+    await others_stream(nats_server, stream, max_msg_size=3000)
+    big = metric(100, name="b" * 4000)
+    records = [metric(n) if n != 100 else big for n in range(500)]
+    target = Target((f"127.0.0.1:{nats_server.port}",), stream, manage=known)
+    async with opened(NatsSink(target)) as sink:
+        with pytest.raises(PermanentError, match="larger than") as caught:
+            await sink.write(records)
+        assert caught.value.rejected == (big,)
+        await sink.write([metric(n) for n in range(500, 900)])
+    read = await stored(nats_server, stream)
+    assert sorted(record.seq for record in read) == [n for n in range(900) if n != 100]
+
+
 # --- clear errors ---
 
 
@@ -392,6 +506,46 @@ async def test_tls_is_checked_and_used(tls_server: NatsServer, tmp_path: Any, st
         await from_url(urlsplit(f"{url}&tls_ca=/nowhere.pem")).open()
 
 
+async def test_a_server_that_goes_away_over_tls_prints_nothing(
+    tls_server: NatsServer, tmp_path: Any, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of a TLS connection is the sink's to tell, not asyncio's."""
+    sink = open_url(f"tls://127.0.0.1:{tls_server.port}/{stream}?tls_ca={tmp_path}/ca.pem&timeout=1s")
+    assert isinstance(sink, NatsSink)
+    async with opened(sink):
+        await sink.write([event(1)])
+        await anyio.to_thread.run_sync(tls_server.stop)
+        with pytest.raises(TransientError):
+            await sink.write([event(2)])
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_a_url_with_tls_for_a_scheme_insists_on_it(
+    tls_server: NatsServer, nats_server: NatsServer, tmp_path: Any, stream: str
+) -> None:
+    """`tls://` is `nats://` with TLS: it reaches a server that has it, and refuses one that has not."""
+    url = f"tls://127.0.0.1:{tls_server.port}/{stream}?tls_ca={tmp_path}/ca.pem"
+    sink = open_url(url)
+    assert isinstance(sink, NatsSink)
+    async with opened(sink):
+        await sink.write([event(1)])
+    assert len([record async for record in read_nats(url)]) == 1
+    with pytest.raises(ConfigError, match="no TLS"):
+        await open_url(f"tls://127.0.0.1:{nats_server.port}/{stream}").open()
+
+
+async def test_of_several_servers_one_that_answers_is_enough(
+    nats_server: NatsServer, stream: str, unused_tcp_port: int
+) -> None:
+    """A URL in a list of URLs names several servers, with commas between them; one that is down is passed over."""
+    text = f"console:,nats://127.0.0.1:{unused_tcp_port},127.0.0.1:{nats_server.port}/{stream}"
+    sink = open_url(parse_sinks(text)[1])
+    assert isinstance(sink, NatsSink)
+    async with opened(sink):
+        await sink.write([event(1)])
+    assert len(await stored(nats_server, stream)) == 1
+
+
 async def test_tls_that_is_not_offered_is_a_clear_error(nats_server: NatsServer) -> None:
     """With `tls=1` nothing is sent in the clear, the login least of all."""
     with pytest.raises(ConfigError, match="offers no TLS"):
@@ -429,7 +583,7 @@ async def test_a_stream_that_vanished_is_made_again(nats_server: NatsServer, str
     ("url", "sentence"),
     [
         ("nats://", "which NATS server"),
-        ("nats://h:x/s", "is no NATS server: write HOST:PORT"),
+        ("nats://h:x/s", "the port a number"),
         ("nats://h/a.b", "letters, digits"),
         ("nats://h/s?color=red", "no option 'color'; known are"),
         ("nats://h/s?max_age=1m", "max_age must not be shorter"),

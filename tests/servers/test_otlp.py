@@ -193,6 +193,10 @@ async def test_bodies_are_packed_unless_told_otherwise(collector: Collector) -> 
         (Answer(504), None),
         (Answer(429, {"retry-after": "7"}), 7.0),
         (Answer(503, {"retry-after": "soon"}), None),
+        (Answer(503, {"retry-after": "9" * 400}), None),
+        (Answer(503, {"retry-after": "-5"}), None),
+        (Answer(503, {"retry-after": "Mon, 01 Jan 2001 00:00:00 -0000"}), 0.0),
+        (Answer(503, {"retry-after": "Mon, 01 Jan 99999999 00:00:00 GMT"}), None),
     ],
 )
 async def test_a_passing_failure_is_transient(collector: Collector, answer: Answer, retry_after: float | None) -> None:
@@ -271,18 +275,40 @@ async def test_values_that_are_no_numbers_are_refused_alone(collector: Collector
     assert (len(collector.points), len(collector.logs)) == (1, 1)
 
 
-async def test_partial_success_is_counted(collector: Collector) -> None:
-    """Records that a server refuses within a request it took are counted with its sentence, and not sent again."""
+def partial_answer(rejected: int, reason: str = "too old") -> Answer:
+    """Return the answer of a server that took a request of logs in part."""
     partial = ExportLogsServiceResponse()
-    partial.partial_success.rejected_log_records = 1
-    partial.partial_success.error_message = "too old"
-    collector.answers = [Answer(200, {}, partial.SerializeToString())]
+    partial.partial_success.rejected_log_records = rejected
+    partial.partial_success.error_message = reason
+    return Answer(200, {}, partial.SerializeToString())
+
+
+async def test_partial_success_is_in_the_ledger(collector: Collector) -> None:
+    """What a server refuses of a request it took counts as failed, by the number that it says, and is not sent again."""
+    collector.answers = [partial_answer(999)]
+    async with EventBus() as bus:
+        lane = bus.subscribe(OtlpSink(collector.url), batch_size=1000, linger=30)
+        for step in range(1000):
+            bus.record(Event("e", EventSource.WORKER, metadata={"step": step}))
+        await bus.flush()
+        stats = lane.stats()
+    assert (stats.delivered, stats.failed) == (1, 999)
+    assert "refused 999 of 1000 logs: too old" in stats.last_error
+    assert len(collector.logs) == 1001  # each once, and the bus's ledger
+
+
+async def test_a_partial_success_is_told_though_the_batch_comes_again(collector: Collector) -> None:
+    """Where the other request of the batch must be sent again, the refused records are named then, and not sent again."""
+    collector.answers = [partial_answer(1), Answer(503), Answer(200)]
+    batch = [event(1), event(2), metric(1)]
     async with opened(collector.url) as sink:
-        await sink.write([event(1), event(2)])
-        assert (sink.rejected, sink.last_rejection) == (1, "too old")
-        collector.answers = [Answer(200, {}, partial.SerializeToString())]
-        with pytest.raises(PermanentError, match="too old"):
-            await sink.write([event(3)])
+        with pytest.raises(TransientError):
+            await sink.write(batch)
+        with pytest.raises(PermanentError, match="too old") as caught:
+            await sink.write(batch)
+        assert (sink.rejected, sink.last_rejection, sink._through) == (1, "too old", {})
+    assert caught.value.rejected == (batch[1],)
+    assert (len(collector.logs), len(collector.points)) == (2, 1)
 
 
 async def test_an_answer_in_another_language_is_success(collector: Collector) -> None:
@@ -417,6 +443,55 @@ def test_without_anything_it_is_the_local_collector() -> None:
     assert read_settings(None, {}) == OtlpSettings("http://localhost:4318/v1/logs", "http://localhost:4318/v1/metrics")
 
 
+@pytest.mark.parametrize(
+    ("environ", "logs", "metrics", "remark"),
+    [
+        ({"OTEL_SDK_DISABLED": "True"}, False, False, "nothing is sent"),
+        ({"OTEL_SDK_DISABLED": "yes"}, True, True, None),
+        ({"OTEL_LOGS_EXPORTER": "none"}, False, True, "OTEL_LOGS_EXPORTER is none"),
+        ({"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "otlp"}, True, False, "OTEL_METRICS_EXPORTER is none"),
+        ({"OTEL_LOGS_EXPORTER": "console"}, True, True, "OTEL_LOGS_EXPORTER names"),
+        ({"OTEL_EXPORTER_OTLP_LOGS_TIMEOUT": "5"}, True, True, "LOGS_TIMEOUT is not supported"),
+        (
+            {"OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc"},
+            *(True, False, "OTEL_METRICS_EXPORTER is none"),
+        ),
+    ],
+)
+def test_the_environment_says_whether(
+    environ: Mapping[str, str], logs: bool, metrics: bool, remark: str | None
+) -> None:
+    """Variables that turn a signal off do, where no URL names a server; what is not supported is told."""
+    settings = read_settings(None, environ)
+    assert (settings.logs is not None, settings.metrics is not None) == (logs, metrics)
+    assert len(settings.remarks) == (remark is not None)
+    assert all(str(remark) in said for said in settings.remarks)
+    named = read_settings("http://h:4318", environ)
+    assert named.logs is not None
+    assert named.metrics is not None
+
+
+async def test_what_is_not_supported_is_told_once(
+    collector: Collector, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each remark is one line on stderr, however many sinks are opened."""
+    monkeypatch.setattr("elastic_events.sinks.otlp._told", set())
+    settings = OtlpSettings(f"{collector.url}/v1/logs", None, remarks=("Not here.",))
+    for _ in range(2):
+        async with opened(settings) as sink:
+            await sink.write([event(1)])
+    assert capfd.readouterr().err == "elastic_events: Not here.\n"
+
+
+async def test_no_proxy_stands_before_this_machine(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is not asked for 127.0.0.1."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with opened(collector.url) as sink:
+        await sink.write([event(1)])
+    assert len(collector.logs) == 1
+
+
 def test_secrets_do_not_show() -> None:
     """Neither a header nor a login in the URL shows in a repr (F63)."""
     sink = OtlpSink(OtlpSettings("https://me:s3cret@h/v1/logs?key=s3cret", None, {"authorization": "s3cret"}))
@@ -428,6 +503,8 @@ def test_secrets_do_not_show() -> None:
     ("environ", "sentence"),
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "only http/protobuf"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "only http/protobuf"),
+        ({"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "garbage"}, "LOGS_PROTOCOL asks"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "http://HOST:PORT"),
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, "milliseconds"),
         ({"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, "gzip or none"),

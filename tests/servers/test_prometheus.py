@@ -1,10 +1,13 @@
 """Prometheus: what a scrape shows, read by prometheus_client's own parser and by a Prometheus server."""
 
+import contextlib
 import json
 import math
 import os
 import shutil
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,10 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from elastic_events import EventBus
 from elastic_events.api import Event, EventSource
 from elastic_events.bus.errors import ConfigError, PermanentError
+from elastic_events.sinks import prometheus_serve
 from elastic_events.sinks.prometheus import OVERFLOW, PrometheusSink, from_url
 from tests.missing import missing
 from tests.servers.conftest import free_port, wait_for_port
-from tests.servers.factory import context, event, ledger, metric, rdzv
+from tests.servers.factory import EPOCH, context, event, ledger, metric, rdzv
 
 RANK_0 = {"name": "loss", "group": "train", "run": "run-1", "rank": "0"}
 
@@ -64,9 +68,9 @@ async def test_a_metric_shows_last_count_and_histogram() -> None:
     assert (RANK_0, 2.0) in found["elastic_metric_value"]
     assert ({**RANK_0, "rank": "1"}, 7.0) in found["elastic_metric_value"]
     assert (RANK_0, 3.0) in found["elastic_metric_points_total"]
-    assert (RANK_0, 42.3) in found["elastic_metric_distribution_sum"]
-    buckets = {labels["le"]: v for labels, v in found["elastic_metric_distribution_bucket"] if labels["rank"] == "0"}
-    assert (buckets["0.25"], buckets["0.5"], buckets["2.5"], buckets["50.0"], buckets["+Inf"]) == (0, 1, 2, 3, 3)
+    assert found["elastic_metric_distribution_sum"] == [({"name": "loss", "group": "train", "run": "run-1"}, 49.3)]
+    buckets = {labels["le"]: v for labels, v in found["elastic_metric_distribution_bucket"]}
+    assert (buckets["0.25"], buckets["0.5"], buckets["2.5"], buckets["50.0"], buckets["+Inf"]) == (0, 1, 2, 4, 4)
 
 
 async def test_events_are_counted_by_name_and_source() -> None:
@@ -91,7 +95,11 @@ async def test_a_million_names_are_a_bounded_number_of_series() -> None:
     points = {labels["name"]: value for labels, value in found["elastic_metric_points_total"]}
     assert points[OVERFLOW] == 1_000_000 - 9
     assert sum(points.values()) == 1_000_000
-    assert {labels["kind"]: v for labels, v in found["elastic_overflow_total"]} == {"metric": 999_991, "event": 91}
+    assert {labels["kind"]: v for labels, v in found["elastic_overflow_total"]} == {
+        "metric": 999_991,
+        "event": 91,
+        "rank": 0,
+    }
 
 
 async def test_a_known_name_goes_on_beyond_the_cap() -> None:
@@ -100,6 +108,83 @@ async def test_a_known_name_goes_on_beyond_the_cap() -> None:
         await sink.write([metric(1, "a", 1), metric(2, "b", 2), metric(3, "a", 3)])
         found = await scrape(sink)
     assert {labels["name"]: v for labels, v in found["elastic_metric_value"]} == {"a": 3, OVERFLOW: 2}
+
+
+async def test_each_rank_shows_how_far_it_is() -> None:
+    """Of each rank: the last step, how long it took, when it last said anything, and its restarts."""
+    slow = context(1, process="p2")
+    records = [event(10), event(11, "step.ended", {"step": 10}), event(20, metadata={"step": 11})]
+    records += [event(5, metadata={"step": 3}, speaker=slow), event(1005, "step.ended", {"step": 3}, speaker=slow)]
+    records += [event(1, speaker=context(None, process="agent"))]
+    async with opened() as sink:
+        await sink.write(records)
+        found = await scrape(sink)
+    by_rank = {
+        name: {labels["rank"]: value for labels, value in samples}
+        for name, samples in found.items()
+        if name.startswith("elastic_rank_")
+    }
+    assert by_rank["elastic_rank_last_step"] == {"0": 10, "1": 3}
+    assert by_rank["elastic_rank_step_seconds"] == {"0": 0.001, "1": 1.0}
+    assert by_rank["elastic_rank_restarts"] == {"0": 1, "1": 1}
+    said = by_rank["elastic_rank_last_record_timestamp_seconds"]
+    assert (said["0"], said["1"]) == ((EPOCH + 20_000_000) / 1e9, (EPOCH + 1_005_000_000) / 1e9)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_thousand_ranks_fit_and_scrapes_do_not_stop_the_loop() -> None:
+    """20 metrics of 1,000 ranks have series of their own; while four scrape them the loop goes on having its turns."""
+    speakers = [context(rank, process=f"p{rank}") for rank in range(1000)]
+    async with opened() as sink:
+        for speaker in speakers:
+            await sink.write([metric(n, f"m{n}", n, speaker=speaker) for n in range(20)])
+        longest = turns = 0.0
+        async with anyio.create_task_group() as group:
+            done = anyio.Event()
+
+            async def scrape_all() -> None:
+                texts: list[str] = []
+
+                async def one() -> None:
+                    texts.append(await anyio.to_thread.run_sync(fetch, sink))
+
+                async with anyio.create_task_group() as scrapers:
+                    for _ in range(4):
+                        scrapers.start_soon(one)
+                assert len(set(texts)) == 1  # rendered once
+                assert texts[0].count("elastic_metric_value{") == 20_000
+                done.set()
+
+            group.start_soon(scrape_all)
+            while not done.is_set():
+                began = time.monotonic()
+                await anyio.sleep(0)
+                longest = max(longest, time.monotonic() - began)
+                turns += 1
+        assert sink._overflowed == {"event": 0, "metric": 0, "rank": 0}
+    assert turns > 50
+    assert longest < 0.5
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_connections_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-open connections take a bounded number of threads, for a bounded time; then scrapes are answered again."""
+    monkeypatch.setattr(prometheus_serve._Quiet, "timeout", 0.5)
+    async with opened() as sink:
+        await sink.write([metric(1)])
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", sink.port)) for _ in range(200)]
+        try:
+            assert threading.active_count() - before <= prometheus_serve.CONNECTIONS
+            with anyio.fail_after(20):
+                while True:
+                    with contextlib.suppress(OSError):
+                        if (await scrape(sink))["elastic_metric_value"]:
+                            break
+                    await anyio.sleep(0.05)
+        finally:
+            for one in silent:
+                one.close()
 
 
 async def test_values_that_are_not_finite_do_not_spoil_the_sum() -> None:
@@ -151,7 +236,7 @@ async def test_it_listens_on_loopback_and_stops() -> None:
     """Only this machine can reach it by default, and a closed sink listens no longer."""
     async with opened() as sink:
         assert sink._server is not None
-        assert sink._server[0].server_address[0] == "127.0.0.1"
+        assert sink._server.server_address[0] == "127.0.0.1"
         port = sink.port
     with pytest.raises(OSError, match="connect"):
         await anyio.connect_tcp("127.0.0.1", port)
@@ -196,9 +281,9 @@ def test_a_forked_child_exposes_nothing() -> None:
 @pytest.mark.parametrize(
     ("url", "host", "port", "series"),
     [
-        ("prometheus:", "127.0.0.1", 9464, 2000),
+        ("prometheus:", "127.0.0.1", 9464, 50_000),
         ("prometheus://0.0.0.0:9000?max_series=5", "0.0.0.0", 9000, 5),
-        ("prometheus://127.0.0.1:0", "127.0.0.1", 0, 2000),
+        ("prometheus://127.0.0.1:0", "127.0.0.1", 0, 50_000),
     ],
 )
 def test_a_url_says_where(url: str, host: str, port: int, series: int) -> None:

@@ -124,6 +124,8 @@ def test_no_text_is_answered_with_a_traceback(text: str) -> None:
         (" ,\n", []),
         ("console:", ["console:"]),
         ("console:,sqlite:///run.db", ["console:", "sqlite:///run.db"]),
+        ("nats://h1:4222,h2/st,console:", ["nats://h1:4222,h2/st", "console:"]),
+        ("console:,sqlit:///x", ["console:", "sqlit:///x"]),
         (" console: \n sqlite:///run.db?busy_timeout=1s ,, ", ["console:", "sqlite:///run.db?busy_timeout=1s"]),
     ],
 )

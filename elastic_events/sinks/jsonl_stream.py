@@ -1,0 +1,67 @@
+"""JSON Lines to a stream: the stdout of a container, whose runtime keeps the log, or a FIFO that a shipper reads."""
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.record import Record
+from elastic_events.sinks.console import ConsoleSink
+from elastic_events.sinks.files import refusal
+from elastic_events.sinks.stored import to_lines
+
+__all__ = ("JsonlStream", "stream_of")
+
+_NAMES = {"stdout": 1, "stderr": 2, "-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
+_DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/self/fd)/(\d{1,6})")
+
+
+class JsonlStream(ConsoleSink):
+    """Writes one stored record (`sinks.stored`) a line to a descriptor or a FIFO.
+
+    Delivered means: the pipe, terminal or file behind it took the bytes. A FIFO may be opened before its reader, and outlives
+    it: what is written meanwhile waits in the kernel's buffer, and beyond that in the lane's backlog. What a timeout
+    interrupts half-way may be there again, its first line cut.
+
+    Args:
+        stream: a descriptor, or the path of a FIFO.
+    """
+
+    name = "jsonl"
+    thread_name = "elastic-events jsonl"
+
+    def __init__(self, stream: int | Path) -> None:
+        super().__init__(stream if isinstance(stream, int) else -1, color=False)
+        self.path = None if isinstance(stream, int) else stream
+
+    def __repr__(self) -> str:
+        return f"<JsonlStream {self.path or self.stream}>"
+
+    def open_now(self) -> None:
+        """Copy the descriptor, or open the FIFO."""
+        if self.path is None:
+            return super().open_now()
+        try:
+            # For reading, too: so it can be opened before its reader, and a reader that restarts is no end (fifo(7)).
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise refusal(self.path, error) from None
+        if not stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):
+            self.close_now()
+            raise ConfigError(f"{self.path} is no FIFO: make one with mkfifo, or leave out fifo=1")
+        return None
+
+    def lines(self, records: Sequence[Record]) -> bytes:
+        """Return the stored form of `records`."""
+        return to_lines(records)
+
+
+def stream_of(path: Path) -> int | None:
+    """Return the descriptor that `path` stands for, None for any other. Looks at no file."""
+    name = str(path)
+    match = _DESCRIPTOR.fullmatch(name)
+    if match:
+        return int(match[1])
+    return _NAMES.get(name)

@@ -1,0 +1,83 @@
+"""What a SQLite file keeps: by age, and by size."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+__all__ = ("Retention",)
+
+#: Seconds between two looks.
+EVERY = 10.0
+
+#: Rows that go in one transaction: other processes write between two of them.
+ROWS = 20_000
+
+#: Of the size that is allowed, what is left when rows had to go: else there would be a few to remove at each look.
+LEFT = 0.95
+
+# Metric points go before events: a flood of them never costs what says why the job died.
+_TABLES = ("metrics", "events", "rdzv_events", "ledgers")
+
+
+class Retention:
+    """Removes the oldest records of a file once they are too old, or it is too large.
+
+    The room of what is removed is used again: the file grows no further than `max_size`, and does not shrink. The last row of
+    each table stays, so that a reader that follows the file knows where it is.
+
+    Args:
+        max_age: seconds that a record is kept, by its own time; None for ever.
+        max_size: bytes of the file, without its WAL; None for any. For its sake metric points go before events.
+        clock: seconds since the epoch; for tests.
+    """
+
+    def __init__(
+        self, max_age: float | None, max_size: int | None, clock: Callable[[], float] = time.time, every: float = EVERY
+    ) -> None:
+        self.max_age = max_age
+        self.max_size = max_size
+        self.removed = 0  #: records
+        self._clock = clock
+        self._every = every
+        self._next = 0.0
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Remove what is too old, or too much, if it is time to look; a file that others use is left for the next look."""
+        if (self.max_age is None and self.max_size is None) or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every
+        try:
+            if self.max_age is not None:
+                self._expire(connection, int((self._clock() - self.max_age) * 1e9))
+            if self.max_size is not None and _size(connection) > self.max_size:
+                self._shrink(connection, int(self.max_size * LEFT))
+        except sqlite3.OperationalError:  # locked, or no room: what was to go may go later
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _expire(self, connection: sqlite3.Connection, before_ns: int) -> None:
+        for table in _TABLES:
+            while self._remove(connection, table, f"time_ns < {before_ns}") == ROWS:
+                pass
+
+    def _shrink(self, connection: sqlite3.Connection, size: int) -> None:
+        for table in _TABLES:
+            while _size(connection) > size:
+                if not self._remove(connection, table, "1"):
+                    break
+
+    def _remove(self, connection: sqlite3.Connection, table: str, which: str) -> int:
+        # The names are ours, the number is one.
+        oldest = f"SELECT entry FROM {table} WHERE {which} ORDER BY time_ns LIMIT {ROWS}"  # noqa: S608
+        last = f"SELECT max(entry) FROM {table}"  # noqa: S608
+        done = connection.execute(f"DELETE FROM {table} WHERE entry IN ({oldest}) AND entry < ({last})")  # noqa: S608
+        self.removed += done.rowcount
+        return done.rowcount
+
+
+def _size(connection: sqlite3.Connection) -> int:
+    """Return the bytes of the file that hold something."""
+    pages, free, each = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * each)

@@ -1,0 +1,206 @@
+"""What is a secret, by its name or by its own shape, and what is not."""
+
+import time
+from typing import Any
+
+import pytest
+
+from elastic_events import Event, EventSource, record
+from elastic_events.bus.redact import Redactor, cut_secrets
+from elastic_events.testing import capture
+
+SECRET_NAMES = (
+    *("api_key", "openaiApiKey", "auth_token", "awsAccessKeyId", "aws_secret_access_key", "passphrase", "pwd", "jwt"),
+    *("dsn", "SENTRY_DSN", "connection_string", "azureConnectionString", "connStr", "bearer", "bearerToken", "auth"),
+    *("password", "PASSWORD", "PGPASSWORD", "db.password", "passwd", "userPasswd", "client_secret", "clientSecret"),
+    *("secret", "secrets", "SecretKey", "private_key", "privateKeyPem", "ssh_key", "wandb_api_key", "WANDB_KEY"),
+    *("HF_TOKEN", "hfToken", "github_token", "access_token", "refreshToken", "session_token", "csrf-token", "token"),
+    *("Authorization", "proxy-authorization", "cookie", "Set-Cookie", "credentials", "gcpCredentials", "creds"),
+    *("encryption_key", "signingKey", "storage_account_key", "db_pass", "oauth_code", "x-api-key", "apikey", "API Key"),
+    *("access_tokens", "api_token_2", "key", "totp"),
+)
+
+PLAIN_NAMES = (
+    *("num_tokens", "tokens_per_second", "max_tokens", "tokenizer", "sort_key", "pad_token_id", "monkey", "keyboard"),
+    *(
+        "tokens",
+        "token_count",
+        "token_ids",
+        "eos_token",
+        "bosToken",
+        "pad_token",
+        "mask_token",
+        "unk_token",
+        "numTokens",
+    ),
+    *(
+        "tokenizer_name",
+        "tokenizerPath",
+        "special_tokens",
+        "image_token",
+        "max_new_tokens",
+        "input_tokens",
+        "token_type",
+    ),
+    *(
+        "n_tokens_seen",
+        "tokens_total",
+        "stop_token",
+        "cache_key",
+        "partitionKey",
+        "primary_key",
+        "group_key",
+        "dict_key",
+    ),
+    *(
+        "key_value_heads",
+        "num_key_value_heads",
+        "key_padding_mask",
+        "query_key",
+        "public_key",
+        "keys",
+        "hotkey",
+        "turkey",
+    ),
+    *(
+        "metric_key",
+        "monitor_key",
+        "author",
+        "authors",
+        "authority",
+        "auth_method",
+        "forward_pass",
+        "bypass",
+        "compass",
+    ),
+    *("passes", "secretary", "pin_memory", "seed", "run_id", "host", "rank", "dataset", "connection", "string", "jaw"),
+    *("discount", "decoder_start_token", "token_dropout", "registry", "signature", "credits"),
+)
+
+KEY = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6"
+JOINED = "-".join  # so that no whole key stands in this file
+
+SECRET_VALUES = (
+    *(f"Bearer {KEY}", f"curl -H 'Authorization: Bearer {KEY}'", f"authorization: Basic {KEY}", f"bearer {KEY}"),
+    *(f"postgres://u:{KEY}@db/x", f"see nats://{KEY}@host:4222/s", f"https://joe:{KEY}/#,@h", f"redis://:{KEY}@h"),
+    *(f"-----BEGIN RSA PRIVATE KEY-----\n{KEY}\n-----END RSA PRIVATE KEY-----", f"-----BEGIN PRIVATE KEY-----\n{KEY}"),
+    *(JOINED(("sk", KEY)), JOINED(("sk", "ant", KEY)), f"hf{'_'}{KEY}", f"ghp{'_'}{KEY}", f"github_pat{'_'}{KEY}"),
+    *(JOINED(("glpat", KEY)), JOINED(("xoxb", KEY)), f"AKIA{'ABCDEFGHIJKLMNOP'}", f"eyJ{KEY}.eyJ{KEY}.{KEY}"),
+    *(f"train.py --password {KEY} --lr 1", f"--api-key={KEY}", f"run --token '{KEY}'", f"-password {KEY}"),
+    *(f"password={KEY}", f"WANDB_API_KEY={KEY} python x", f'{{"client_secret": "{KEY}", "n": 1}}', f"token={KEY}"),
+    *(f"Server=h;User=u;Password={KEY};", f"passphrase: {KEY}", f"url=x password='{KEY}'", f"a=b&access_token={KEY}"),
+)
+
+PLAIN_VALUES = (
+    *("s3://bucket/checkpoints/step-100", "http://10.0.0.1:29500", "tcp://host:4222/a@b", "git@github.com:a/b.git"),
+    *("ssh://git@github.com/a/b", "https://example.com:8080/@vite/x", "joe@example.com", "unexpected token: <pad>"),
+    *("KeyError: 'loss'", "bearer of news", "the tokenizer has 32000 tokens", "--num-tokens 5 --pad-token <pad>"),
+    *("max_tokens=4096", "sort_key=loss", "key: loss", "lr=0.1 momentum=0.9", "task-0123456789012345678901", "</s>"),
+    *("CUDA out of memory. Tried to allocate 2.00 GiB", "0123456789abcdef0123456789abcdef01234567", "node-0017:29500"),
+    *("5f3c2a10-7b6d-4e8f-9a01-23456789abcd", "-----BEGIN CERTIFICATE-----\nMIIB", "2026-01-01T00:00:00Z", "--lr -1"),
+    *("x = passes(1)", "RuntimeError: NCCL error in: ProcessGroupNCCL.cpp:1", "model.layers.0.k_proj.weight: nan", "a"),
+)
+
+
+def event(metadata: dict[str, Any]) -> Event:
+    """Return an event that carries `metadata`."""
+    return Event("e", EventSource.WORKER, metadata=metadata)
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_secret_shows_by_its_name(name: str) -> None:
+    """What opens something is redacted by the words of its name, however they are joined (F63)."""
+    with capture() as seen:
+        record(event({name: "s3cret"}))
+    assert seen.events[0].metadata == {name: "[redacted]"}
+
+
+@pytest.mark.parametrize("name", PLAIN_NAMES)
+def test_what_training_is_about_stays(name: str) -> None:
+    """Tokens that are counted, keys that sort and words that only look alike are recorded as they are (F63)."""
+    with capture() as seen:
+        record(event({name: "loss"}))
+    assert seen.events[0].metadata == {name: "loss"}
+
+
+@pytest.mark.parametrize("value", SECRET_VALUES)
+def test_a_secret_shows_by_its_value(value: str) -> None:
+    """A text that carries a secret loses it, under any key and at any depth, the first time and every time (F63)."""
+    with capture() as seen:
+        for _ in range(2):
+            record(event({"note": value}))
+            record(event({"notes": [{"deep": value}]}))
+    recorded = repr([event.metadata for event in seen.events])
+    assert recorded.count("[redacted]") >= 4
+    assert KEY not in recorded
+    assert "ABCDEFGHIJKLMNOP" not in recorded
+
+
+@pytest.mark.parametrize("value", PLAIN_VALUES)
+def test_plain_text_stays(value: str) -> None:
+    """Text without a secret is recorded as it is, whatever marks it has."""
+    with capture() as seen:
+        for _ in range(2):
+            record(event({"note": value, "notes": [value]}))
+    assert [event.metadata for event in seen.events] == [{"note": value, "notes": [value]}] * 2
+
+
+@pytest.mark.parametrize("number", [0, 17, 2**70, 0.5, True, False, None])
+def test_a_number_is_never_a_secret(number: Any) -> None:
+    """A number, True, False or None under any name stays: it counts something."""
+    with capture() as seen:
+        record(event({"token": number, "deep": {"password": number}}))
+    kept = str(number) if number == 2**70 else number
+    assert seen.events[0].metadata == {"token": kept, "deep": {"password": kept}}
+
+
+def test_arguments_in_a_list_are_redacted_behind_their_flag() -> None:
+    """`--password x` is cut in a list of arguments as it is in a line."""
+    with capture() as seen:
+        record(event({"argv": ["t.py", "--db-password", "s3cret", "--num-tokens", "5"]}))
+    assert seen.events[0].metadata["argv"] == ["t.py", "--db-password", "[redacted]", "--num-tokens", "5"]
+
+
+def test_a_secret_at_the_end_of_a_cut_text_is_found() -> None:
+    """Where a long text is cut in the middle of a secret, its first half is not kept."""
+    text = "x" * 4080 + f" postgres://joe:{KEY}@db " + "y" * 30_000
+    with capture() as seen:
+        record(event({"text": text}))
+    assert KEY[:4] not in seen.events[0].metadata["text"]
+
+
+def test_no_redaction_where_none_is_wanted() -> None:
+    """`redact=None` leaves names and texts alone."""
+    with capture(redact=None) as seen:
+        record(event({"token": "t", "note": f"Bearer {KEY}"}))
+    assert seen.events[0].metadata == {"token": "t", "note": f"Bearer {KEY}"}
+
+
+def test_a_pattern_of_ones_own_is_asked_of_the_key_and_of_its_words() -> None:
+    """`redact=` finds a key as it is written and in its words, in any case."""
+    with capture(redact="(?:^|_)badge(?:_|$)") as seen:
+        record(event({"doorBadge": "x", "BADGE": "x", "badger": "x", "token": "x"}))
+    hidden = "[redacted]"
+    assert seen.events[0].metadata == {"doorBadge": hidden, "BADGE": hidden, "badger": "x", "token": "x"}
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 16_000, "a://b:" * 2500, "--a " * 4000, "a=" * 8000, "-----BEGIN " * 1400, "eyJ" * 5000]
+)
+def test_no_text_makes_the_search_slow(text: str) -> None:
+    """What a text costs grows with its length, whatever it is made of: far from a second for the longest."""
+    began = time.thread_time()
+    cut_secrets(text)
+    assert time.thread_time() - began < 1
+
+
+def test_what_is_known_of_texts_is_bounded() -> None:
+    """Texts made of data do not pile up, and what is looked at today is known today."""
+    redactor = Redactor()
+    redactor.is_secret("note")
+    for number in range(10_000):
+        assert redactor.safe.issuperset({"note": f"text {number}"})
+    assert len(redactor.safe.texts) <= 4096
+    assert "text 9999" in redactor.safe.texts
+    assert redactor.safe.issuperset({"note": "x" * 1000})
+    assert "x" * 1000 not in redactor.safe.texts

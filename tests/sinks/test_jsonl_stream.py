@@ -1,0 +1,78 @@
+"""JSON Lines to stdout and to FIFOs, as containers' logs are made."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from elastic_events.bus.errors import ConfigError
+from elastic_events.sinks.jsonl import JsonlSink
+from elastic_events.sinks.jsonl_stream import JsonlStream
+from elastic_events.sinks.stored import from_json
+from elastic_events.sinks.urls import open_url
+from tests.sinks.factory import metrics
+
+SCRIPT = """
+import sys
+import elastic_metrics
+from elastic_events import EventBus
+with EventBus(sys.argv[1]) as bus:
+    for step in range(2000):
+        bus.put_metric("loss", step)
+        if step % 500 == 0:
+            assert bus.flush_sync(20)
+"""
+
+
+@pytest.mark.parametrize("url", ["jsonl:stdout", "jsonl:-", "jsonl:////dev/stdout", "jsonl:////proc/self/fd/1"])
+def test_a_container_has_json_on_its_stdout(url: str) -> None:
+    """Each record is one line of JSON on stdout, a pipe here, all of them in order and nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, url], capture_output=True, check=True, timeout=60
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["value"] for line in lines if line["kind"] == "metric"] == list(range(2000))
+    assert lines[-1]["kind"] == "ledger"
+    assert done.stderr == b""
+
+
+def test_stderr_is_a_stream_too() -> None:
+    """`jsonl:stderr` writes there."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, "jsonl:stderr"], capture_output=True, check=True, timeout=60)
+    assert done.stderr.count(b"\n") == 2001
+    assert done.stdout == b""
+
+
+def test_a_fifo_is_opened_before_its_reader_and_outlives_it(tmp_path: Path) -> None:
+    """What is written before anybody reads waits; a second reader gets what came after the first one left."""
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"write jsonl:///.*\?fifo=1"):
+        JsonlSink(path).open_now()
+    sink = open_url(f"jsonl:///{path}?fifo=1")
+    assert isinstance(sink, JsonlStream)
+    sink.open_now()
+    try:
+        for part in (metrics(10), metrics(10, start=10)):
+            sink.write_now(part)
+            reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            lines = os.read(reader, 1 << 16).splitlines()
+            os.close(reader)
+            assert [from_json(line).id for line in lines] == [record.id for record in part]
+    finally:
+        sink.close_now()
+
+
+def test_a_stream_takes_no_options_and_a_file_stays_one(tmp_path: Path) -> None:
+    """Rotation of a stream is an error that says so; a file is what it was."""
+    with pytest.raises(ConfigError, match="no option 'rotate'"):
+        open_url("jsonl:stdout?rotate=1MB")
+    assert isinstance(open_url(f"jsonl:///{tmp_path}/run.jsonl"), JsonlSink)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is no FIFO"):
+        JsonlStream(tmp_path / "file").open_now()
+    with pytest.raises(ConfigError, match="jsonl: this process has no 77"):
+        JsonlStream(77).open_now()

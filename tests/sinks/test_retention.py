@@ -1,0 +1,82 @@
+"""What a SQLite file keeps: by age and by size, oldest first, metric points before events."""
+
+from pathlib import Path
+
+import pytest
+
+from elastic_events.bus.record import Record
+from elastic_events.sinks.sqlite import SqliteSink, read_sqlite
+from elastic_events.sinks.sqlite_retention import Retention
+from elastic_events.sinks.urls import open_url
+from tests.sinks.factory import event, metric
+
+
+def opened(path: Path, retention: Retention) -> SqliteSink:
+    """Return an open sink with that retention."""
+    sink = SqliteSink(path)
+    sink.retention = retention
+    sink.open_now()
+    return sink
+
+
+def kept(path: Path) -> list[Record]:
+    """Return what the file holds."""
+    return list(read_sqlite(path))
+
+
+def test_what_is_too_old_goes(tmp_path: Path) -> None:
+    """Records of each kind go when their own time is further back than `max_age`; a replay brings none of the rest twice."""
+    records = [make(n) for n in range(100) for make in (metric, event)]
+    now = [records[100].time_ns / 1e9]
+    sink = opened(tmp_path / "a.db", Retention(1000.0, None, clock=lambda: now[0], every=0))
+    sink.write_now(records)
+    assert len(kept(tmp_path / "a.db")) == 200
+    now[0] += 1000
+    sink.write_now(records[-2:])
+    sink.close_now()
+    assert sorted({record.seq for record in kept(tmp_path / "a.db")}) == list(range(50, 100))
+    assert sink.retention.removed == 100
+
+
+def test_the_file_grows_no_further_and_keeps_events(tmp_path: Path) -> None:
+    """A file at its size holds the newest metric points and all events; one that events alone fill loses the oldest."""
+    most = 1_000_000
+    path = tmp_path / "a.db"
+    sink = opened(path, Retention(None, most, every=0))
+    sink.write_now([event(n) for n in range(100)])
+    for start in range(0, 60_000, 2000):
+        sink.write_now([metric(n) for n in range(start, start + 2000)])
+    points = [record.seq for record in kept(path) if record.kind == "metric"]
+    assert points == list(range(points[0], 60_000))
+    assert 0 < len(points) < 30_000
+    assert len([record for record in kept(path) if record.kind == "event"]) == 100
+    for start in range(100, 40_000, 2000):
+        sink.write_now([event(n) for n in range(start, start + 2000)])
+    sink.close_now()
+    events = [record.seq for record in kept(path) if record.kind == "event"]
+    assert events == list(range(events[0], events[-1] + 1))
+    assert events[-1] > 39_000
+    assert path.stat().st_size < 2 * most
+
+
+def test_who_follows_the_file_goes_on(tmp_path: Path) -> None:
+    """A reader that follows gets what comes after everything before it was removed."""
+    path = tmp_path / "a.db"
+    now = [metric(0).time_ns / 1e9]
+    sink = opened(path, Retention(10.0, None, clock=lambda: now[0], every=0))
+    sink.write_now([metric(n) for n in range(10)])
+    reading = read_sqlite(path)
+    assert len(list(reading)) == 10
+    now[0] += 10_000
+    sink.write_now([metric(10)])
+    sink.write_now([metric(11)])
+    sink.close_now()
+    assert [record.seq for record in read_sqlite(path, after=reading.position)][-1] == 11
+
+
+@pytest.mark.parametrize(("query", "kept"), [("", (None, None)), ("?max_age=30d&max_size=10GB", (2_592_000.0, 10**10))])
+def test_a_url_says_what_is_kept(query: str, kept: tuple[float | None, int | None]) -> None:
+    """Age and size come from the URL; without them all is kept."""
+    sink = open_url(f"sqlite:///x.db{query}")
+    assert isinstance(sink, SqliteSink)
+    assert (sink.retention.max_age, sink.retention.max_size) == kept

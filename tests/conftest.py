@@ -51,7 +51,7 @@ def no_loop_is_blocked() -> Iterator[None]:
             function.can_block_in(
                 "recorder/collect.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had
-            function.can_block_in("bus/life.py", {"_say"})  # a sentence on stderr, once
+            function.can_block_in("bus/tell.py", {"say"})  # a sentence on stderr, once
         yield
 
 

@@ -1,5 +1,6 @@
 """EventBus: two rings, the lanes, and the drain that moves records between them."""
 
+import itertools
 import os
 import time
 import warnings
@@ -197,12 +198,8 @@ class EventBus(Life):
 
     def _unique(self, name: str) -> str:
         taken = {lane.name for lane in self.lanes}
-        number = 2
-        label = name
-        while label in taken:
-            label = f"{name}-{number}"
-            number += 1
-        return label
+        labels = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        return next(label for label in labels if label not in taken)
 
     # --- delivery ---
 
@@ -271,26 +268,6 @@ class EventBus(Life):
         dropped = sum(lane.lost for lane in stats.lanes.values())
         return f"<EventBus {stats.state}, {len(stats.lanes)} lanes, {stats.accepted} accepted, {dropped} dropped>"
 
-    # --- records of other processes ---
-
-    def feed(self, records: Sequence[Record]) -> dict[Lane, int]:
-        """Hand records of other processes to every lane. Only in the drain's loop, so from a source.
-
-        Returns a mark for `is_settled`.
-        """
-        for lane in self.lanes:
-            lane.feed(records)
-        return {lane: lane.backlog.entered for lane in self.lanes}
-
-    def at_end(self, call: Callable[[], object]) -> None:
-        """Call `call()` when every lane has ended, before the bus is closed. For sources, which end before."""
-        self.drain.at_end.append(call)
-
-    @staticmethod
-    def is_settled(mark: dict[Lane, int]) -> bool:
-        """Whether every lane has delivered, or given up, all that it was fed before `mark` was taken."""
-        return all(lane.unsettled_from >= entered for lane, entered in mark.items())
-
     # --- inside ---
 
     def _build(self, rings: Sequence[PipedRing]) -> None:
@@ -318,9 +295,8 @@ class EventBus(Life):
 
     def __del__(self) -> None:
         if getattr(self, "_state", "closed") == "open":
-            warnings.warn(
-                f"unclosed {self!r}: use a with block, or close it", ResourceWarning, source=self, stacklevel=2
-            )
+            sentence = f"unclosed {self!r}: use a with block, or close it"
+            warnings.warn(sentence, ResourceWarning, source=self, stacklevel=2)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -55,7 +55,6 @@ class Lane:
         self.sink: Sink = subscription.sink
         self.backlog = subscription.make_backlog()
         self.ledger = Ledger(origins, heads)
-        self.ledger.fed = len(self.backlog)  # what an earlier process left in the spool
         self.closing = False  # deliver the backlog, then end
         self.opened = False
         self.finished = False
@@ -70,6 +69,7 @@ class Lane:
         self._given_up_from: int | None = None  # the oldest entry that was never settled
         self._failures = 0  # in a row, across batches: what opens the circuit
         self._hurry: Callable[[bool], object] = getattr(self.sink, "hurry", lambda _on: None)
+        self._adopt()
         self.resume()
 
     def resume(self) -> None:
@@ -135,6 +135,13 @@ class Lane:
         if self._given_up_from is not None:  # and what a recorder still has of it, it must keep
             return self._given_up_from
         return min(self._flight_from, self.backlog.oldest) if self._flight else self.backlog.oldest
+
+    @property
+    def safe_from(self) -> int:
+        """Entry number of the oldest record that would be lost with this process; all before it are settled or spooled."""
+        return (
+            self.unsettled_from if self._given_up_from is not None else max(self.unsettled_from, self.backlog.safe_from)
+        )
 
     @property
     def unsettled(self) -> int:
@@ -209,6 +216,7 @@ class Lane:
                 await self._close_sink()
             self.refusal = error
             refused(self, error)
+            self.backlog.spill()
             self.progress.set()
             if last:
                 return False
@@ -322,6 +330,8 @@ class Lane:
         else:
             done = {id(record) for record in batch}
             self._flight = [record for record in self._flight if id(record) not in done]
+        if not self._flight:
+            self.backlog.settle()
         self.progress.set()
 
     async def _give_up(self, batch: Sequence[Record], error: BaseException) -> None:
@@ -355,6 +365,17 @@ class Lane:
         self._count_losses()
         if len(self.backlog) >= self.subscription.batch_size:
             self._wake.set()
+
+    def _adopt(self) -> None:
+        """Accept what an earlier process left in the spool."""
+        found = self.backlog.adopt()
+        self.ledger.fed += found.records + found.lost
+        if found.lost:
+            self.ledger.dropped["spool_damaged"] += found.lost
+        if found.unknown:
+            self.last_error = (
+                f"{found.unknown} places of the spool are damaged: how many records were there, nobody knows"
+            )
 
     def _count_losses(self) -> None:
         for reason, count in self.backlog.losses().items():

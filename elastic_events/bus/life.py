@@ -31,6 +31,7 @@ from elastic_events.bus.pump import PipedRing, Pump
 from elastic_events.bus.record import Record
 from elastic_events.bus.ring import Ring
 from elastic_events.bus.subscription import Subscription, handler_name
+from elastic_events.bus.tell import Told, say
 from elastic_events.bus.thread import MARGIN, LoopHome, ThreadHome, protect
 from elastic_events.front import front, open_recorder
 
@@ -77,8 +78,8 @@ class Life:
         self._loop: LoopHome | None = None
         self._home: ThreadHome | None = None
         self._state = "new"
-        self._reported: set[str] = set()
         self._left: dict[str, int] = {}  # what the drain elsewhere had not delivered at the close
+        self.report = self._teller()
         self._build(rings or self._make_rings())
         buses.add(cast("EventBus", self))
 
@@ -226,6 +227,24 @@ class Life:
 
     # --- both ---
 
+    def feed(self, records: Sequence[Record]) -> dict[Lane, int]:
+        """Hand records of other processes to every lane. Only in the drain's loop, so from a source.
+
+        Returns a mark for `is_settled`.
+        """
+        for lane in self.drain.lanes:
+            lane.feed(records)
+        return {lane: lane.backlog.entered for lane in self.drain.lanes}
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Call `call()` when every lane has ended, before the bus is closed. For sources, which end before."""
+        self.drain.at_end.append(call)
+
+    @staticmethod
+    def is_settled(mark: dict[Lane, int]) -> bool:
+        """Whether every lane has delivered, or given up, all that it was fed before `mark` was taken."""
+        return all(lane.unsettled_from >= entered for lane, entered in mark.items())
+
     def add_source(self, source: Callable[..., Awaitable[Any]], *args: Any) -> None:
         """Run `source(*args)` as a task in the drain's loop, cancelled when the bus closes."""
         if self._home is None:
@@ -233,17 +252,15 @@ class Life:
         else:
             self._home.call(self.drain.add_source, source, args)
 
-    def report(self, what: str, error: BaseException) -> None:
-        """Say once on stderr what the bus cannot raise to anybody; never through logging, which may lead back here (F36)."""
-        if what not in self._reported:
-            self._reported.add(what)
-            _say(f"elastic_events: {what}: {type(error).__name__}: {error}")
-
     def say_lost(self) -> None:
         """Say on stderr what this process gave up at its end."""
         lost = ", ".join(f"{count} of {name}" for name, count in self.drain.given_up.items())
         if lost:
-            _say(f"elastic_events: not delivered by the end of the process: {lost}")
+            say(f"elastic_events: not delivered by the end of the process: {lost}")
+
+    def _teller(self) -> Callable[[str, BaseException], None]:
+        """Return what says once what cannot be raised to anybody."""
+        return Told().report
 
     def _may_open(self) -> None:
         self._renew()
@@ -342,7 +359,7 @@ class Life:
         if self._state == "closed":
             return
         self._subscribing = threading.Lock()
-        self._reported = set()
+        self.report = self._teller()
         in_loop = self._loop is not None
         self._group = self._loop = self._home = None
         self._becomes = "new" if self._state == "new" else "open"
@@ -389,11 +406,3 @@ class Life:
 
 
 _LEDGER = ("accepted", "delivered", "failed", "filtered", "pending", "retries", "dead_lettered")
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # no stderr, nobody to tell
-        os.write(2, text.encode(errors="backslashreplace") + b"\n")
-
-
-# --- exit ---

@@ -12,7 +12,8 @@ from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.demo.launcher import Job
 from elastic_events.reading.source import last_words, read_stories
-from elastic_events.reading.summary import final_worker, summary, summary_terminal
+from elastic_events.reading.summary import final_worker, summary
+from elastic_events.reading.summary_terminal import summary_terminal
 
 __all__ = ("command",)
 

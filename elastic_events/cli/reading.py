@@ -85,14 +85,14 @@ def emit_json(answer: Any) -> None:
 
 def judge(outcome: str, check: bool) -> None:
     """End with the exit code that `--check` promises, if it was asked for."""
-    if check and outcome == "failed":
-        sys.exit(1)
+    if check and outcome != "succeeded":
+        sys.exit(1 if outcome == "failed" else 3)
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command SOURCE..., --run, --json and --check, as `sources`, `run`, `as_json` and `check`."""
     for add in (
-        click.option("--check", is_flag=True, help="Exit with 1 when the job failed."),
+        click.option("--check", is_flag=True, help="Exit with 1 when the job failed, 3 when that is unknown."),
         click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document."),
         click.option("--run", metavar="ID", help="The run to read, where there are several; the last by default."),
         click.argument("sources", nargs=-1, required=True, metavar="SOURCE..."),

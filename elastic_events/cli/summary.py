@@ -14,7 +14,8 @@ from elastic_events.cli.reading import Skipped, choose, emit_json, judge, option
 from elastic_events.reading.shown import json_shown
 from elastic_events.reading.source import last_words
 from elastic_events.reading.story import Story
-from elastic_events.reading.summary import Summary, final_worker, summary, summary_terminal
+from elastic_events.reading.summary import Summary, final_worker, summary
+from elastic_events.reading.summary_terminal import summary_terminal
 from elastic_events.sinks.stored import NothingYet
 
 __all__ = ("command",)

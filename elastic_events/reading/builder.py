@@ -6,13 +6,14 @@ only left torch's own stream is read through the same state machine that the plu
 
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from elastic_events.reading.clocks import set_back
 from elastic_events.reading.job import Told, tell
-from elastic_events.reading.speaker import NAMELESS, Speaker
+from elastic_events.reading.once import Once
+from elastic_events.reading.speaker import DEATHS, NAMELESS, Speaker
 from elastic_events.reading.story import Story
 
 __all__ = ("Builder", "build", "key_of")
@@ -26,12 +27,20 @@ def key_of(context: Context) -> tuple[str, str]:
 def build(records: Iterable[Record]) -> list[Story]:
     """Return the stories that `records` tell, one a run, in the order in which they began.
 
-    The records of one process have to come in the order in which it recorded them; processes may be mixed at will.
+    The records of one process have to come in the order in which it recorded them; processes may be mixed at will. One
+    that comes again, from another source or the same, counts once.
     """
     builder = Builder()
     for record in records:
         builder.add(record)
     return builder.stories()
+
+
+class Heard(NamedTuple):
+    """One process, and which of its events were heard."""
+
+    speaker: Speaker
+    events: Once | None  #: None: its records have no identity that would tell one that comes again
 
 
 class Builder:
@@ -41,61 +50,94 @@ class Builder:
         #: Processes whose events came in another order than they were recorded in, as when dead letters were replayed:
         #: what was made of them is not to be relied on.
         self.disordered: set[tuple[str, str]] = set()
-        self._speakers: dict[tuple[str, str], Speaker] = {}
-        self._ledgers: dict[str, list[dict[str, Any]]] = {}
+        self._heard: dict[tuple[str, str], Heard] = {}
+        self._ledgers: dict[str, dict[Any, dict[str, Any]]] = {}
+        self._source = ""
+        self._runs: set[str] = set()  # of which the source has records
+        self._spoken: dict[str, set[str]] = {"": self._runs}
+        self._closed: dict[str, set[str]] = {}  # run -> hosts and sources that have a ledger of it
 
-    def speaker(self, context: Context, time_ns: int) -> Speaker:
+    def begin(self, source: str) -> None:
+        """What comes now comes from `source`, which is to end with a ledger; empty for one that has none."""
+        self._source = source
+        self._runs = self._spoken.setdefault(source, set())
+
+    def heard(self, context: Context, time_ns: int) -> Heard:
         """Return what is kept of the process of `context`, which recorded something at `time_ns`."""
         key = key_of(context)
-        speaker = self._speakers.get(key)
-        if speaker is None:
-            speaker = self._speakers[key] = Speaker(context, time_ns)
-        return speaker
+        heard = self._heard.get(key)
+        self._runs.add(context.run_id)
+        if heard is None:
+            heard = self._heard[key] = Heard(Speaker(context, time_ns), Once() if context.process else None)
+        return heard
 
-    def late(self, speaker: Speaker) -> None:
-        """Note that an event of `speaker` came behind one that it had recorded later."""
-        if speaker.context.process:  # where there is none, two may have had one pid, and begun to count anew
-            self.disordered.add(key_of(speaker.context))
+    def first(self, heard: Heard, name: object, seq: int, *, again: bool = True) -> bool:
+        """Whether an event comes for the first time; with `again` false it is known to. Note one that comes late."""
+        if name in DEATHS:  # another's word, which counts once by itself
+            return True
+        speaker, events = heard
+        if events is not None:  # without an identity, two may have had one pid, and begun to count anew
+            if again and not events.new(seq):
+                return False
+            if seq < speaker.seq:
+                self.disordered.add(key_of(speaker.context))
+        speaker.seq = seq
+        return True
 
     def add(self, record: Record) -> None:
         """Take one record of any kind."""
-        kind, time_ns = record.kind, record.time_ns
+        kind, time_ns, context = record.kind, record.time_ns, record.context
         if kind == "ledger":
-            self.ledger(record.context.run_id, record.fields[0])
+            self.ledger(context, record.seq, record.fields[0])
             return
-        speaker = self.speaker(record.context, time_ns)
+        heard = self.heard(context, time_ns)
+        speaker = heard.speaker
         if kind == "metric":
             speaker.seen(time_ns, record.monotonic_ns)
             return
-        if record.seq < speaker.seq:
-            self.late(speaker)
-        speaker.seq = record.seq
+        if not self.first(heard, record.name, record.seq):
+            return
         if kind == "event":
             source, _, metadata = record.fields
             speaker.event(time_ns, record.name, source, metadata, record.monotonic_ns)
         else:
             speaker.message(time_ns, record.fields[1], record.monotonic_ns)
 
-    def ledger(self, run_id: str, facts: Any) -> None:
+    def ledger(self, context: Context, seq: int, facts: Any) -> None:
         """Take the counts of a sink that was closed."""
         if isinstance(facts, dict):
-            self._ledgers.setdefault(run_id, []).append(facts)
+            self._ledgers.setdefault(context.run_id, {})[context.process, seq, str(facts.get("lane"))] = facts
+            self._closed.setdefault(context.run_id, set()).update((context.host, self._source))
 
     def stories(self) -> list[Story]:
         """Return the stories of what was taken."""
         runs: dict[str, list[Speaker]] = {}
-        for speaker in self._speakers.values():
+        for speaker, _ in self._heard.values():
             runs.setdefault(speaker.run_id, []).append(speaker)
         if len(runs) == 2 and NAMELESS in runs:  # a process that does not know its run's id
             nameless = runs.pop(NAMELESS)
             next(iter(runs.values())).extend(nameless)
         stories = []
-        _set_clocks_back(self._speakers.values())
+        _set_clocks_back(heard.speaker for heard in self._heard.values())
         for run_id, speakers in runs.items():
             told = [(speaker, speaker.finish()) for speaker in speakers]
             jobs = _one_by_one(told) if run_id == NAMELESS else [told]
-            stories += [tell(run_id, job, self._ledgers.get(run_id, [])) for job in jobs]
+            for job in jobs:
+                story = tell(run_id, job)
+                self._close(story)
+                stories.append(story)
         return sorted(stories, key=lambda story: story.began_ns)
+
+    def _close(self, story: Story) -> None:
+        """Give a story its ledgers, and the sources that have none of it; where each has one, the nodes that closed none."""
+        runs = {process.context.run_id for process in story.processes}  # torch may know the run by another name
+        story.ledgers = [facts for run in runs for facts in self._ledgers.get(run, {}).values()]
+        closed = set().union(*(self._closed.get(run, ()) for run in runs))
+        sources = [source for source, spoken in self._spoken.items() if runs & spoken and source not in closed]
+        if sources or not closed:
+            story.unclosed = [source for source in sources if source]
+        else:
+            story.unclosed = [node.name for node in story.nodes if node.agent and node.host not in closed]
 
 
 def _set_clocks_back(speakers: Iterable[Speaker]) -> None:

@@ -21,26 +21,34 @@ class Joined(NamedTuple):
     host: str
     round: int
     time_ns: int
+    rank: int | None = None  #: of the node
+    world_size: int | None = None  #: nodes
 
 
 def offsets(joins: Iterable[Joined]) -> dict[str, Offset]:
     """Return each host's offset against the reference, the host of the most rendezvous; none for a host of its own.
 
     The median over the common rounds; its error is the widest deviation from it, and never below one `LOOK`. It counts
-    as real, `applied`, once it is beyond its error in at least two rounds.
+    as real, `applied`, once it is beyond its error in at least two rounds; or in one of which it is sure that it was the
+    same for all: a job that was begun anew on other hosts counts its rounds anew.
     """
     times: dict[str, dict[int, int]] = {}
-    for host, number, time_ns in joins:
+    members: dict[int, list[tuple[int | None, int | None]]] = {}
+    for host, number, time_ns, rank, size in joins:
         rounds = times.setdefault(host, {})
         rounds[number] = min(time_ns, rounds.get(number, time_ns))
+        members.setdefault(number, []).append((rank, size))
+    sure = {number for number, told in members.items() if _one(told)}
     reference = max(times, key=lambda host: len(times[host]), default="")
     found = {}
     for host, rounds in times.items():
-        apart = [(rounds[n] - times[reference][n]) / 1e9 for n in rounds.keys() & times[reference].keys()]
+        common = rounds.keys() & times[reference].keys()
+        apart = [(rounds[n] - times[reference][n]) / 1e9 for n in common]
         if host != reference and apart:
             middle = median(apart)
             error = max(LOOK, *(abs(value - middle) for value in apart))
-            found[host] = Offset(middle, error, len(apart), abs(middle) > error and len(apart) > 1)
+            enough = len(apart) > 1 or bool(common & sure)
+            found[host] = Offset(middle, error, len(apart), abs(middle) > error and enough)
     return found
 
 
@@ -63,3 +71,9 @@ def set_back(aheads: Sequence[int], jumps: Sequence[tuple[int, int]]) -> list[in
         first.setdefault(root[ahead], ahead)
     later = [first[root[ahead]] - ahead for ahead in aheads]
     return [by if abs(by) >= JUMP else 0 for by in later]
+
+
+def _one(told: list[tuple[int | None, int | None]]) -> bool:
+    """Whether all who told of a round were in one rendezvous: each with a rank of its own, of the same number of nodes."""
+    ranks, sizes = [rank for rank, _ in told], {size for _, size in told}
+    return None not in ranks and None not in sizes and len(sizes) == 1 and len(set(ranks)) == len(ranks)

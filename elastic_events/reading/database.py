@@ -13,8 +13,8 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Kind, Record
-from elastic_events.reading.builder import Builder
-from elastic_events.reading.speaker import Speaker
+from elastic_events.reading.builder import Builder, Heard
+from elastic_events.reading.speaker import DEATHS
 from elastic_events.reading.story import Process
 from elastic_events.sinks.sqlite import connect_to_read
 from elastic_events.sinks.sqlite_schema import ALL_CONTEXTS, SELECT, from_row
@@ -41,13 +41,14 @@ SELECT time_ns, monotonic_ns FROM metrics
 WHERE origin = (SELECT origin FROM contexts WHERE context = ?) ORDER BY seq LIMIT 1
 """
 _ORIGIN = "SELECT DISTINCT origin FROM contexts WHERE run_id = ? AND process = ?"
-_LEDGERS = "SELECT context, ledger FROM ledgers ORDER BY entry"
+_LEDGERS = "SELECT context, seq, ledger FROM ledgers ORDER BY entry"
 
 
-def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object]) -> None:
+def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *, again: bool = True) -> None:
     """Give `builder` the events, rendezvous messages and ledgers of `path`, and when each process's metrics were.
 
-    A row that cannot be read is told to `damaged`.
+    A row that cannot be read is told to `damaged`. With `again` false no other source has its records, too: in one
+    database each stands once.
 
     Raises:
         InputError: it is not one of ours, or newer than this version knows.
@@ -56,7 +57,8 @@ def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object]) ->
         with closing(connect_to_read(path)) as connection:
             connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the ends of the metrics lie far apart
             contexts = {number: Context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
-            _scan(connection, contexts, builder, lambda at, reason: damaged(f"{path.name}, record of {at}", reason))
+            tell = lambda at, reason: damaged(f"{path.name}, record of {at}", reason)  # noqa: E731
+            _scan(connection, contexts, builder, tell, again)
     except sqlite3.Error as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
@@ -75,7 +77,7 @@ def words(path: Path, processes: Iterable[Process], count: int) -> dict[Process,
 
 def spoken(record: Record) -> bool:
     """Whether the process said it itself: not its sinks, and not the collector that found it dead."""
-    return record.kind != "ledger" and record.name != "worker.died"
+    return record.kind != "ledger" and record.name not in DEATHS
 
 
 def _last(connection: sqlite3.Connection, origin: int, context: Context, count: int) -> Iterator[Record]:
@@ -94,17 +96,18 @@ def _scan(
     contexts: dict[int, Context],
     builder: Builder,
     damaged: Callable[[int, str], object],
+    again: bool,
 ) -> None:
-    speakers: dict[int, Speaker] = {}
+    known: dict[int, Heard] = {}
     decode = msgspec.json.Decoder().decode
     for time_ns, number, seq, monotonic_ns, name, source, content in _in_order(connection):
         try:
-            speaker = speakers.get(number)
-            if speaker is None:
-                speaker = speakers[number] = builder.speaker(contexts[number], time_ns)
-            if seq < speaker.seq:
-                builder.late(speaker)
-            speaker.seq = seq
+            heard = known.get(number)
+            if heard is None:
+                heard = known[number] = builder.heard(contexts[number], time_ns)
+            if not builder.first(heard, name, seq, again=again):
+                continue
+            speaker = heard.speaker
             if name is None:
                 speaker.message(time_ns, content, monotonic_ns)
             else:
@@ -112,14 +115,14 @@ def _scan(
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
             damaged(time_ns, f"{type(error).__name__}: {error}")
     for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
-        speaker = speakers.get(number)
-        if speaker is None:  # it recorded nothing but metrics
+        heard = known.get(number)
+        if heard is None:  # it recorded nothing but metrics
             first, first_monotonic = connection.execute(_FIRST_METRIC, (number,)).fetchone()
-            speaker = builder.speaker(contexts[number], first)
-            speaker.seen(first, first_monotonic)
-        speaker.seen(time_ns, monotonic_ns)
-    for number, ledger in connection.execute(_LEDGERS):
-        builder.ledger(contexts[number].run_id, decode(ledger))
+            heard = builder.heard(contexts[number], first)
+            heard.speaker.seen(first, first_monotonic)
+        heard.speaker.seen(time_ns, monotonic_ns)
+    for number, seq, ledger in connection.execute(_LEDGERS):
+        builder.ledger(contexts[number], seq, decode(ledger))
 
 
 def _in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:

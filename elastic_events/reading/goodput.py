@@ -101,6 +101,10 @@ def goodput(story: Story) -> Goodput:
         ends.append(_over(story, attempt))
     if not story.attempts and not marked:
         pieces.append(_Piece(story.began_ns, story.ended_ns, "unknown"))
+    if story.gathering:  # in vain, but gathering all the same
+        pieces.append(
+            _Piece(min(r.start_ns for r in story.gathering), max(r.end_ns for r in story.gathering), "rendezvous")
+        )
     windows = [story.began_ns, *ends[:-1], story.ended_ns] if ends else [story.began_ns, story.ended_ns]
     parts = list(_sweep(pieces, _rising(windows, story.began_ns, story.ended_ns)))
     total = {name: sum(part[name] for part in parts) for name in BUCKETS}
@@ -273,6 +277,7 @@ def _over(story: Story, attempt: Attempt) -> int:
         return end
     later = story.attempts[attempt.number + 1 :][:1]
     starts = [max(r.start_ns, end) for a in later for r in a.rendezvous if r.completed]
+    starts += [max(r.start_ns, end) for r in story.gathering if not later]
     return min([*starts, *(story.span(a)[0] for a in later)], default=story.ended_ns)
 
 

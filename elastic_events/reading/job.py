@@ -4,31 +4,33 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any
 
-from elastic_events.reading.clocks import Joined, offsets
-from elastic_events.reading.speaker import Said, Speaker, integer
+from elastic_events.reading.causes import OUTCOMES, conclude
+from elastic_events.reading.clocks import LOOK, Joined, offsets
+from elastic_events.reading.ranks import Ranks, signal_name
+from elastic_events.reading.speaker import DEATHS, Said, Speaker, integer, later
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
 __all__ = ("Told", "tell")
 
-#: What an attempt ended as where its agents differ: the first of these that any of them says.
-_OUTCOMES = ("failed", "stopped", "membership", "left", "succeeded", "unknown")
-
-
 #: One process, and what it said and marked.
 Told = tuple[Speaker, Process]
 
+#: Nanoseconds between the nodes' starts of one attempt, at most: torch's nodes look once a second.
+_TOGETHER = round(2 * LOOK * 1e9)
 
-def tell(run_id: str, told: list[Told], ledgers: list[dict[str, Any]]) -> Story:
+
+def tell(run_id: str, told: list[Told]) -> Story:
     """Return the story of one run. Never raises for what was recorded: values of a wrong type count as not given."""
+    told = sorted(told, key=lambda one: (one[1].first_ns, one[0].context.host, one[0].context.process))
     said = {one: one[0].said() for one in told}
     found = offsets(_joins(said))
     for one, facts in said.items():
         clock = found.get(one[0].context.host)
         if clock is not None and clock.applied:
             said[one] = _shifted(one[1], facts, round(clock.seconds * 1e9))
-    job = _Job(Story(run_id, 0, 0, ledgers=ledgers, offsets=found))
+    job = _Job(Story(run_id, 0, 0, offsets=found))
     job.hear(said)
-    job.assign([process for _, process in told])
+    job.ranks.assign(job.story, [process for _, process in told])
     return job.finish()
 
 
@@ -37,7 +39,8 @@ def _joins(said: Mapping[Told, list[Said]]) -> Iterable[Joined]:
         for time_ns, name, metadata in facts:
             number = integer(metadata.get("round")) if name == "rendezvous.completed" else None
             if number is not None:
-                yield Joined(speaker.context.host, number, time_ns)
+                about = integer(metadata.get("rank")), integer(metadata.get("world_size"))
+                yield Joined(speaker.context.host, number, time_ns, *about)
 
 
 def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
@@ -49,17 +52,17 @@ def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
     for span in process.spans:
         span.start_ns -= ahead
         span.end_ns -= ahead if span.end_ns else 0
-    return [fact._replace(time_ns=fact.time_ns - ahead) for fact in facts]
+    return [later(fact, -ahead) for fact in facts]
 
 
 class _Agent:
     """One agent while its facts are heard."""
 
-    def __init__(self, node: Node, first_ns: int) -> None:
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.first_ns = first_ns
         self.attempts: dict[Any, Attempt] = {}  # its own number -> the job's attempt
-        self.workers: dict[tuple[Any, Any, Any], Worker] = {}  # attempt and local rank, or rank
+        self.latest: Attempt | None = None
+        self.workers: dict[tuple[int, str, int], Worker] = {}  # attempt, and its rank, pid or local rank
         self.rendezvous: list[Rendezvous] = []  # of the attempt to come
 
 
@@ -69,39 +72,39 @@ class _Job:
     def __init__(self, story: Story) -> None:
         self.story = story
         self.began: list[int] = []
-        self.ends: list[int] = []
-        self._attempts: dict[tuple[str, int | None], Attempt] = {}
-        self._died_alone: dict[tuple[str, int | None], Said] = {}  # workers that no agent spoke of
-        self._by_pid: dict[tuple[str, int | None], list[Worker]] = {}
+        self.ranks = Ranks()
+        self._alive: dict[Attempt, int] = {}  # the last sign of any of its agents
 
     def hear(self, said: Mapping[Told, list[Said]]) -> None:
         """Hear all facts of all agents."""
-        heard: list[tuple[int, _Agent | None, Said]] = []
+        heard: list[tuple[tuple[int, int, int], _Agent | None, Said]] = []
         agents = []
         for (speaker, process), facts in said.items():
             agent = None
-            if any(name != "worker.died" for _, name, _ in facts):
-                agent = _Agent(speaker.node, process.first_ns)
+            if any(name not in DEATHS for _, name, _ in facts):
+                agent = _Agent(speaker.node)
+                speaker.node.first_ns, speaker.node.last_ns = process.first_ns, process.last_ns
                 agents.append(agent)
-            heard += ((fact.time_ns, agent, fact) for fact in facts)
+            heard += ((_place(fact), agent, fact) for fact in facts)
         self.story.nodes = [agent.node for agent in agents]
-        _name(self.story.nodes)
         heard.sort(key=itemgetter(0))
-        for time_ns, agent, (_, name, about) in heard:
-            if name == "worker.died":
-                self._died(time_ns, about)
+        for _, agent, (time_ns, name, about) in heard:
+            if name in DEATHS:
+                self.ranks.died(time_ns, about)
             elif agent is not None:
                 try:
                     _HEARD[name](self, agent, time_ns, about)
                 except TypeError:  # a list for a number: not given
                     continue
+        self.story.gathering = [rendezvous for agent in agents for rendezvous in agent.rendezvous]
 
     def job_started(self, _agent: _Agent, time_ns: int, _facts: Mapping[str, Any]) -> None:
         self.began.append(time_ns)
 
     def job_ended(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], outcome: str) -> None:
-        self.ends.append(time_ns)
-        agent.node.outcome, agent.node.reason = outcome, _text(facts.get("reason")) or ""
+        node = agent.node
+        node.ended_ns, node.outcome = time_ns, outcome
+        node.reason, node.signal = _text(facts.get("reason")) or "", signal_name(facts.get("signal"))
 
     def rendezvous(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], completed: bool) -> None:
         lasted = facts.get("duration_ms")
@@ -112,153 +115,136 @@ class _Job:
     def unparsed(self, agent: _Agent, _time_ns: int, facts: Mapping[str, Any]) -> None:
         agent.node.unparsed = max(agent.node.unparsed, integer(facts.get("count")) or 0)
 
+    # --- attempts ---
+
     def attempt_started(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
-        number, own = integer(facts.get("round")), integer(facts.get("attempt"))
-        key = ("attempt", own) if number is None else ("round", number)
-        attempt = self._attempts.get(key)
-        over = attempt is not None and attempt.ended_ns is not None and agent.first_ns > attempt.ended_ns
-        if attempt is None or over or agent.node in attempt.nodes:  # the same number again: a job that began anew
-            attempt = self._attempts[key] = Attempt(len(self.story.attempts), number, time_ns)
+        number, own, size = (integer(facts.get(key)) for key in ("round", "attempt", "world_size"))
+        attempt = self._shared(agent, time_ns, number, size)
+        if attempt is None:
+            attempt = Attempt(len(self.story.attempts), number, time_ns)
             self.story.attempts.append(attempt)
-        attempt.world_size = integer(facts.get("world_size")) or attempt.world_size
+        attempt.round = number if attempt.round is None else attempt.round
+        attempt.started_ns = time_ns if attempt.started_ns is None else attempt.started_ns
+        attempt.world_size = size or attempt.world_size
+        nodes = [integer(facts.get("group_world_size")), *(r.world_size for r in agent.rendezvous if r.completed)]
+        attempt.group_size = next((size for size in nodes if size), attempt.group_size)
+        self._join(agent, attempt, own)
+
+    def _join(self, agent: _Agent, attempt: Attempt, own: int | None) -> None:
         attempt.nodes.append(agent.node)
+        self._alive[attempt] = max(self._alive.get(attempt, 0), agent.node.last_ns)
         attempt.rendezvous += agent.rendezvous
         agent.rendezvous = []
-        agent.attempts[own] = attempt
+        agent.attempts[own] = agent.latest = attempt
+
+    def _shared(self, agent: _Agent, time_ns: int | None, number: int | None, size: int | None) -> Attempt | None:
+        """Return the attempt of other agents that this one is part of: that of its round, else the one that starts now.
+
+        Without `time_ns` it is not known when this agent's part of it started.
+        """
+        began = min([agent.node.first_ns, *(rendezvous.start_ns for rendezvous in agent.rendezvous)])
+        for attempt in reversed(self.story.attempts):
+            over = self._alive[attempt] + _TOGETHER if attempt.ended_ns is None else attempt.ended_ns
+            if attempt is agent.latest or began > over:
+                return None  # the same number again: a job that began anew
+            if number is not None and attempt.round is not None:
+                if number == attempt.round:
+                    return attempt
+                continue
+            if size is not None and attempt.world_size not in (size, None):
+                continue
+            running = len(attempt.ends) < len(attempt.nodes)
+            if running or time_ns is None or time_ns - (attempt.started_ns or 0) <= _TOGETHER:
+                return attempt
+            return None
+        return None
+
+    def _attempt(self, agent: _Agent, facts: Mapping[str, Any]) -> Attempt:
+        """Return the attempt that an agent speaks of; where the record of its start was lost, the one of that time."""
+        own = integer(facts.get("attempt"))
+        known = agent.latest if own is None else agent.attempts.get(own)
+        if known is None and None in agent.attempts:  # one of those that were told without their number
+            known = agent.latest
+        if known is not None:
+            return known
+        gathered = [rendezvous.round for rendezvous in agent.rendezvous if rendezvous.completed]
+        attempt = self._shared(agent, None, gathered[-1] if gathered else None, None)
+        if attempt is None:
+            attempt = Attempt(len(self.story.attempts))
+            self.story.attempts.append(attempt)
+        self._join(agent, attempt, own)
+        return attempt
 
     def attempt_ended(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
-        attempt = agent.attempts.get(integer(facts.get("attempt")))
-        if attempt is None:
-            return
+        attempt = self._attempt(agent, facts)
         if agent.rendezvous:  # torch's own stream tells the end only with the next start
             time_ns = min(time_ns, agent.rendezvous[0].start_ns)
         attempt.ended_ns = max(time_ns, attempt.ended_ns or time_ns)
         outcome = _text(facts.get("outcome")) or "unknown"
-        attempt.outcome = min(attempt.outcome, outcome if outcome in _OUTCOMES else "unknown", key=_OUTCOMES.index)
+        attempt.ends[agent.node] = time_ns, outcome if outcome in OUTCOMES else "unknown"
 
-    def _worker(self, agent: _Agent, facts: Mapping[str, Any]) -> Worker | None:
+    # --- workers ---
+
+    def _worker(self, agent: _Agent, facts: Mapping[str, Any]) -> Worker:
         """Return the worker that `facts` speak of, a new one where it was not spoken of before."""
-        own, rank, local = facts.get("attempt"), facts.get("rank"), facts.get("local_rank")
-        attempt = agent.attempts.get(own)
-        if attempt is None:
-            return None
-        key = (own, None, rank) if local is None else (own, local, None)
-        worker = agent.workers.get(key)
+        attempt = self._attempt(agent, facts)
+        rank, pid, local = (integer(facts.get(key)) for key in ("rank", "pid", "local_rank"))
+        worker = agent.workers.get((attempt.number, "rank", rank)) if rank is not None else None
+        if worker is not None and pid in (worker.pid, None):
+            return worker
+        # A rank is one worker's alone; of an agent for several hosts two may have a pid or a local rank in common.
+        named = (("rank", rank), ("pid", pid), ("local", local))
+        keys = [(attempt.number, what, value) for what, value in named if value is not None]
+        known = (agent.workers.get(key) for key in keys)
+        worker = next((w for w in known if w is not None and (rank is None or w.rank in (rank, None))), None)
         if worker is None:
-            host = agent.node.host
-            pid = integer(facts.get("pid"))
-            worker = agent.workers[key] = Worker(integer(rank), agent.node, integer(local), pid, host)
+            worker = Worker(rank, agent.node, local, pid, agent.node.host)
             attempt.workers.append(worker)
-            self._by_pid.setdefault((host, worker.pid), []).append(worker)
+        worker.rank = rank if worker.rank is None else worker.rank
+        worker.local_rank = local if worker.local_rank is None else worker.local_rank
+        if pid is not None:
+            worker.pid = pid
+            self.ranks.told(worker)
+        agent.workers.update(dict.fromkeys(keys, worker))
         return worker
 
     def worker_started(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
-        worker = self._worker(agent, facts)
-        if worker is not None:
-            worker.started_ns = time_ns
+        attempt = self._attempt(agent, facts)
+        self._worker(agent, facts).started_ns = time_ns
+        attempt.started_ns = time_ns if attempt.started_ns is None else attempt.started_ns
 
     def worker_succeeded(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         worker = self._worker(agent, facts)
-        if worker is not None:
-            worker.ended_ns, worker.outcome = time_ns, "succeeded"
+        worker.ended_ns, worker.outcome = time_ns, "succeeded"
 
     def worker_failed(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         worker = self._worker(agent, facts)
-        if worker is not None:
-            worker.ended_ns, worker.outcome = time_ns, "failed"
-            worker.exit_code, worker.signal = integer(facts.get("exit_code")), _text(facts.get("signal"))
-            worker.message = _text(facts.get("message"))
-            worker.first, worker.victim = facts.get("first") is True, facts.get("victim") is True
-
-    def _died(self, time_ns: int, facts: Mapping[str, Any]) -> None:
-        """A collector's word, for a worker whose agent said nothing of its end. Most of those the agent itself ended."""
-        key = (_text(facts.get("host")) or "", integer(facts.get("pid")))
-        known = self._by_pid.get(key)
-        if known is None:
-            self._died_alone[key] = Said(time_ns, "worker.died", facts)
-        elif known[-1].outcome == "unknown" and (facts.get("signal") or facts.get("exit_code")):
-            _die(known[-1], time_ns, facts)
-
-    # --- what the workers recorded themselves ---
-
-    def assign(self, processes: list[Process]) -> None:
-        """Give each process to its worker: that of its host and pid, else that of its restart and rank."""
-        self.story.processes = processes
-        agents = {(node.host, node.pid) for node in self.story.nodes}
-        ranked: dict[tuple[int, int | None], Worker] = {}
-        for attempt in self.story.attempts:
-            ranked.update(((attempt.number, worker.rank), worker) for worker in attempt.workers)
-        spare: dict[int, Attempt] = {}
-        hosts = {node.host: node for node in self.story.nodes}
-        for process in sorted(processes, key=lambda process: process.first_ns):
-            context = process.context
-            if (context.host, context.pid) in agents or (context.rank is None and not process.steps):
-                continue
-            worker = self._started_by(process) or ranked.get((context.restart or 0, context.rank))
-            if worker is None or worker.process is not None:
-                attempt = self._attempt_of(context.restart or 0, spare)
-                worker = Worker(
-                    context.rank,
-                    hosts.get(context.host),
-                    context.local_rank,
-                    context.pid,
-                    context.host,
-                    process.first_ns,
-                )
-                attempt.workers.append(worker)
-                died = self._died_alone.get((context.host, context.pid))
-                if died is not None:
-                    _die(worker, died.time_ns, died.facts)
-                attempt.world_size = attempt.world_size or context.world_size
-            worker.process = process
-
-    def _started_by(self, process: Process) -> Worker | None:
-        """Return the worker with the process's pid; of several, as pids are used again, the last that had begun."""
-        known = [
-            worker
-            for worker in self._by_pid.get((process.context.host, process.context.pid), ())
-            if worker.process is None and worker.rank in (process.context.rank, None)
-        ]
-        begun = [worker for worker in known if worker.started_ns is None or worker.started_ns <= process.last_ns]
-        return begun[-1] if begun else known[-1] if known else None
-
-    def _attempt_of(self, restart: int, spare: dict[int, Attempt]) -> Attempt:
-        """Return the attempt of a process that no agent spoke of."""
-        if self.story.attempts and not spare:
-            return self.story.attempts[min(restart, len(self.story.attempts) - 1)]
-        attempt = spare.get(restart)
-        if attempt is None:
-            attempt = spare[restart] = Attempt(len(spare))
-            self.story.attempts.append(attempt)
-        return attempt
+        died = integer(facts.get("died_ns"))
+        worker.died_ns = died if died is not None and 0 < died <= time_ns else worker.died_ns
+        worker.ended_ns, worker.outcome = time_ns, "failed"
+        worker.exit_code, worker.signal = integer(facts.get("exit_code")), signal_name(facts.get("signal"))
+        worker.message = _text(facts.get("message"))
+        worker.first, worker.victim = facts.get("first") is True, facts.get("victim") is True
 
     def finish(self) -> Story:
         """Return the story, with what follows from all of it."""
         story = self.story
-        gathered = [rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous]
-        began = self.began or [process.first_ns for process in story.processes]
-        story.began_ns = min([*began, *gathered], default=0)
-        # Where some agents left and others did not say that they ended, the job went on with these.
-        on = {node.host for node in story.nodes if node.outcome == "unknown"}
-        going = [p.last_ns for p in story.processes if not self.ends or p.context.host in on]
-        story.ended_ns = max([*self.ends, *going], default=0)
-        story.ended_ns = max(story.began_ns, story.ended_ns)
+        story.nodes.sort(key=lambda node: (node.first_ns, node.host, node.pid))
         for attempt in story.attempts:
             _settle(attempt)
         story.attempts.sort(key=lambda attempt: attempt.started_ns or 0)
         for number, attempt in enumerate(story.attempts):
             attempt.number = number
-        story.restarts = sum(attempt.outcome == "failed" for attempt in story.attempts[:-1])
-        story.membership_changes = sum(attempt.outcome == "membership" for attempt in story.attempts[:-1])
-        outcomes = {node.outcome for node in story.nodes}
-        story.outcome = next((outcome for outcome in ("failed", "succeeded") if outcome in outcomes), "unknown")
-        story.reason = next((node.reason for node in story.nodes if node.outcome == "failed"), "")
+        _name(story.nodes)
+        conclude(story, self.ranks)
+        gathered = [rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous]
+        began = self.began or [process.first_ns for process in story.processes]
+        story.began_ns = min([*began, *gathered], default=0)
+        ends = [node.ended_ns for node in story.nodes if node.ended_ns is not None]
+        if not ends or any(node.ended_ns is None for node in story.remained):
+            ends += (process.last_ns for process in story.processes)
+        story.ended_ns = max(story.began_ns, max(ends, default=0))
         return story
-
-
-def _die(worker: Worker, time_ns: int, facts: Mapping[str, Any]) -> None:
-    worker.outcome, worker.ended_ns = "failed", time_ns
-    worker.signal, worker.exit_code = _text(facts.get("signal")), integer(facts.get("exit_code"))
 
 
 def _settle(attempt: Attempt) -> None:
@@ -267,10 +253,8 @@ def _settle(attempt: Attempt) -> None:
     processes = [worker.process for worker in attempt.workers if worker.process is not None]
     if attempt.started_ns is None:
         attempt.started_ns = min((process.first_ns for process in processes), default=None)
-        attempt.ended_ns = max((process.last_ns for process in processes), default=None)
-    for worker in attempt.workers:
-        if worker.ended_ns is None:
-            worker.ended_ns = attempt.ended_ns
+        if attempt.ended_ns is None:
+            attempt.ended_ns = max((process.last_ns for process in processes), default=None)
 
 
 def _name(nodes: list[Node]) -> None:
@@ -288,15 +272,25 @@ def _text(value: Any) -> str | None:
 
 _HEARD: dict[str, Callable[[_Job, _Agent, int, Mapping[str, Any]], None]] = {
     "job.started": _Job.job_started,
-    "job.succeeded": lambda job, *about: job.job_ended(*about, "succeeded"),
-    "job.failed": lambda job, *about: job.job_ended(*about, "failed"),
-    "agent.left": lambda job, *about: job.job_ended(*about, "left"),
     "rendezvous.completed": lambda job, *about: job.rendezvous(*about, True),
     "rendezvous.failed": lambda job, *about: job.rendezvous(*about, False),
     "rendezvous.unparsed": _Job.unparsed,
     "attempt.started": _Job.attempt_started,
-    "attempt.ended": _Job.attempt_ended,
     "worker.started": _Job.worker_started,
     "worker.succeeded": _Job.worker_succeeded,
     "worker.failed": _Job.worker_failed,
+    "attempt.ended": _Job.attempt_ended,
+    "job.succeeded": lambda job, *about: job.job_ended(*about, "succeeded"),
+    "job.failed": lambda job, *about: job.job_ended(*about, "failed"),
+    "agent.left": lambda job, *about: job.job_ended(*about, "left"),
 }
+
+_ORDER = {name: place for place, name in enumerate(_HEARD)}
+_LAST = _ORDER["job.succeeded"]
+
+
+def _place(fact: Said) -> tuple[int, int, int]:
+    """Sort facts by time; those of the same time as they follow from each other, in whatever order they were read."""
+    place = _ORDER.get(fact.name, 0)
+    attempt = integer(fact.facts.get("attempt"))
+    return fact.time_ns, (-1 if attempt is None else attempt) if place < _LAST else 2**63, place

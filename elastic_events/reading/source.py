@@ -61,9 +61,10 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
     sources = list(sources)
     builder = Builder()
     for source in sources:
+        builder.begin(_named(source))
         path = Path(source)
         if path.is_file() and is_sqlite(path):
-            scan(path, builder, damaged)
+            scan(path, builder, damaged, again=len(sources) > 1)
             continue
         for record in read_records(source, damaged):
             builder.add(record)
@@ -72,11 +73,17 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
     return builder.stories()
 
 
+def _named(source: str | Path) -> str:
+    """Return a source's name; empty for a recorder directory, which holds no ledger."""
+    return "" if Path(source).is_dir() else str(source)
+
+
 def _put_in_order(sources: Iterable[str | Path], disordered: Collection[tuple[str, str]]) -> Builder:
     """Read all again, and give the events of the `disordered` processes in the order in which these recorded them."""
     builder = Builder()
     held: list[Record] = []
     for source in sources:
+        builder.begin(_named(source))
         for record in read_records(source):
             if record.kind in ("event", "rdzv") and key_of(record.context) in disordered:
                 held.append(record)
@@ -98,10 +105,22 @@ def last_words(
         path = Path(source)
         if path.is_file() and is_sqlite(path):
             for process, records in words(path, processes, count).items():
-                found[process] = sorted(found[process] + records, key=attrgetter("monotonic_ns"))[-count:]
+                for record in records:
+                    _keep(found[process], record, count)
             continue
         for record in read_records(source):
             speaker = wanted.get(record.context.process)
-            if speaker is not None and spoken(record):  # by time: a live recorder gives its metrics behind its events
-                found[speaker] = sorted([*found[speaker], record], key=attrgetter("monotonic_ns"))[-count:]
+            if speaker is not None and spoken(record):
+                _keep(found[speaker], record, count)
     return found
+
+
+def _keep(last: list[Record], record: Record, count: int) -> None:
+    """Put a record among the last ones of its process, by its monotonic clock; one that comes twice counts once."""
+    if len(last) == count and record.monotonic_ns < last[0].monotonic_ns:
+        return
+    if record.context.process and any(one.seq == record.seq and one.ring == record.ring for one in last):
+        return
+    last.append(record)
+    last.sort(key=attrgetter("monotonic_ns"))
+    del last[:-count]

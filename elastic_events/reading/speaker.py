@@ -12,7 +12,7 @@ from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "whole")
+__all__ = ("DEATHS", "FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "later", "whole")
 
 #: The id of a run that nobody gave one: torchrun's default, and ours.
 NAMELESS = "none"
@@ -21,10 +21,13 @@ NAMELESS = "none"
 FACTS = frozenset(
     {
         *("job.started", "job.succeeded", "job.failed", "agent.left", "attempt.started", "attempt.ended"),
-        *("worker.started", "worker.succeeded", "worker.failed", "worker.died"),
+        *("worker.started", "worker.succeeded", "worker.failed", "worker.died", "agent.died"),
         *("rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed"),
     }
 )
+
+#: What a collector says of a dead process, in the name of that process: not a sign of its life.
+DEATHS = frozenset({"worker.died", "agent.died"})
 
 #: Facts that only an agent's own story has: with one of these, torch's raw stream of the same process is not needed.
 _OWN = frozenset({"job.started", "attempt.started", "worker.started"})
@@ -48,6 +51,13 @@ class Said(NamedTuple):
     time_ns: int
     name: str
     facts: Mapping[str, Any]
+
+
+def later(said: Said, by_ns: int) -> Said:
+    """Return a fact with its times so much later: its own, and that of a death which it tells."""
+    died = integer(said.facts.get("died_ns"))
+    facts = said.facts if died is None else {**said.facts, "died_ns": died + by_ns}
+    return Said(said.time_ns + by_ns, said.name, facts)
 
 
 def integer(value: Any) -> int | None:
@@ -94,8 +104,31 @@ class Speaker:
     """
 
     __slots__ = (
-        *("_derived", "_ends", "_epochs", "_errors", "_facts", "_first_ns", "_last_ns", "_least", "_most", "_names"),
-        *("_now", "_open", "_owns", "_repair", "_running", "_spans", "_start_ns", "_starts", "_steps", "_told_of"),
+        *(
+            "_derived",
+            "_ends",
+            "_epochs",
+            "_errors",
+            "_facts",
+            "_first_ns",
+            "_gathered_ns",
+            "_last_ns",
+            "_least",
+            "_most",
+        ),
+        *(
+            "_names",
+            "_now",
+            "_open",
+            "_owns",
+            "_repair",
+            "_running",
+            "_spans",
+            "_start_ns",
+            "_starts",
+            "_steps",
+            "_told_of",
+        ),
         *("ahead", "context", "jumps", "node", "run_id", "seq"),
     )
 
@@ -124,9 +157,11 @@ class Speaker:
         self._owns = False
         self._repair: Repair | None = None
         self._start_ns = 0  # of torch's last START
+        self._gathered_ns = 0  # of torch's last RENDEZVOUS, until it is told what came of it
 
     def event(self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0) -> None:
         """Take one event. Steps come first, and cost least: they are most of a long run's events."""
+        recorded_ns = time_ns
         if monotonic_ns:
             if self._least < time_ns - monotonic_ns < self._most:
                 time_ns = monotonic_ns + self.ahead
@@ -136,22 +171,34 @@ class Speaker:
             self._step_ended(time_ns, metadata)
         elif name == "step.started":
             self._step_started(time_ns, metadata)
-        elif name == "worker.died":  # a collector's word, on its clock: no sign of life
+        elif name in DEATHS:  # a collector's word, on its clock: no sign of life
             if isinstance(metadata, dict):
                 self._facts.append(Said(time_ns, name, metadata))
         else:
             self.seen(time_ns)
             if isinstance(metadata, dict):
-                self._told(time_ns, name, source, metadata)
+                self._told(time_ns, name, source, metadata, time_ns - recorded_ns)
 
-    def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any]) -> None:
+    def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any], moved_ns: int) -> None:
         if name in FACTS:
-            self._facts.append(Said(time_ns, name, metadata))
+            fact = later(Said(time_ns - moved_ns, name, metadata), moved_ns)
+            self._facts.append(self._said(*fact))
             self._owns = self._owns or name in _OWN
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
-        elif not self._owns and isinstance(name, str) and name.startswith(_TORCH):
-            self._hear(time_ns, name, str(source), metadata)
+        elif isinstance(name, str) and name.startswith(_TORCH):
+            if name == f"{_TORCH}RENDEZVOUS":
+                self._gathered_ns = time_ns
+            if not self._owns:
+                self._hear(time_ns, name, str(source), metadata)
+
+    def _said(self, time_ns: int, name: str, facts: Mapping[str, Any]) -> Said:
+        """Return a fact. That of a rendezvous stands behind what the nodes do next: torch's own record has its end."""
+        if name in ("rendezvous.completed", "rendezvous.failed") and self._gathered_ns:
+            time_ns, self._gathered_ns = self._gathered_ns, 0
+        elif name == "attempt.started":
+            self._gathered_ns = 0  # the fact that belonged to it was lost
+        return Said(time_ns, name, facts)
 
     def message(self, time_ns: int, message: Any, monotonic_ns: int = 0) -> None:
         """Take one rendezvous message of torch."""
@@ -198,7 +245,7 @@ class Speaker:
             span.start_ns += later_ns
             span.end_ns += later_ns if span.end_ns else 0
         for facts in (self._facts, self._derived):
-            facts[:] = [said._replace(time_ns=said.time_ns + later_ns) for said in facts]
+            facts[:] = [later(said, later_ns) for said in facts]
 
     def finish(self) -> Process:
         """Close what the last record left open; return the process."""
@@ -301,4 +348,4 @@ class Speaker:
         begun = max((at for at, fact in enumerate(facts) if fact.name == "worker.started"), default=-1)
         for at, fact in enumerate(facts):
             if fact.name in FACTS:
-                self._derived.append(Said(self._start_ns if at <= begun else time_ns, fact.name, fact.metadata))
+                self._derived.append(self._said(self._start_ns if at <= begun else time_ns, fact.name, fact.metadata))

@@ -68,14 +68,21 @@ class Process:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One agent: of a host there may be several."""
+    """One agent, of which a host may have several; or a host of processes of which no agent spoke."""
 
     name: str  #: host, with the agent's pid where a host has several
     host: str
     pid: int
-    outcome: str = "unknown"  #: succeeded, failed, left, or unknown: it did not say
+    agent: bool = True
+    first_ns: int = 0  #: the agent's first record
+    last_ns: int = 0  #: the last sign of the agent, or of a worker of its last attempt
+    ended_ns: int | None = None  #: it said that it ended
+    outcome: str = "unknown"  #: succeeded, failed, left, died, or unknown: it did not say
     reason: str = ""
+    signal: str | None = None  #: that stopped it, or that it died of
     unparsed: int = 0  #: rendezvous messages of torch that were not understood
+    #: How it went while others remained: left (stopped by a signal, or in order), failed, died, silent; empty: it stayed.
+    gone: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,14 +95,17 @@ class Worker:
     pid: int | None = None
     host: str = ""
     started_ns: int | None = None  #: the agent had started it
-    ended_ns: int | None = None  #: the agent had noticed its end
+    ended_ns: int | None = None  #: its death where `died_ns` is known; else the first that noticed its end
+    died_ns: int | None = None  #: its death itself, where somebody recorded it
     outcome: str = "unknown"
     exit_code: int | None = None
     signal: str | None = None
     message: str | None = None
     first: bool = False  #: the first of its node to fail, by itself
     victim: bool = False  #: ended by the agent, since another had failed
+    consequence: bool = False  #: failed by itself, but after another, and as one fails whose peer is gone
     process: Process | None = None  #: what it recorded itself
+    children: list[Process] = field(default_factory=list)  #: processes that it started, such as a DataLoader's workers
 
     @property
     def cause(self) -> str:
@@ -103,6 +113,11 @@ class Worker:
         if self.signal:
             return self.signal
         return f"exit code {self.exit_code}" if self.exit_code is not None else ""
+
+    @property
+    def place(self) -> str:
+        """The name of its node; empty if unknown."""
+        return self.node.name if self.node is not None else self.host
 
 
 @dataclass(slots=True, eq=False)
@@ -128,16 +143,15 @@ class Attempt:
     ended_ns: int | None = None
     outcome: str = "unknown"  #: succeeded, failed, membership, stopped, left, unknown
     world_size: int | None = None
+    group_size: int | None = None  #: nodes
     workers: list[Worker] = field(default_factory=list)
     rendezvous: list[Rendezvous] = field(default_factory=list)  #: those that made it
     nodes: list[Node] = field(default_factory=list)
-
-    @property
-    def first_failure(self) -> Worker | None:
-        """The worker that failed first by itself, over all nodes, by the time at which its agent noticed."""
-        causes = [worker for worker in self.workers if worker.outcome == "failed" and worker.first]
-        causes = causes or [w for w in self.workers if w.outcome == "failed" and not w.victim]
-        return min(causes, key=lambda worker: worker.ended_ns or 0, default=None)
+    ends: dict[Node, tuple[int, str]] = field(default_factory=dict)  #: when it ended for a node, and as what
+    #: The worker that failed first by itself, over all nodes; None: none did, or the records do not tell which.
+    first_failure: Worker | None = None
+    suspects: list[Worker] = field(default_factory=list)  #: where that is not told: those that may have been first
+    gone: list[Node] = field(default_factory=list)  #: nodes whose last one it was, while others remained
 
     @property
     def first_step_ns(self) -> int | None:
@@ -179,8 +193,11 @@ class Story:
     processes: list[Process] = field(default_factory=list)
     ledgers: list[dict[str, Any]] = field(default_factory=list)
     offsets: dict[str, Offset] = field(default_factory=dict)  #: host -> its clock, of hosts beside the reference
-    restarts: int = 0  #: attempts that followed a failure
+    restarts: int | None = 0  #: attempts that followed a failure; None: it is not known of each what it followed
     membership_changes: int = 0
+    unclosed: list[str] = field(default_factory=list)  #: sources, or nodes, that have no ledger of it where one belongs
+    gathering: list[Rendezvous] = field(default_factory=list)  #: that no attempt followed
+    unread: int = 0  #: nodes of the last attempt of which no record was read
 
     @property
     def wall_s(self) -> float:
@@ -192,11 +209,17 @@ class Story:
         for attempt in self.attempts:
             yield from attempt.workers
 
+    @property
+    def remained(self) -> list[Node]:
+        """The agents that did not go while others remained: the job's outcome is theirs."""
+        return [node for node in self.nodes if node.agent and not node.gone]
+
     def span(self, attempt: Attempt) -> tuple[int, int]:
         """Return when `attempt` began and ended, in nanoseconds; what nobody said is taken from what came around it."""
         at = self.attempts.index(attempt)
         later = self.attempts[at + 1 :][:1]
         start = attempt.started_ns if attempt.started_ns is not None else self.began_ns
-        ends = [r.start_ns for a in later for r in a.rendezvous] + [a.started_ns for a in later if a.started_ns]
+        gathered = [r.start_ns for a in later for r in a.rendezvous] if later else [r.start_ns for r in self.gathering]
+        ends = gathered + [a.started_ns for a in later if a.started_ns]
         end = attempt.ended_ns if attempt.ended_ns is not None else min(ends, default=self.ended_ns)
         return start, max(start, end)

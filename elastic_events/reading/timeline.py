@@ -7,7 +7,7 @@ import msgspec
 from elastic_events.reading.redone import Range, redone
 from elastic_events.reading.steps import cut
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
-from elastic_events.reading.words import seconds, spans
+from elastic_events.reading.words import error_line, seconds, spans
 
 __all__ = ("RANKS", "STATES", "Band", "Box", "Mark", "Row", "Timeline", "alike", "ended", "timeline")
 
@@ -87,10 +87,15 @@ def timeline(story: Story) -> Timeline:
     for attempt in story.attempts:
         for r in attempt.rendezvous:
             label = "" if r.round is None else f"round {r.round}"
+            label += "" if r.completed else " failed"
             waits.setdefault(r.node, []).append(run.box(r.start_ns, r.end_ns, "rendezvous", attempt, label))
         for worker in attempt.workers:
             slot = worker.local_rank if worker.local_rank is not None else worker.rank
             slots.setdefault(worker.node, {}).setdefault(-1 if slot is None else slot, []).append((attempt, worker))
+    for r in story.gathering:
+        label = "no attempt" if r.completed else "failed"
+        box = run.box(r.start_ns, r.end_ns, "rendezvous", Attempt(len(story.attempts)), label)
+        waits.setdefault(r.node, []).append(box)
     many = sum(map(len, slots.values())) > RANKS
     rows: list[Row] = []
     for number, node in enumerate(slots):
@@ -195,7 +200,7 @@ class _Run:
         kind = worker.outcome
         if kind == "failed":
             kind = "first" if worker is self.first[attempt.number] else "victim" if worker.victim else "failed"
-        message = (worker.message or "").strip().splitlines()[-1:]
+        message = [error_line(worker.message)] if worker.message else []
         words = [f"rank {worker.rank}", worker.cause or worker.outcome, *message]
         yield Mark(self.seconds(worker.ended_ns), kind, attempt.number, ": ".join(words))
 

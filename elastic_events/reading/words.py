@@ -1,6 +1,8 @@
 """Numbers as people read them."""
 
-__all__ = ("counted", "seconds", "spans")
+__all__ = ("counted", "error_line", "seconds", "spans")
+
+_LINE = 160
 
 
 def seconds(value: float | None) -> str:
@@ -38,3 +40,12 @@ def spans(numbers: list[int], limit: int = 6) -> str:
     shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs[:limit])
     rest = sum(last - first + 1 for first, last in runs[limit:])
     return f"{shown} and {rest:,} more" if rest else shown
+
+
+def error_line(message: str, limit: int = _LINE) -> str:
+    """Return the one line of an error that says what it was: of a traceback the exception, else the first; not too long."""
+    lines = [line.rstrip() for line in message.strip().splitlines() if line.strip()] or [""]
+    traces = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    said = lines[traces[-1] + 1 :] if traces else lines
+    line = next((line for line in said if not traces or not line.startswith(" ")), lines[-1]).strip()
+    return line if len(line) <= limit else f"{line[: limit - 4].rstrip()} ..."

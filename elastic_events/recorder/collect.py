@@ -58,7 +58,7 @@ class _Mark:
     @property
     def safe(self) -> bool:
         """Whether no lane holds it in memory only."""
-        return all(max(lane.unsettled_from, lane.backlog.safe_from) >= entered for lane, entered in self.entered)
+        return all(lane.safe_from >= entered for lane, entered in self.entered)
 
 
 class _File:

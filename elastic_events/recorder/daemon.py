@@ -62,9 +62,11 @@ class RunBus(EventBus):
         self._say = say
         super().__init__(**options)
 
-    def report(self, what: str, error: BaseException) -> None:
-        """Say once what the bus cannot raise to anybody."""
-        self._say(what, f"{what}: {type(error).__name__}: {error}")
+    def _teller(self) -> Callable[[str, BaseException], None]:
+        def tell_once(what: str, error: BaseException) -> None:
+            self._say(what, f"{what}: {type(error).__name__}: {error}")
+
+        return tell_once
 
 
 class Late:

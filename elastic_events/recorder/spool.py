@@ -120,7 +120,6 @@ class _Series:
         """Forget on disk what was taken."""
         while self.segments and self._is_done(self.segments[0]):
             self._remove(self.segments.pop(0))
-        self.sweep()
         if self.segments and self._position > max(self._committed, self.segments[0].entry):
             self.segments[0].write_position(self._position)
         self._committed = self._position
@@ -154,7 +153,7 @@ class _Series:
                 self._lost["spool_damaged", self.kind] += lost
 
     def _is_done(self, segment: Segment) -> bool:
-        return not len(self) or (segment.last < self._position and not segment.left)
+        return segment.last < self._position or not len(self)
 
     def _remove(self, segment: Segment) -> None:
         if segment is self._tail:

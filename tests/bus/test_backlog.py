@@ -212,7 +212,7 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBooks.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 def spooled(path: Path, records: int = 4, bytes_: int = 10_000, **options: Any) -> Backlog:
@@ -270,7 +270,15 @@ def test_what_is_in_flight_is_spilled_too(tmp_path: Path) -> None:
     backlog.spool.after_fork()
     backlog = spooled(tmp_path)
     assert backlog.adopt() == Found(4)
-    assert numbers(backlog.take(3, 10_000)) == [0, 1, 2]
+    assert numbers(backlog.take(*ALL)) == [0, 1, 2, 3]
+
+
+def test_what_was_in_flight_and_spilled_is_settled_on_disk(tmp_path: Path) -> None:
+    """A batch that is delivered after it was spilled does not come again after a kill."""
+    backlog = spooled(tmp_path)
+    backlog.push([*events(0, 1), *metrics(2, 3)])
+    backlog.take(3, 10_000)
+    backlog.spill()
     backlog.settle()
     backlog.spool.after_fork()
     backlog = spooled(tmp_path)
@@ -293,6 +301,26 @@ def test_some_of_a_batch_is_given_back(tmp_path: Path) -> None:
         backlog.spill()
         assert numbers(backlog.take(*ALL)) == [start + 3]
         backlog.settle()
+
+
+def test_what_had_its_outcome_is_settled_when_the_rest_is_given_back(tmp_path: Path) -> None:
+    """A kill after half a batch was given back repeats that half, and not the one that was delivered."""
+    backlog = spooled(tmp_path)
+    backlog.push(events(*range(6)))
+    batch = backlog.take(4, 10_000)
+    backlog.untake(batch[2:])
+    backlog.spool.after_fork()
+    assert numbers(spooled(tmp_path).take(*ALL)) == [2, 3, 4, 5]
+
+
+def test_a_record_longer_than_a_batch_is_taken_alone(tmp_path: Path) -> None:
+    """A batch is bounded in bytes, but holds one record at least, from memory and from disk."""
+    backlog = spooled(tmp_path)
+    backlog.push(events(0, 1, 2, size=500))
+    assert [len(backlog.take(10, 100)), len(backlog.take(10, 999)), len(backlog)] == [1, 1, 1]
+    backlog.push(events(3, 4, size=500))
+    backlog.spill()
+    assert [len(backlog.take(10, 100)), len(backlog.take(10, 1000))] == [1, 2]
 
 
 def test_a_full_spool_loses_metrics_first(tmp_path: Path) -> None:
@@ -360,6 +388,17 @@ def test_a_disk_that_cannot_be_read_now_loses_nothing(tmp_path: Path, monkeypatc
         assert (len(backlog), backlog.oldest) == (6, 0)
     assert numbers(backlog.take(*ALL)) == [0, 1, 2, 3, 4, 5]
     assert not backlog.losses()
+
+
+def test_a_closed_backlog_still_knows_what_it_left(tmp_path: Path) -> None:
+    """After the close, what waits on disk is counted and not lost; what is pushed all the same stays in memory."""
+    backlog = spooled(tmp_path)
+    backlog.push(events(*range(6)))
+    backlog.close()
+    assert (len(backlog), backlog.oldest, backlog.take(*ALL)) == (6, 0, [])
+    assert backlog.push(events(6)) == 0
+    assert (len(backlog), backlog.safe_from, backlog.losses()) == (7, 6, Counter())
+    assert spooled(tmp_path).adopt() == Found(6)
 
 
 def test_clear_leaves_the_spool_alone(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def failed(run_id: str = "bad") -> Run:
 
 @pytest.mark.parametrize("name", READINGS)
 def test_json_is_one_document_and_check_tells_failure(tmp_path: Path, name: str) -> None:
-    """Each command prints one JSON document of its run, and with --check exits 1 when the job failed, else 0."""
+    """Each command prints one JSON document of its run; with --check it exits 0, 1 when the job failed, 3 when unknown."""
     good, bad = database(tmp_path / "good.db", two_attempts().records), database(tmp_path / "bad.db", failed().records)
     done = command(name, str(good), "--json", "--check", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -49,6 +49,8 @@ def test_json_is_one_document_and_check_tells_failure(tmp_path: Path, name: str)
     done = command(name, str(bad), "--check", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert command(name, str(bad), cwd=tmp_path).returncode == 0
+    cut = database(tmp_path / "cut.db", two_attempts().records[:-1])
+    assert command(name, str(cut), "--check", cwd=tmp_path).returncode == 3
 
 
 @pytest.mark.parametrize("name", READINGS)

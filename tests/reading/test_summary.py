@@ -7,8 +7,10 @@ import msgspec
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.summary import final_worker, summary, summary_terminal
-from elastic_events.reading.words import seconds, spans
+from elastic_events.reading.summary import final_worker, summary
+from elastic_events.reading.summary_terminal import summary_terminal
+from elastic_events.reading.timeline import timeline
+from elastic_events.reading.words import error_line, seconds, spans
 from tests.reading.runs import Run, two_attempts
 
 
@@ -46,7 +48,7 @@ def test_the_screen() -> None:
     assert "Run run: succeeded after 20.0 s" in text
     assert "1 node, 2 ranks, 2 attempts, 1 restart after a failure." in text
     assert "rank 1 on a: SIGKILL, 1 victim" in text
-    assert "Last words of rank 1" in text
+    assert "Last words of rank 1 in attempt 0" in text
     assert "step 3" in text
     assert "Ranks 0-1 came to step 5." in text
     assert "No ledger" in text
@@ -102,3 +104,62 @@ def test_ranges_and_durations() -> None:
         *("", "0 s", "1.9 ms", "250 ms", "12.3 s"),
         *("2m 05s", "2h 02m"),
     ]
+
+
+def test_one_line_of_an_error() -> None:
+    """An error is told by one line, the same everywhere: of a traceback the exception, else the first; never a long one."""
+    trace = 'Traceback (most recent call last):\n  File "x", line 1\n    f()\nRuntimeError: CUDA error\n  hint one\nhint two\n'
+    assert error_line(trace) == "RuntimeError: CUDA error"
+    assert error_line("ValueError: bad\nand more\n") == "ValueError: bad"
+    assert len(error_line("x" * 3000)) <= 160
+    run = two_attempts()
+    run.failed(9.0, run.agent(), 0, 1, signal="SIGKILL", message=trace)
+    assert "Attempt 0 failed with: RuntimeError: CUDA error" in shown(run)
+    (story,) = build(run.records)
+    (mark,) = [mark for row in timeline(story).rows for mark in row.marks if mark.kind == "first"]
+    assert mark.label == "rank 1: SIGKILL: RuntimeError: CUDA error"
+
+
+def test_what_a_failure_cost() -> None:
+    """A failure costs the time to the next step, over attempts that failed in between, and the steps done again."""
+    run = two_attempts()
+    (cost,) = summary(build(run.records)[0]).costs
+    assert (cost.attempt, cost.at_s, cost.down_s, cost.redone_s, cost.total_s) == (0, 9, 5, 1.25, 6.25)
+    assert "The failure of attempt 0 cost 6.2 s: 5.0 s to the next step, and 1.2 s to do lost steps again." in shown(
+        run
+    )
+    run = Run()
+    agent = run.agent()
+    for attempt, begin in enumerate((0, 20, 40)):
+        run.start(begin, agent, attempt, range(2), restart=attempt)
+        if attempt != 1:
+            run.steps(run.worker(0, attempt), range(4), begin + 1, 1)
+        if attempt != 2:
+            run.failed(begin + 10, agent, attempt, 1, signal="SIGKILL")
+            run.tell(begin + 10, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    answer = summary(build(run.records)[0])
+    assert [(cost.attempt, cost.between, cost.down_s, cost.redone_s) for cost in answer.costs] == [(0, [1], 31, 4)]
+    assert [(one.rank, one.attempts) for one in answer.repeated] == [(1, [0, 1])]
+    text = shown(run)
+    assert "over attempt 1 in between" in text
+    assert "Rank 1 failed first in 2 attempts: 0-1." in text
+
+
+def test_an_end_that_was_not_recorded() -> None:
+    """Without an end the summary says so, and where the rest may lie; with a node's records missing, that these are."""
+    run = two_attempts()
+    run.records = run.records[:-1]
+    assert "No agent said the end of the job" in shown(run)
+    assert "recorder directory" in shown(run)
+    run = two_attempts()
+    run.tell(11, run.agent(), "attempt.started", attempt=2, round=2, group_world_size=3)
+    assert "outcome unknown" in shown(run)
+    assert "No record of 2 nodes of the last attempt was read" in shown(run)
+
+
+def test_a_signal_without_a_name() -> None:
+    """A real-time signal has one name, whoever wrote it."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.failed(1, run.agent(), 0, 0, signal="signal 40")
+    assert "SIG40" in shown(run)

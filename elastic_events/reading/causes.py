@@ -1,0 +1,268 @@
+"""Causes before consequences: who went, which worker failed first over all nodes, and what the job came to.
+
+A worker's death lies between its last own record and the first word on its end, unless somebody recorded the time itself.
+Two deaths are told in an order only where these spans do not overlap: what the records do not tell is unknown.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+from elastic_events.reading.clocks import LOOK
+from elastic_events.reading.ranks import Ranks
+from elastic_events.reading.story import Attempt, Node, Offset, Story, Worker
+
+__all__ = ("OUTCOMES", "conclude")
+
+#: What an attempt ended as where its agents differ: the first of these that any of them says.
+OUTCOMES = ("failed", "stopped", "membership", "left", "succeeded", "unknown")
+
+#: Signals that a process gets from its own fault or from outside, never since a peer of it is gone.
+_OWN = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"})
+
+#: Nanoseconds after the last sign of life of a run within which a collector's word is of the death, not of a recovery.
+_FRESH = 5_000_000_000
+
+
+def conclude(story: Story, ranks: Ranks) -> None:
+    """Tell what follows from all facts of a story: ends, departures, first failures, outcomes."""
+    last = _last_attempts(story)
+    _last_signs(story, ranks, last)
+    top = max(last.values(), default=-1)
+    for node in story.nodes:
+        if node.agent:
+            node.gone = _gone(story, node, last, top)
+    alive = max((process.last_ns for process in story.processes), default=0)
+    errors = {host: _error(offset) for host, offset in story.offsets.items()}
+    for attempt in story.attempts:
+        attempt.gone = [node for node in attempt.nodes if node.gone and last[node] == attempt.number]
+        _end(attempt, ranks, alive + _FRESH)
+        attempt.outcome = _joint(attempt, top)
+        _order(attempt, errors)
+    story.restarts = _restarts(story)
+    story.membership_changes = sum(_changed(before, after) for before, after in pairwise(story.attempts))
+    story.unread = _unread(story.attempts[-1]) if story.attempts else 0
+    voters = _voters(story)
+    story.outcome = _outcome(story, voters)
+    decided = [node for node in voters if node.outcome == "failed"] if story.outcome == "failed" else []
+    decided.sort(key=lambda node: node.signal is not None)
+    story.reason = decided[0].reason if decided else ""
+
+
+# --- nodes ---
+
+
+def _last_attempts(story: Story) -> dict[Node, int]:
+    """Return, for each node, the number of the last attempt that it was in; one more where it then gathered in vain."""
+    last = dict.fromkeys(story.nodes, -1)
+    for attempt in story.attempts:
+        last.update(dict.fromkeys(attempt.nodes, attempt.number))
+    members = set(story.attempts[-1].nodes) if story.attempts else set()
+    finished = any(node.outcome == "succeeded" for node in members)
+    for rendezvous in story.gathering:
+        node = rendezvous.node
+        if node.outcome != "left" and (node in members or not finished):
+            last[node] = len(story.attempts)
+    return last
+
+
+def _last_signs(story: Story, ranks: Ranks, last: Mapping[Node, int]) -> None:
+    for attempt in story.attempts:
+        for worker in attempt.workers:
+            node, process = worker.node, worker.process
+            if node is not None and process is not None and last.get(node, -1) <= attempt.number:
+                node.last_ns = max(node.last_ns, process.last_ns)
+    for node in story.nodes:
+        death = ranks.death(node.host, node.pid, node.first_ns) if node.agent and node.outcome == "unknown" else None
+        if death is not None:
+            node.outcome, node.signal = "died", death.signal
+
+
+def _gone(story: Story, node: Node, last: Mapping[Node, int], top: int) -> str:
+    """Return how a node went while others remained; empty where it stayed, or was the only one."""
+    if node.outcome in ("died", "left"):
+        return node.outcome
+    if node.outcome == "succeeded":
+        return ""
+    others = [other for other in story.nodes if other.agent and other is not node]
+    without = last[node] < top  # others went on
+    if node.outcome == "failed":
+        if not node.signal:
+            return "failed" if without and top < len(story.attempts) else ""
+        stayed = any(other.outcome in ("succeeded", "failed") and not other.signal for other in others)
+        return "left" if without or stayed else ""
+    ends = story.attempts[last[node]].ends.get(node) if 0 <= last[node] < len(story.attempts) else None
+    if without and ends is not None and ends[1] in ("stopped", "left"):
+        return "left"  # its last word was lost
+    ended = max((other.ended_ns or 0 for other in others), default=0)
+    return "silent" if without or ended > node.last_ns else ""
+
+
+def _voters(story: Story) -> list[Node]:
+    """Return the agents that decide the outcome: those of the last attempt, and those that tried to make another one."""
+    members = story.attempts[-1].nodes if story.attempts else []
+    if not members:  # who told the job told no attempts
+        return [node for node in story.nodes if node.agent]
+    last = _last_attempts(story)
+    gathered = [node for node in story.nodes if last[node] == len(story.attempts)]
+    if any(node in gathered for node in members):
+        members = [node for node in members if not node.gone or node.gone == "failed"]
+    return list(dict.fromkeys([*members, *gathered]))
+
+
+def _outcome(story: Story, voters: Iterable[Node]) -> str:
+    said = {"stopped" if node.outcome == "failed" and node.signal else node.outcome for node in voters}
+    if "failed" in said:
+        return "failed"
+    if "unknown" in said or story.unread:
+        return "unknown"
+    if "succeeded" in said:
+        return "succeeded"
+    return "failed" if said & {"stopped", "died"} else "unknown"
+
+
+# --- attempts ---
+
+
+def _unread(attempt: Attempt) -> int:
+    """Return how many nodes an attempt had of which no agent's record was read."""
+    return max(0, (attempt.group_size or 0) - len(attempt.nodes)) if attempt.nodes else 0
+
+
+def _joint(attempt: Attempt, top: int) -> str:
+    """Return what an attempt ended as, for all nodes that remained; unknown while one of them has not said."""
+    silent = [node for node in attempt.gone if node.gone == "silent" and attempt.number == top]
+    voters = [node for node in attempt.nodes if node not in attempt.gone or node.gone == "failed" or node in silent]
+    voters = voters if len(voters) > len(silent) else attempt.nodes
+    said = {attempt.ends[node][1] for node in voters if node in attempt.ends}
+    if "failed" in said:
+        return "failed"
+    if not voters or _unread(attempt) or any(node not in attempt.ends for node in voters):
+        return "unknown"
+    return min(said, key=OUTCOMES.index)
+
+
+def _restarts(story: Story) -> int | None:
+    outcomes = [attempt.outcome for attempt in story.attempts[:-1]]
+    return None if "unknown" in outcomes else outcomes.count("failed")
+
+
+def _changed(before: Attempt, after: Attempt) -> bool:
+    """Whether nodes came or went between two attempts, after a failure as well."""
+    sizes = [(before.world_size, after.world_size), (before.group_size, after.group_size)]
+    return before.outcome == "membership" or any(a and b and a != b for a, b in sizes)
+
+
+# --- workers ---
+
+
+def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
+    """Tell when each worker ended, as far as anybody knows."""
+    for worker in attempt.workers:
+        node, process = worker.node, worker.process
+        since = process.first_ns if process is not None else worker.started_ns or 0
+        death = ranks.death(worker.host, worker.pid, since)
+        agent = node is not None and node.agent
+        if death is not None and worker.outcome == "unknown" and (death.signal or death.exit_code or not agent):
+            worker.outcome, worker.signal, worker.exit_code = "failed", death.signal, death.exit_code
+        ends = [worker.ended_ns, attempt.ends[node][0] if node in attempt.ends else None]
+        if death is not None and death.time_ns <= fresh_ns:
+            ends.append(death.time_ns)
+        known = [end for end in ends if end is not None]
+        if worker.died_ns is not None:
+            worker.ended_ns = worker.died_ns
+        elif known:
+            worker.ended_ns = min(known)
+        elif node is not None and (node.gone or not agent):
+            worker.ended_ns = process.last_ns if process is not None else node.last_ns or attempt.ended_ns
+        else:
+            worker.ended_ns = attempt.ended_ns
+        if node in attempt.gone and node is not None and node.signal and worker.signal == node.signal:
+            worker.victim, worker.first = True, False
+
+
+# --- the first failure ---
+
+
+def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
+    """Tell which worker failed first by itself, and which only since another, or a whole node, was gone."""
+    failed = [worker for worker in attempt.workers if worker.outcome == "failed" and not worker.victim]
+    for worker in failed:
+        worker.consequence = worker.signal not in _OWN and any(
+            node is not worker.node
+            and _latest(worker) + _between(worker.host, node.host, errors) >= _alive(attempt, node)
+            for node in attempt.gone
+        )
+    own = [worker for worker in failed if not worker.consequence]
+    # Which of its own was first an agent knows; without its word, any of them.
+    knowing = {worker.node for worker in failed if worker.first}
+    candidates = [worker for worker in own if worker.first or worker.node not in knowing]
+    if not candidates:
+        return
+    first = min(candidates, key=lambda worker: (worker.ended_ns or 0, worker.signal is None))
+
+    def after(worker: Worker) -> bool:
+        between = 0 if worker.node is first.node else _between(first.host, worker.host, errors)
+        return _latest(first) + between <= _earliest(worker)
+
+    suspects = [first, *(worker for worker in candidates if worker is not first and not after(worker))]
+    if len(suspects) == 1 and not _open(attempt, first, errors):
+        attempt.first_failure = first
+    else:
+        attempt.suspects = sorted(suspects, key=lambda worker: (worker.signal is None, worker.ended_ns or 0))
+        return
+    for worker in own:
+        worker.consequence = worker is not first and worker.signal not in _OWN
+
+
+def _open(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -> bool:
+    """Whether a worker of which the records do not tell the end may have failed before `first`."""
+    if _unread(attempt):
+        return True
+    workers: dict[Node | None, list[Worker]] = {}
+    for worker in attempt.workers:
+        workers.setdefault(worker.node, []).append(worker)
+    for node in attempt.nodes:
+        own = workers.get(node, [])
+        if node is first.node and (first.first or node in attempt.ends):
+            continue
+        failed = any(worker.outcome == "failed" and not worker.victim for worker in own)
+        if node in attempt.ends and (failed or attempt.ends[node][1] != "failed"):
+            continue
+        if any(worker.first for worker in own):
+            continue
+        until = _latest(first) + _between(first.host, node.host, errors)
+        if not own or any(worker.outcome == "unknown" and _earliest(worker) < until for worker in own):
+            return True
+    return False
+
+
+def _alive(attempt: Attempt, node: Node) -> int:
+    """Return until when a node had surely not gone: its last sign; of one that left, which tells of it later, its workers'."""
+    if node.gone != "left":
+        return node.last_ns
+    workers = [worker for worker in attempt.workers if worker.node is node]
+    signs = [worker.process.last_ns for worker in workers if worker.process is not None]
+    signs += (_latest(worker) for worker in workers if worker.outcome == "failed" and not worker.victim)
+    return max(signs, default=attempt.started_ns or 0)
+
+
+def _error(offset: Offset) -> int:
+    """Return by how many nanoseconds a host's times may be wrong against those of others."""
+    if offset.applied:
+        return round(offset.error * 1e9)
+    return round(abs(offset.seconds) * 1e9) if abs(offset.seconds) > LOOK else 0
+
+
+def _between(a: str, b: str, errors: Mapping[str, int]) -> int:
+    return 0 if a == b else errors.get(a, 0) + errors.get(b, 0)
+
+
+def _latest(worker: Worker) -> int:
+    return worker.ended_ns or 0
+
+
+def _earliest(worker: Worker) -> int:
+    """Return when a worker was alive for sure: its death where that is known, else its last own record."""
+    if worker.died_ns is not None:
+        return worker.died_ns
+    return worker.process.last_ns if worker.process is not None else worker.started_ns or 0

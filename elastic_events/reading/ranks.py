@@ -1,0 +1,198 @@
+"""Which process is which worker: the ranks, apart from the processes that these have started."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from elastic_events.reading.speaker import integer
+from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
+
+__all__ = ("Death", "Ranks", "signal_name")
+
+
+class Death(NamedTuple):
+    """What a collector says of a dead process."""
+
+    time_ns: int  #: when it noticed
+    signal: str | None
+    exit_code: int | None
+
+
+class Ranks:
+    """Who was told of, by pid; then the processes that recorded, each given to its worker."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, int], list[Worker]] = {}
+        self._deaths: dict[tuple[str, int], list[Death]] = {}
+
+    def told(self, worker: Worker) -> None:
+        """An agent named a worker's pid."""
+        if worker.pid is not None:
+            known = self._told.setdefault((worker.host, worker.pid), [])
+            if not known or known[-1] is not worker:
+                known.append(worker)
+
+    def died(self, time_ns: int, facts: Mapping[str, Any]) -> None:
+        """A collector found a process dead. The same death may be told twice."""
+        host, pid = facts.get("host"), integer(facts.get("pid"))
+        if isinstance(host, str) and pid is not None:
+            death = Death(time_ns, signal_name(facts.get("signal")), integer(facts.get("exit_code")))
+            self._deaths.setdefault((host, pid), []).append(death)
+
+    def death(self, host: str, pid: int | None, since_ns: int) -> Death | None:
+        """Return the first word on the death of the process that had this pid at `since_ns`; pids are used again."""
+        if pid is None or not self._deaths:
+            return None
+        for death in self._deaths.get((host, pid), ()):
+            if death.time_ns >= since_ns:
+                return death
+        return None
+
+    def assign(self, story: Story, processes: list[Process]) -> None:
+        """Give each process that has a rank, or marks steps, to its worker: as the rank itself, or as a child of it.
+
+        The rank is the process that its agent started. Where no agent says which that is, it is the one that marks steps,
+        and of several alike the oldest: what a process starts has its rank, too, and is younger.
+        """
+        story.processes = processes
+        agents = {(node.host, node.pid) for node in story.nodes}
+        groups: dict[Any, list[Process]] = {}
+        for process in processes:
+            context = process.context
+            agent = (context.host, context.pid) in agents
+            if process.steps or (context.rank is not None and not agent):
+                alone = process if context.rank is None else None
+                groups.setdefault((context.host, context.restart, context.rank, alone), []).append(process)
+        rest = []
+        for group in groups.values():
+            group.sort(key=_age)
+            if not self._started(group):
+                rest.append(group)
+        ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
+        for attempt in story.attempts:
+            for worker in attempt.workers:
+                ranked.setdefault(worker.rank, []).append((attempt, worker))
+        places = _Places(story)
+        for group in sorted(rest, key=lambda group: min(process.first_ns for process in group)):
+            places.give(group, ranked)
+
+    def _started(self, group: list[Process]) -> bool:
+        """Give the processes that an agent named their workers, and the others of their rank to these; False: none is named."""
+        named: list[Worker] = []
+        others = []
+        for process in group:
+            worker = self._named(process)
+            if worker is None:
+                others.append(process)
+            else:
+                worker.process = process
+                named.append(worker)
+        if not named:
+            return False
+        named.sort(key=lambda worker: worker.started_ns or 0)
+        for process in others:
+            before = [worker for worker in named if (worker.started_ns or 0) <= process.last_ns]
+            _adopt((before or named)[-1], process)
+        return True
+
+    def _named(self, process: Process) -> Worker | None:
+        """Return the worker with the process's pid; of several, as pids are used again, the last that had begun."""
+        known = [
+            worker
+            for worker in self._told.get((process.context.host, process.context.pid), ())
+            if worker.process is None and worker.rank in (process.context.rank, None)
+        ]
+        begun = [worker for worker in known if worker.started_ns is None or worker.started_ns <= process.last_ns]
+        return begun[-1] if begun else known[-1] if known else None
+
+
+class _Places:
+    """Finds, or makes, the workers of processes that no agent named by their pid."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.spare: dict[tuple[int, int], Attempt] = {}  # attempts of a job without an agent, by restart and life
+        self.hosts: dict[str, Node] = {node.host: node for node in story.nodes}
+
+    def give(self, group: list[Process], ranked: Mapping[int | None, list[tuple[Attempt, Worker]]]) -> None:
+        """Give the processes of one rank their workers."""
+        for life, (process, children) in enumerate(_lives(group)):
+            context = process.context
+            worker = self._said(process, ranked.get(context.rank, [])) or self._new(process, life)
+            other = worker.host == context.host and worker.pid not in (None, context.pid)
+            if other and not process.steps:  # its agent started another, which recorded nothing
+                worker.children += [process, *children]
+            else:
+                worker.process = process
+                worker.children += children
+
+    def _said(self, process: Process, workers: list[tuple[Attempt, Worker]]) -> Worker | None:
+        """Return the worker that an agent spoke of without its pid, or by that of a process around it."""
+        free = [
+            (attempt, worker)
+            for attempt, worker in workers
+            if worker.process is None and worker.rank is not None and (attempt.started_ns or 0) <= process.last_ns
+        ]
+        same = [worker for attempt, worker in free if attempt.number == process.context.restart]
+        return same[0] if same else free[-1][1] if free else None
+
+    def _new(self, process: Process, life: int) -> Worker:
+        context = process.context
+        attempt = self._attempt((context.restart or 0, life), process)
+        node = self.hosts.get(context.host)
+        if node is None:
+            node = self.hosts[context.host] = Node(
+                context.host, context.host, 0, agent=False, first_ns=process.first_ns
+            )
+            self.story.nodes.append(node)
+        worker = Worker(context.rank, node, context.local_rank, context.pid, context.host, process.first_ns)
+        attempt.workers.append(worker)
+        attempt.world_size = attempt.world_size or context.world_size
+        return worker
+
+    def _attempt(self, restart: tuple[int, int], process: Process) -> Attempt:
+        """Return the attempt of a process that no agent spoke of: where agents told attempts, the one of its time."""
+        if self.story.attempts and not self.spare:
+            begun = [a for a in self.story.attempts if a.started_ns is not None and a.started_ns <= process.last_ns]
+            return (begun or self.story.attempts[:1])[-1]
+        attempt = self.spare.get(restart)
+        if attempt is None:
+            attempt = self.spare[restart] = Attempt(len(self.spare))
+            self.story.attempts.append(attempt)
+        return attempt
+
+
+def _lives(group: list[Process]) -> Iterable[tuple[Process, list[Process]]]:
+    """Part the processes of one rank, the oldest first, into its lives, one after the other, each with its children."""
+    lives: list[tuple[Process, list[Process]]] = []
+    for process in group:
+        if not lives or (process.steps and lives[-1][0].steps and process.first_ns > lives[-1][0].last_ns):
+            lives.append((process, []))
+        elif process.steps and not lives[-1][0].steps:  # what came before it only started it
+            lives[-1] = process, [*lives[-1][1], lives[-1][0]]
+        else:
+            lives[-1][1].append(process)
+    return lives
+
+
+def _adopt(worker: Worker, process: Process) -> None:
+    """Add a process to a worker as its child; one that marks steps, where the worker marks none, is the rank itself."""
+    own = worker.process
+    if own is not None and process.steps and not own.steps:
+        worker.process, process = process, own
+    worker.children.append(process)
+
+
+def _age(process: Process) -> tuple[int, int]:
+    """Sort by the start of a process, which stands in its identity in ticks since boot; 0: it could not be read."""
+    parts = process.context.process.split("-")
+    try:
+        return int(parts[1], 16) if len(parts) == 3 else 0, process.first_ns
+    except ValueError:
+        return 0, process.first_ns
+
+
+def signal_name(value: Any) -> str | None:
+    """Return the name of a signal; of one that has none but its number, the same whoever wrote it."""
+    if not isinstance(value, str) or not value:
+        return None
+    return f"SIG{value[7:]}" if value.startswith("signal ") else value

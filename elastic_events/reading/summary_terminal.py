@@ -1,0 +1,267 @@
+"""The summary in a terminal: a run on one screen."""
+
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from elastic_events.reading.shown import shown
+from elastic_events.reading.summary import AttemptRow, Clock, Departure, Failure, Summary
+from elastic_events.reading.words import counted, error_line, seconds, spans
+
+__all__ = ("summary_terminal",)
+
+_ATTEMPTS = 30  # rows on a screen; the first and the last ones are shown
+_STEPS = 6
+_FEW = 3
+
+
+def summary_terminal(answer: Summary) -> RenderableType:
+    """Draw the summary for a terminal."""
+    # Of an error of several lines one is shown: it is chosen while they are lines.
+    messages = [shown(message) for message in _messages(answer.attempts)]
+    answer = shown(msgspec.structs.replace(answer, reason=answer.reason and error_line(answer.reason)))
+    return Group(
+        *_headline(answer),
+        _attempts(answer),
+        *map(Text, messages),
+        *_words(answer),
+        *map(Text, _remarks(answer)),
+    )
+
+
+def _headline(answer: Summary) -> list[Text]:
+    colour = {"failed": "bold red", "succeeded": "bold green"}.get(answer.outcome, "bold yellow")
+    end = "outcome unknown" if answer.nodes_unread else "no end recorded"
+    outcome = {"unknown": end}.get(answer.outcome, answer.outcome)
+    line = Text.assemble(f"Run {answer.run_id}: ", (outcome, colour), f" after {seconds(answer.wall_s)}")
+    if answer.reason and answer.outcome == "failed":
+        line.append(f" ({answer.reason})")
+    parts = [
+        counted(len(answer.nodes), "node"),
+        counted(answer.ranks, "rank"),
+        counted(len(answer.attempts), "attempt"),
+    ]
+    if answer.restarts:
+        parts.append(f"{counted(answer.restarts, 'restart')} after a failure")
+    if answer.membership_changes:
+        parts.append(counted(answer.membership_changes, "membership change"))
+    return [line, Text(", ".join(parts) + ".")]
+
+
+def _attempts(answer: Summary) -> Table:
+    rows = answer.attempts
+    gone = {departure.node: departure for departure in answer.departed}
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("#", "ranks", "began", "rendez-\nvous", "first\nstep", "lasted", "steps", "ended"):
+        table.add_column(column, justify="left" if column in ("steps", "ended") else "right", no_wrap=True)
+    table.add_column("first to fail")
+    hidden = len(rows) - _ATTEMPTS
+    for row in rows if hidden <= 0 else [*rows[: _ATTEMPTS // 2], *rows[-_ATTEMPTS // 2 :]]:
+        if hidden > 0 and row.attempt == rows[-_ATTEMPTS // 2].attempt:
+            table.add_row("…", "", f"{hidden} more")
+        steps = (
+            ""
+            if row.first_step is None
+            else f"{row.first_step} to {'none' if row.last_step is None else row.last_step}"
+        )
+        table.add_row(
+            str(row.attempt),
+            "" if row.world_size is None else str(row.world_size),
+            f"+{seconds(row.start_s)}",
+            seconds(row.rendezvous_s),
+            seconds(row.first_step_s),
+            seconds(row.duration_s),
+            steps,
+            Text(row.outcome, style={"failed": "red", "succeeded": "green"}.get(row.outcome, "yellow")),
+            Text(_first(row, [gone[node] for node in row.departed if node in gone])),
+        )
+    return table
+
+
+def _first(row: AttemptRow, departed: list[Departure]) -> str:
+    """Causes before consequences: who went, then who failed first, then how many others."""
+    said = [_went(departure) for departure in departed]
+    if row.first_failure is not None:
+        said.append(_who(row.first_failure))
+    elif row.suspects:
+        others = "" if len(row.suspects) > 1 else ", or one that is not recorded"
+        said.append(f"unknown: {' or '.join(_who(one) for one in row.suspects[:_FEW])}{others}")
+    more = row.failed - row.consequences - (row.first_failure is not None)
+    counts = [f"{more} more"] if more > 0 and row.first_failure is not None else []
+    if row.consequences:
+        counts.append(counted(row.consequences, "consequence"))
+    if row.victims:
+        counts.append(counted(row.victims, "victim"))
+    return ", ".join(["; then ".join(said), *counts] if said else counts)
+
+
+def _who(one: Failure) -> str:
+    who = f"rank {one.rank}" if one.rank is not None else "a worker"
+    cause = one.signal or (f"exit code {one.exit_code}" if one.exit_code is not None else "cause unknown")
+    return f"{who} on {one.node}: {cause}" if one.node else f"{who}: {cause}"
+
+
+def _went(departure: Departure) -> str:
+    node, signal = departure.node, f" ({departure.signal})" if departure.signal else ""
+    return {
+        "left": f"node {node} left{signal}",
+        "died": f"the agent on {node} was killed{signal}",
+        "silent": f"node {node} fell silent",
+    }.get(departure.how, f"node {node} gave up")
+
+
+def _messages(rows: list[AttemptRow]) -> Iterable[str]:
+    """The error of each first failure, once where attempts share it."""
+    said: dict[str, list[int]] = {}
+    for row in rows:
+        for one in [row.first_failure] if row.first_failure is not None else row.suspects:
+            if one.message:
+                who = "" if row.first_failure is not None else f"{_who(one)}: "
+                said.setdefault(who + error_line(one.message), []).append(row.attempt)
+    for message, attempts in said.items():
+        yield f"Attempt {spans(list(dict.fromkeys(attempts)))} failed with: {message}"
+
+
+def _words(answer: Summary) -> list[RenderableType]:
+    if not answer.last_words:
+        return []
+    rows = [row for row in answer.attempts if row.attempt == answer.last_words_in]
+    dead = next((one for row in rows for one in [row.first_failure, *row.suspects] if one is not None), None)
+    who = f"rank {answer.last_words_of}" if answer.last_words_of is not None else "the worker"
+    title = Text(f"Last words of {who} in attempt {answer.last_words_in}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    noticed = dead is None or dead.noticed
+    table.add_column("before its death was noticed" if noticed else "before its death", justify="right")
+    table.add_column("record")
+    table.add_column("value")
+    for word in answer.last_words:
+        table.add_row(seconds(word.before_death_s), Text(word.name), Text(word.value))
+    return [table]
+
+
+def _remarks(answer: Summary) -> Iterable[str]:
+    """Everything beside the tables, a line each: what happened, what it cost, how far it came, what is not known."""
+    yield from _departures(answer)
+    yield from _end(answer)
+    yield from _costs(answer)
+    yield from _waits(answer)
+    yield from _steps(answer)
+    yield from _clocks(answer.clocks)
+    if answer.unparsed:
+        yield f"{counted(answer.unparsed, 'rendezvous message')} of torch could not be understood."
+    if not answer.attempts:
+        yield "No attempt was recorded: this shows what a launcher, the torchrun plug-in or torch itself records of a job."
+    if answer.children:
+        yield f"{counted(answer.children, 'process', 'processes')} that ranks had started recorded, too."
+    if len(answer.roles) > 1:
+        yield f"Roles: {'; '.join(f'{role.role}: {spans(role.ranks)}' for role in answer.roles)}."
+    yield from _ledgers(answer)
+
+
+def _waits(answer: Summary) -> Iterable[str]:
+    restarts = [row.restart_to_step_s for row in answer.attempts if row.restart_to_step_s is not None]
+    if restarts and not any(cost.down_s is not None for cost in answer.costs):
+        usual, longest = seconds(median(restarts)), seconds(max(restarts))
+        took = usual if len(restarts) == 1 else f"{usual} in the median, {longest} at most"
+        yield f"From the end of an attempt to the first step of the next: {took}."
+    for wait in answer.longest_waits:
+        yield f"Node {wait.node} was {seconds(wait.seconds)} in the rendezvous of attempt {wait.attempt}."
+    for one in answer.gathering[:_FEW]:
+        how = "that made no attempt" if one.completed else "that failed"
+        yield f"Node {one.node} was {seconds(one.seconds)} in a rendezvous {how}, from +{seconds(one.start_s)} on."
+    if len(answer.gathering) > _FEW:
+        yield f"{counted(len(answer.gathering) - _FEW, 'more node')} gathered in vain."
+
+
+def _steps(answer: Summary) -> Iterable[str]:
+    for last in answer.last_steps[:_STEPS]:
+        reached = "finished no step" if last.step is None else f"came to step {last.step}"
+        yield f"{'Rank' if len(last.ranks) == 1 else 'Ranks'} {spans(last.ranks)} {reached}."
+    if len(answer.last_steps) > _STEPS:
+        rest = sum(len(last.ranks) for last in answer.last_steps[_STEPS:])
+        yield f"{rest} more ranks came to other steps, up to {answer.last_steps[-1].step}."
+
+
+def _departures(answer: Summary) -> Iterable[str]:
+    for departure in answer.departed[: 2 * _FEW]:
+        which = f", in attempt {departure.attempt}" if departure.attempt is not None else ""
+        at = f"at +{seconds(departure.at_s)}"
+        at = at if departure.how in ("left", "failed") else f"and was last heard {at}"
+        why = f": {error_line(departure.reason)}" if departure.how == "failed" and departure.reason else ""
+        said = _went(departure)
+        yield f"{said[0].upper()}{said[1:]} {at}{which}{why}."
+    if len(answer.departed) > 2 * _FEW:
+        yield f"{counted(len(answer.departed) - 2 * _FEW, 'more node')} went."
+
+
+def _end(answer: Summary) -> Iterable[str]:
+    if answer.nodes_unread:
+        unread = counted(answer.nodes_unread, "node")
+        yield f"No record of {unread} of the last attempt was read: give theirs, too."
+    elif answer.outcome == "unknown" and answer.attempts:
+        yield (
+            "No agent said the end of the job: it runs, or was killed. What was said last may still be in the recorder "
+            "directory: read that as well, or recover it."
+        )
+
+
+def _costs(answer: Summary) -> Iterable[str]:
+    told = sorted((cost for cost in answer.costs if cost.down_s is not None), key=lambda cost: -(cost.down_s or 0))
+    for cost in told[:_FEW]:
+        between = f", over attempt {spans(cost.between)} in between" if cost.between else ""
+        again = f", and {seconds(cost.redone_s)} to do lost steps again" if cost.redone_s else ""
+        took = cost.total_s if cost.total_s is not None else cost.down_s
+        yield (
+            f"The failure of attempt {cost.attempt} cost {seconds(took)}: {seconds(cost.down_s)} to the next step"
+            f"{between}{again}."
+        )
+    if len(told) > _FEW:
+        total = seconds(sum(cost.total_s or cost.down_s or 0 for cost in told))
+        yield f"{counted(len(told) - _FEW, 'more failure')} cost less each; all together {total}."
+    for one in answer.repeated[:_FEW]:
+        who = f"Rank {one.rank}" if one.rank is not None else f"Node {one.node}"
+        yield f"{who} failed first in {counted(len(one.attempts), 'attempt')}: {spans(one.attempts)}."
+
+
+def _clocks(clocks: list[Clock]) -> Iterable[str]:
+    wrong = sorted((clock for clock in clocks if clock.corrected), key=lambda clock: -abs(clock.ahead_s))
+    for clock in wrong[:_FEW]:
+        side = "ahead" if clock.ahead_s > 0 else "behind"
+        rounds = counted(clock.rounds, "rendezvous", "rendezvous")
+        yield (
+            f"The clock of {clock.host} is {seconds(abs(clock.ahead_s))} {side}, ± {seconds(clock.error_s)}, by {rounds}; "
+            "its times are corrected."
+        )
+    if len(wrong) > _FEW:
+        yield f"{len(wrong) - _FEW} more clocks were off by less, and are corrected."
+    rest = [clock for clock in clocks if not clock.corrected]
+    if rest:
+        error = seconds(max(clock.error_s for clock in rest))
+        yield f"The clocks of {counted(len(rest), 'other host')} agree within what rendezvous can tell, ± {error}."
+
+
+def _ledgers(answer: Summary) -> Iterable[str]:
+    """The counts that each sink was closed with; a source without any is cut short, or still being written."""
+    if not answer.ledgers:
+        yield "No ledger: what wrote this was killed, still runs, or is not this package's bus."
+    elif answer.unclosed:
+        yield f"No ledger from {', '.join(answer.unclosed)}: what wrote it was killed, or still runs; its end may be missing."
+    for facts in answer.ledgers:
+        yield _ledger(facts)
+
+
+def _ledger(facts: dict[str, Any]) -> str:
+    dropped = facts.get("dropped")
+    reasons = dropped if isinstance(dropped, dict) else {}
+    counts = [f"{facts.get(key)} {key}" for key in ("accepted", "delivered")]
+    counts += [f"{count} dropped ({reason})" for reason, count in reasons.items() if count]
+    counts += [f"{facts[key]} {key}" for key in ("failed", "filtered", "pending") if facts.get(key)]
+    if not facts.get("failed") and not any(reasons.values()):
+        counts.append("none lost")
+    return f"Records through {facts.get('lane')}: {', '.join(counts)}."

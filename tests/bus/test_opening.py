@@ -1,0 +1,194 @@
+"""Sinks that cannot be opened, or written to, for a while: a delay, told once, and a last attempt at the close."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from elastic_events import ConfigError, EventBus, MissingExtra, Record, Retry
+from elastic_events.bus.errors import TransientError
+from elastic_events.testing import FailingSink, ListSink
+from elastic_metrics import put_metric
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Run on trio with a clock that jumps to the next deadline."""
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+class Away(ListSink):
+    """A sink whose open raises until `there` is set."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.error = error or ConnectionRefusedError("down")
+        self.there = False
+
+    async def open(self) -> None:
+        """Open, or fail."""
+        await super().open()
+        if not self.there:
+            raise self.error
+
+
+async def test_lane_that_is_subscribed_while_its_server_is_down_opens_later(capfd: pytest.CaptureFixture[str]) -> None:
+    """It tries again until the server is there, is told once, and loses nothing meanwhile."""
+    sink = Away()
+    async with EventBus() as bus:
+        lane = bus.subscribe(sink, name="nats")
+        for number in range(100):
+            put_metric("m", number)
+        await anyio.sleep(60)
+        assert sink.opened > 3
+        assert sink.closed == sink.opened
+        assert lane.stats().pending == 100
+        assert "down" in lane.stats().last_error
+        sink.there = True
+        with anyio.fail_after(60):
+            await bus.settled()
+    assert [r.fields[0] for r in sink.payload] == list(range(100))
+    assert lane.stats().lost == 0
+    said = "elastic_events: sink 'nats' cannot be opened, trying again: ConnectionRefusedError: down\n"
+    assert capfd.readouterr().err == said
+
+
+async def test_bus_starts_although_a_sink_is_down() -> None:
+    """A server that is not there when a bus opens delays its lane, not the bus; the other lanes work."""
+    away, well = Away(), ListSink()
+    async with EventBus(away, well) as bus:
+        put_metric("m", 1)
+        await anyio.sleep(1)
+        assert len(well.records) == 1
+        away.there = True
+        with anyio.fail_after(60):
+            await bus.settled()
+    assert len(away.payload) == 1
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such directory"), MissingExtra("NATS", "nats")], ids=repr)
+async def test_users_mistake_fails_the_start(error: Exception) -> None:
+    """What only the user can put right is raised by a bus that opens, as it is."""
+    bus = EventBus(Away(error))
+    with pytest.raises(type(error)) as raised:
+        await bus.__aenter__()
+    assert raised.value is error
+
+
+async def test_sink_that_hangs_while_it_opens_delays_the_start_for_seconds_only() -> None:
+    """A sink that neither opens nor fails holds neither the start nor the close."""
+
+    class Hangs(ListSink):
+        async def open(self) -> None:
+            await anyio.sleep_forever()
+
+    began = anyio.current_time()
+    async with EventBus(Hangs(), well := ListSink(), deadline=2):
+        put_metric("m", 1)
+        assert anyio.current_time() - began < 10
+    assert len(well.payload) == 1
+    assert anyio.current_time() - began < 20
+
+
+async def test_close_gives_a_sink_that_is_not_open_a_last_attempt() -> None:
+    """A wait for the next attempt is ended by the close: a sink that is there again gets everything."""
+    sink = Away()
+    async with EventBus() as bus:
+        lane = bus.subscribe(sink)
+        put_metric("m", 1)
+        await anyio.sleep(60)
+        sink.there = True
+    assert len(sink.payload) == 1
+    assert lane.stats().delivered == 1
+
+
+async def test_sink_that_never_opened_costs_the_close_no_time_and_is_counted() -> None:
+    """Records for a sink that could not be opened are counted under that reason."""
+    sink = Away()
+    bus = EventBus(deadline=1000)
+    async with bus:
+        lane = bus.subscribe(sink)
+        put_metric("m", 1)
+        await anyio.sleep(30)
+        began = anyio.current_time()
+        result = await bus.aclose()
+        assert anyio.current_time() - began < 1
+        assert result.undelivered == {"Away": 1}
+    assert lane.stats().dropped == {"not_opened": 1}
+    assert lane.stats().balanced
+
+
+async def test_retry_without_an_end_never_gives_up() -> None:
+    """With an infinite budget a transient failure is a delay, however long it lasts."""
+    down = [True]
+    sink = FailingSink(lambda *_: OSError("down") if down[0] else None)
+    async with EventBus(interval=600) as bus:
+        lane = bus.subscribe(sink, retry=Retry(budget=float("inf")))
+        put_metric("m", 1)
+        await anyio.sleep(100_000)
+        assert lane.stats().pending == 1
+        down[0] = False
+        with anyio.fail_after(60):
+            await bus.settled()
+    assert len(sink.payload) == 1
+
+
+async def test_close_wakes_a_backoff() -> None:
+    """A lane that was told to wait a minute tries once more when the bus closes, well within its deadline."""
+
+    def busy(_records: Sequence[Record], attempt: int) -> BaseException | None:
+        return TransientError("429", retry_after=60) if attempt == 1 else None
+
+    sink = FailingSink(busy)
+    async with EventBus(deadline=5, interval=0.01) as bus:
+        lane = bus.subscribe(sink)
+        put_metric("m", 1)
+        while not sink.attempts:
+            await anyio.sleep(0.1)
+    assert lane.stats().delivered == 1
+
+
+async def test_failures_are_counted_by_the_name_of_their_error() -> None:
+    """The ledger says by what records failed."""
+
+    async def odd(one: Record) -> None:
+        if one.fields[0]:
+            raise [ValueError, KeyError, KeyError][one.fields[0] - 1]
+
+    async with EventBus(odd) as bus:
+        for number in range(4):
+            put_metric("m", number)
+    stats = bus.stats().lanes["odd"]
+    assert stats.failed_by == {"ValueError": 1, "KeyError": 2}
+    assert stats.failed == 3
+    assert stats.balanced
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"batch_bytes": 0},
+        {"linger": -1},
+        {"linger": float("nan")},
+        {"timeout": 0},
+        {"backlog": 0},
+        {"backlog_bytes": 0},
+        {"overflow": "drop_all"},
+        {"events": 3},
+        {"metrics": [1]},
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused_at_once(options: dict[str, Any]) -> None:
+    """What no subscription can mean is refused where it is written."""
+    with pytest.raises(ConfigError):
+        EventBus().subscribe(ListSink(), **options)
+
+
+def test_handler_that_is_a_class_is_refused() -> None:
+    """A class in place of its instance is refused with what to give."""
+    with pytest.raises(ConfigError, match="give an async function"):
+        EventBus(ListSink)

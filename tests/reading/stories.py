@@ -1,0 +1,240 @@
+"""Stories of jobs with their planted truth: what happened, and what became of the records of it.
+
+A job is played through second by second, its truth noted beside it; then its records are harmed as real ones are: fields
+and records missing, records twice, in another order, cut off at a node's death, on clocks that are a minute apart.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+
+from elastic_events.bus.context import Context
+from elastic_events.bus.record import Record
+from tests.reading.runs import START, Run
+
+__all__ = ("Job", "Lived", "jobs")
+
+#: Fields without which a reader has to find its way: every one but those that say that there is more than was read.
+_FIELDS = ("round", "local_rank", "first", "died_ns", "rank", "attempt", "reason", "message", "duration_ms", "pid")
+
+
+@dataclass
+class Lived:
+    """What is true of one attempt."""
+
+    world: int
+    pids: set[int]
+    outcome: str
+    first: int | None = None  #: pid of the first worker that failed by itself; None: none did
+    died: float | None = None  #: when, in seconds of the true time
+    gone: set[str] = field(default_factory=set)  #: hosts that left or vanished
+
+
+@dataclass
+class Job:
+    """A job, what is true of it, and what its records are."""
+
+    outcome: str
+    attempts: list[Lived]
+    records: list[Record]
+    harm: str  #: what the records have suffered
+    skewed: bool  #: clocks are apart
+
+
+class _Play:
+    """Plays a job, and records it as its agents, workers and collectors do."""
+
+    def __init__(self, draw: Any, nodes: int, each: int) -> None:
+        self.draw = draw
+        self.run = Run()
+        self.each = each
+        self.hosts = [f"n{number}" for number in range(nodes)]
+        self.agents = {host: self.run.agent(host, 10) for host in self.hosts}
+        self.own = dict.fromkeys(self.hosts, 0)  # each agent's own number of its attempts
+        self.now = 0.0
+        self.pid = 100
+        self.lived: list[Lived] = []
+        for host in self.hosts:
+            self.run.tell(self.some(0, 500), self.agents[host], "job.started")
+
+    def some(self, low: int, high: int) -> float:
+        """Return a time from now on, between so many milliseconds."""
+        return float(self.now + self.draw(st.integers(low, high)) / 1000)
+
+    def attempt(self, end: str) -> None:
+        """Let an attempt begin, do some steps, and end."""
+        number, hosts = len(self.lived), list(self.hosts)
+        world = len(hosts) * self.each
+        ready = self.some(1000, 3000)
+        workers: dict[str, list[Context]] = {}
+        for place, host in enumerate(hosts):
+            agent, own = self.agents[host], self.own[host]
+            at = ready + self.draw(st.integers(0, 500)) / 1000
+            about = {"round": number, "world_size": len(hosts), "rank": place, "duration_ms": 1000.0}
+            self.run.tell(at, agent, "rendezvous.completed", **about)
+            sizes = {"world_size": world, "group_world_size": len(hosts)}
+            self.run.tell(at + 0.01, agent, "attempt.started", attempt=own, round=number, **sizes)
+            workers[host] = []
+            for local in range(self.each):
+                self.pid += 1
+                rank = place * self.each + local
+                who = replace_context(self.run.worker(rank, number, host, self.pid), local, world)
+                workers[host].append(who)
+                self.run.tell(at + 0.02, agent, "worker.started", **_worker(who, own))
+        self.lived.append(Lived(world, {w.pid for own in workers.values() for w in own}, end))
+        self.now = ready + 2
+        count = self.draw(st.integers(0, 3))
+        for who in (who for own in workers.values() for who in own):
+            self.run.steps(who, range(count), self.now, 1.0)
+            self.run.tell(self.now + count, who, "step.started", step=count)
+        self.now += count + 0.1
+        getattr(self, f"_{end}")(workers)
+
+    def _succeeded(self, workers: dict[str, list[Context]]) -> None:
+        for host, own in workers.items():
+            at = self.some(100, 900)
+            for who in own:
+                self.run.tell(at, self.agents[host], "worker.succeeded", **_worker(who, self.own[host]))
+            self._over(host, at + 0.01, "succeeded")
+        self.now += 1
+
+    def _failed(self, workers: dict[str, list[Context]]) -> None:
+        first = self.draw(st.sampled_from([who for own in workers.values() for who in own]))
+        deaths = {first: (self.now, self.draw(st.sampled_from(["SIGKILL", "SIGSEGV", "SIGABRT", 1])))}
+        for own in workers.values():
+            for who in own if first not in own else ():
+                if self.draw(st.booleans()):  # its peer is gone, or something else kills it as soon
+                    deaths[who] = (self.some(10, 200), self.draw(st.sampled_from([1, "SIGABRT", "SIGKILL"])))
+        self.lived[-1].first, self.lived[-1].died = first.pid, self.now
+        self._die(workers, deaths)
+
+    def _left(self, workers: dict[str, list[Context]]) -> None:
+        """One node is stopped by a signal; the others break, and go on without it."""
+        host = self.draw(st.sampled_from(self.hosts))
+        at = self.some(0, 100)
+        for who in workers[host]:
+            facts = {"signal": "SIGTERM", "first": False, "victim": True, "died_ns": _ns(at)}
+            self.run.tell(at + 0.3, self.agents[host], "worker.failed", **_worker(who, self.own[host]), **facts)
+        self._over(host, at + 0.31, "stopped")
+        self.run.tell(at + 0.32, self.agents[host], "job.failed", reason="SignalException", signal="SIGTERM")
+        self._without(host, workers)
+
+    def _vanished(self, workers: dict[str, list[Context]]) -> None:
+        """One node is gone from one moment to the next."""
+        self._without(self.draw(st.sampled_from(self.hosts)), workers)
+
+    def _without(self, host: str, workers: dict[str, list[Context]]) -> None:
+        self.lived[-1].gone.add(host)
+        self.lived[-1].outcome = "failed"
+        self.hosts.remove(host)
+        rest = {other: own for other, own in workers.items() if other != host}
+        self.now += 0.15
+        self._die(rest, {own[0]: (self.some(10, 200), 1) for own in rest.values()})
+
+    def _die(self, workers: dict[str, list[Context]], deaths: dict[Context, tuple[float, Any]]) -> None:
+        """Each agent sees its first, stops the others, which takes a while, and then tells of all of them."""
+        over = self.now
+        for host, own in workers.items():
+            agent, number = self.agents[host], self.own[host]
+            dead = sorted((deaths[who][0], who.pid, who) for who in own if who in deaths)
+            noticed = (dead[0][0] if dead else self.now) + self.draw(st.sampled_from([0.1, 0.5, 4.0]))
+            for at, _, who in dead:
+                cause = deaths[who][1]
+                if cause != 1 and self.draw(st.booleans()):
+                    self.run.tell(at + 0.2, who, "worker.died", pid=who.pid, host=host, rank=who.rank)
+                how = {"exit_code": 1} if cause == 1 else {"signal": cause}
+                facts = {**how, "first": at == dead[0][0], "victim": False, "died_ns": _ns(at)}
+                self.run.tell(noticed + 0.1, agent, "worker.failed", **_worker(who, number), **facts)
+            for who in own if dead else ():
+                if who not in deaths:
+                    facts = {"signal": "SIGTERM", "first": False, "victim": True, "died_ns": _ns(noticed)}
+                    self.run.tell(noticed + 0.1, agent, "worker.failed", **_worker(who, number), **facts)
+            self._over(host, noticed + 0.2, "failed" if dead else "membership")
+            over = max(over, noticed + 0.3)
+        self.now = over
+
+    def _over(self, host: str, at: float, outcome: str) -> None:
+        self.run.tell(at, self.agents[host], "attempt.ended", attempt=self.own[host], outcome=outcome)
+        self.own[host] += 1
+
+    def end(self, outcome: str) -> None:
+        """Let the agents that are left say the end."""
+        for host in self.hosts:
+            self.run.tell(self.some(0, 300), self.agents[host], f"job.{outcome}", reason="workers failed")
+
+
+def replace_context(who: Context, local: int, world: int) -> Context:
+    """Return the context with its local rank and the number of ranks."""
+    return msgspec.structs.replace(who, local_rank=local, world_size=world)
+
+
+def _worker(who: Context, attempt: int) -> dict[str, Any]:
+    return {"rank": who.rank, "local_rank": who.local_rank, "pid": who.pid, "attempt": attempt}
+
+
+def _ns(at: float) -> int:
+    return START + round(at * 1e9)
+
+
+@st.composite
+def jobs(draw: Any) -> Job:
+    """Draw a job and the harm to its records."""
+    play = _Play(draw, draw(st.integers(1, 3)), draw(st.integers(1, 2)))
+    for _ in range(draw(st.integers(0, 2))):
+        ways = ["failed", "left", "vanished"] if len(play.hosts) > 1 else ["failed"]
+        play.attempt(draw(st.sampled_from(ways)))
+    outcome = draw(st.sampled_from(["succeeded", "failed"]))
+    play.attempt(outcome)
+    play.end(outcome)
+    skewed = draw(st.booleans())
+    ahead = {host: draw(st.sampled_from([0, 0, 60, -60])) if skewed else 0 for host in play.agents}
+    records = [_numbered(record, ahead[record.context.host]) for record in _counted(play.run.records)]
+    harm = draw(st.sampled_from(["none", "twice", "order", "fields", "records", "cut", "node"]))
+    return Job(outcome, play.lived, _harmed(draw, harm, records), harm, any(ahead.values()))
+
+
+def _counted(records: list[Record]) -> list[Record]:
+    """Number the records of each process, in the order of its time."""
+    seqs: dict[str, int] = {}
+    counted = []
+    for record in sorted(records, key=lambda record: record.time_ns):
+        seq = seqs[record.context.process] = seqs.get(record.context.process, -1) + 1
+        counted.append(msgspec.structs.replace(record, seq=seq))
+    return counted
+
+
+def _numbered(record: Record, ahead: int) -> Record:
+    """Return the record as a clock that is so many seconds ahead shows it."""
+    source, timestamp, metadata = record.fields
+    died = metadata.get("died_ns")
+    metadata = metadata if died is None else {**metadata, "died_ns": died + ahead * 10**9}
+    return msgspec.structs.replace(record, time_ns=record.time_ns + ahead * 10**9, fields=(source, timestamp, metadata))
+
+
+def _harmed(draw: Any, harm: str, records: list[Record]) -> list[Record]:
+    chance = draw(st.randoms(use_true_random=False))
+    if harm == "twice":
+        records = records + chance.sample(records, len(records) // 2)
+    elif harm == "order":
+        records = chance.sample(records, len(records))
+    elif harm == "fields":
+        without = set(chance.sample(_FIELDS, 3))
+        records = [_without(record, without) if chance.random() < 0.5 else record for record in records]
+    elif harm == "records":
+        records = [record for record in records if chance.random() < 0.9]
+    elif harm == "cut":
+        host, at = chance.choice(records).context.host, chance.choice(records).time_ns
+        records = [record for record in records if record.context.host != host or record.time_ns < at]
+    elif harm == "node":
+        host = chance.choice(records).context.host
+        records = [record for record in records if record.context.host != host]
+    return records
+
+
+def _without(record: Record, fields: set[str]) -> Record:
+    source, timestamp, metadata = record.fields
+    return msgspec.structs.replace(
+        record, fields=(source, timestamp, {key: value for key, value in metadata.items() if key not in fields})
+    )

@@ -1,0 +1,244 @@
+"""Causes before consequences: who died first over all nodes, who went, and what the job came to."""
+
+import msgspec
+import pytest
+
+from elastic_events.bus.context import Context
+from elastic_events.reading.builder import build
+from elastic_events.reading.goodput import goodput
+from elastic_events.reading.story import Story
+from elastic_events.reading.summary import summary
+from elastic_events.reading.timeline import timeline
+from tests.reading.runs import START, Run
+
+
+def told(run: Run) -> Story:
+    """The one story of a run."""
+    (story,) = build(run.records)
+    return story
+
+
+def ns(at: float) -> int:
+    """Wall nanoseconds of a second of the run."""
+    return START + round(at * 1e9)
+
+
+class Two:
+    """Two nodes with two ranks each, in their first attempt."""
+
+    def __init__(self) -> None:
+        self.run = Run()
+        self.a, self.b = self.run.agent("a", 10), self.run.agent("b", 20)
+        self.start(1, 0, [self.a, self.b])
+
+    def start(self, at: float, attempt: int, agents: list[Context]) -> None:
+        """Let an attempt begin on some nodes."""
+        for place, agent in enumerate(agents):
+            about = {"round": attempt, "rank": place, "world_size": len(agents), "duration_ms": 500}
+            self.run.tell(at, agent, "rendezvous.completed", **about)
+            sizes = {"world_size": 2 * len(agents), "group_world_size": len(agents), "attempt": attempt}
+            self.run.tell(at, agent, "attempt.started", round=attempt, **sizes)
+            for rank in (2 * place, 2 * place + 1):
+                who = self.worker(rank, attempt, agent.host)
+                about = {"rank": rank, "local_rank": rank % 2, "pid": who.pid, "attempt": attempt}
+                self.run.tell(at, agent, "worker.started", **about)
+
+    def worker(self, rank: int, attempt: int = 0, host: str = "") -> Context:
+        """The context of a rank."""
+        return self.run.worker(rank, attempt, host or "ab"[rank // 2], 100 + 10 * attempt + rank)
+
+    def failed(self, at: float, rank: int, **facts: object) -> None:
+        """Record that a rank of the first attempt failed."""
+        self.run.failed(at, (self.a, self.b)[rank // 2], 0, rank, **{"local_rank": rank % 2, **facts})
+
+    def over(self, at: float, agent: Context, outcome: str, attempt: int = 0) -> None:
+        """End an attempt of one node."""
+        self.run.tell(at, agent, "attempt.ended", attempt=attempt, outcome=outcome)
+
+    def done(self, at: float, *agents: Context, attempt: int = 1) -> None:
+        """Let an attempt and the job succeed."""
+        for agent in agents:
+            self.over(at, agent, "succeeded", attempt)
+            self.run.tell(at, agent, "job.succeeded")
+
+
+def killed(died: bool) -> Run:
+    """Rank 1 is killed at 5 s; its agent tells of it 4 s later. Ranks 2 and 3 break 60 ms after, and are told of at once."""
+    two = Two()
+    for rank in range(4):
+        two.run.steps(two.worker(rank), range(2), 2, 1.4, ended=False)
+    for rank in (2, 3):
+        two.run.tell(5.06, two.worker(rank), "step.ended", step=1, error="RuntimeError")
+        facts = {"died_ns": ns(5.065)} if died else {}
+        two.failed(5.2, rank, exit_code=1, first=rank == 2, **facts)
+    two.over(5.2, two.b, "failed")
+    facts = {"died_ns": ns(5)} if died else {}
+    two.failed(9, 1, signal="SIGKILL", **facts)
+    two.failed(9, 0, signal="SIGTERM", first=False, victim=True)
+    two.over(9, two.a, "failed")
+    two.start(12, 1, [two.a, two.b])
+    two.done(20, two.a, two.b)
+    return two.run
+
+
+def test_the_first_death_over_all_nodes() -> None:
+    """Failures stand in the order of the deaths, not in that of the agents' words; what broke after is a consequence."""
+    (first, _) = summary(told(killed(died=True))).attempts
+    assert first.first_failure is not None
+    assert (first.first_failure.rank, first.first_failure.at_s, first.first_failure.noticed) == (1, 4.5, False)
+    assert (first.failed, first.consequences, first.victims) == (3, 2, 1)
+    kinds = {m.label.partition(":")[0]: m.kind for r in timeline(told(killed(died=True))).rows for m in r.marks}
+    assert kinds["rank 1"] == "first"
+
+
+def test_an_order_that_is_not_recorded_is_unknown() -> None:
+    """Where the times of two deaths overlap, as far as the records tell, none is the first, and both are named."""
+    (first, _) = summary(told(killed(died=False))).attempts
+    assert first.first_failure is None
+    assert [(one.rank, one.signal) for one in first.suspects] == [(1, "SIGKILL"), (2, None)]
+
+
+def test_a_collector_knows_better_than_an_agent() -> None:
+    """A death that the collector saw at once is told by that time, not by when the agent had stopped all others."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(2))
+    run.tell(5.2, run.worker(1), "worker.died", pid=101, host="a")
+    run.failed(9, agent, 0, 1, signal="SIGKILL")
+    run.failed(9, agent, 0, 0, signal="SIGTERM", first=False, victim=True)
+    run.tell(9, agent, "attempt.ended", attempt=0, outcome="failed")
+    assert told(run).attempts[0].first_failure is not None
+    assert summary(told(run)).attempts[0].first_failure.at_s == pytest.approx(5.2)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_node_that_leaves(restart: bool) -> None:
+    """A node that is stopped by a signal is named as the cause; the job is what the others make of it (scale-down)."""
+    two = Two()
+    two.failed(5.3, 2, signal="SIGTERM", first=False, victim=True)
+    two.failed(5.3, 3, signal="SIGTERM", first=False, victim=True)
+    two.over(5.3, two.b, "stopped")
+    two.run.tell(5.4, two.b, "job.failed", reason="SignalException", signal="SIGTERM")
+    two.failed(6, 1, exit_code=1)
+    two.failed(6, 0, signal="SIGTERM", first=False, victim=True)
+    two.over(6, two.a, "failed")
+    if restart:
+        two.start(12, 1, [two.a])
+        two.done(20, two.a)
+    else:
+        two.run.tell(67, two.a, "rendezvous.failed", duration_ms=61_000)
+        two.run.tell(67, two.a, "job.failed", reason="RendezvousTimeoutError")
+    story = told(two.run)
+    answer = summary(story)
+    assert (answer.outcome, answer.reason) == (("succeeded", "") if restart else ("failed", "RendezvousTimeoutError"))
+    assert [(one.node, one.how, one.signal, one.attempt) for one in answer.departed] == [("b", "left", "SIGTERM", 0)]
+    first = answer.attempts[0]
+    assert (first.first_failure, first.suspects, first.departed, first.consequences) == (None, [], ["b"], 1)
+    if restart:
+        assert ([row.world_size for row in answer.attempts], answer.membership_changes) == ([4, 2], 1)
+    else:
+        assert [(one.node, one.seconds, one.completed) for one in answer.gathering] == [("a", 61, False)]
+        box = timeline(story).rows[0].boxes[-1]
+        assert (box.state, box.label, box.end_s - box.start_s) == ("rendezvous", "failed", pytest.approx(61))
+        buckets = {bucket.name: bucket.seconds for bucket in goodput(story).buckets}
+        assert buckets["rendezvous"] == pytest.approx(61.5)
+
+
+def test_a_node_that_vanishes() -> None:
+    """A node of which nothing comes any more is named first, and its ranks are not drawn longer than they were heard."""
+    two = Two()
+    for rank in range(4):
+        two.run.steps(two.worker(rank), range(2), 2, 1.4, ended=False)
+    two.failed(6, 1, exit_code=1)
+    two.failed(6, 0, signal="SIGTERM", first=False, victim=True)
+    two.over(6, two.a, "failed")
+    two.start(12, 1, [two.a])
+    two.done(20, two.a)
+    story = told(two.run)
+    answer = summary(story)
+    assert [(one.node, one.how, one.at_s) for one in answer.departed] == [("b", "silent", pytest.approx(2.9))]
+    assert (answer.outcome, answer.attempts[0].first_failure, answer.attempts[0].consequences) == ("succeeded", None, 1)
+    ends = {w.rank: (w.ended_ns or 0) - story.began_ns for w in story.attempts[0].workers}
+    assert (ends[2], ends[3]) == (pytest.approx(2.9e9), pytest.approx(2.9e9))
+
+
+@pytest.mark.parametrize("name", ["agent.died", "worker.died"])
+@pytest.mark.parametrize("others", [True, False])
+def test_an_agent_that_was_killed(name: str, others: bool) -> None:
+    """A killed agent makes the job failed, unless another one remained and finished; either way it is named."""
+    two = Two()
+    about = {"pid": 20, "host": "b", "last_record_age_s": 1.0, "signal": "SIGKILL"}
+    two.run.tell(5, two.b, name, **about)
+    if others:
+        two.done(20, two.a, attempt=0)
+    else:
+        two.run.tell(6, two.a, name, **{**about, "pid": 10, "host": "a"})
+    answer = summary(told(two.run))
+    assert answer.outcome == ("succeeded" if others else "failed")
+    assert ("b", "died", "SIGKILL") in [(one.node, one.how, one.signal) for one in answer.departed]
+
+
+def test_an_end_that_nobody_said_is_unknown() -> None:
+    """While one node of the last attempt has not said how it ended, or was not read, the outcome is unknown."""
+    two = Two()
+    two.over(9, two.a, "succeeded")
+    two.run.tell(9, two.a, "job.succeeded")
+    assert told(two.run).outcome == "unknown"
+    alone = [record for record in two.run.records if record.context.host == "a"]
+    (story,) = build(alone)
+    assert (story.outcome, story.unread, story.attempts[0].outcome) == ("unknown", 1, "unknown")
+
+
+def test_a_rendezvous_ends_where_torch_says() -> None:
+    """A rendezvous ends with torch's own record of it, not when the ranks had been assigned, nor with the agent."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.raw(10, agent, "torchelastic.worker.status.RENDEZVOUS", {})
+    run.tell(14, agent, "rendezvous.completed", round=0, rank=0, world_size=1, duration_ms=8000)
+    run.start(14.5, agent, 0, range(1))
+    run.tell(20, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.raw(81, agent, "torchelastic.worker.status.RENDEZVOUS", {})
+    run.failed(85, agent, 0, 0, exit_code=1)
+    run.tell(85, agent, "rendezvous.failed", duration_ms=60_000)
+    run.tell(85, agent, "job.failed", reason="RendezvousTimeoutError")
+    story = told(run)
+    assert [(r.start_ns - START, r.end_ns - START) for r in story.attempts[0].rendezvous] == [(2e9, 10e9)]
+    assert [(r.start_ns - START, r.end_ns - START) for r in story.gathering] == [(21e9, 81e9)]
+    assert story.attempts[0].workers[0].ended_ns == ns(20)
+
+
+def test_jobs_of_one_id_are_not_mixed() -> None:
+    """An agent that came when all of an attempt had long been silent, as after a job that was killed, is not part of it."""
+    two = Two()
+    later = two.run.agent("a", 30)
+    two.run.tell(100, later, "job.started")
+    two.run.start(102, later, 0, range(2), round=0)
+    assert [len(attempt.nodes) for attempt in told(two.run).attempts] == [2, 1]
+
+
+def test_one_round_tells_a_clock_that_is_a_minute_off() -> None:
+    """One rendezvous in which each node has a rank of its own is enough to set a clock right."""
+    run = Run()
+    for place, (host, ahead) in enumerate((("a", 0), ("b", 60))):
+        agent = run.agent(host, 10 + place)
+        run.tell(ahead, agent, "job.started")
+        about = {"round": 0, "rank": place, "world_size": 2, "duration_ms": 900}
+        run.tell(ahead + 1, agent, "rendezvous.completed", **about)
+        run.start(ahead + 1, agent, 0, range(place, place + 1), round=0, world_size=2)
+    story = told(run)
+    assert [len(attempt.nodes) for attempt in story.attempts] == [2]
+    assert story.offsets["b"].applied
+
+
+def test_a_death_on_a_clock_that_is_set_back() -> None:
+    """A time of death that was recorded moves with the clock of who recorded it."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(2))
+    run.failed(9, agent, 0, 1, signal="SIGKILL", died_ns=ns(5))
+    late = run.records[-1]
+    ahead = 3600 * 10**9
+    facts = {**late.fields[2], "died_ns": ns(5) + ahead}
+    run.records[-1] = msgspec.structs.replace(late, time_ns=late.time_ns + ahead, fields=("AGENT", 0, facts))
+    assert told(run).attempts[0].workers[1].died_ns == ns(5)

@@ -1,0 +1,113 @@
+"""Which process is which rank: of workers, their children, programs without a launcher, and launchers that say little."""
+
+import pytest
+
+from elastic_events.bus.context import Context
+from elastic_events.reading.builder import build
+from elastic_events.reading.goodput import goodput
+from elastic_events.reading.story import Story
+from elastic_events.reading.summary import summary
+from tests.reading.runs import Run
+
+
+def told(run: Run) -> Story:
+    """The one story of a run."""
+    (story,) = build(run.records)
+    return story
+
+
+def process(rank: int | None, pid: int, started: int) -> Context:
+    """A process as it is in a real run: its identity holds pid, start in clock ticks, and a nonce."""
+    return Context("run", f"{pid:x}-{started:x}-0", "a", pid, rank, rank, restart=0)
+
+
+@pytest.mark.parametrize("agent", ["names pids", "names none", "none"])
+def test_children_are_no_ranks(agent: str) -> None:
+    """What shares a rank's environment, as a DataLoader's workers do, is a child of it: also if it records before it."""
+    run = Run()
+    if agent != "none":
+        launcher = run.agent()
+        run.tell(0, launcher, "attempt.started", attempt=0, world_size=2)
+        for rank in range(2):
+            pid = {"pid": 100 + rank} if agent == "names pids" else {}
+            run.tell(0, launcher, "worker.started", attempt=0, rank=rank, local_rank=rank, **pid)
+    for rank in range(2):
+        for child in range(2):
+            run.tell(1, process(rank, 200 + 2 * rank + child, 900), "data.opened")
+        run.steps(process(rank, 100 + rank, 800), range(3), 2, 1)
+        run.tell(9, process(rank, 200 + 2 * rank, 900), "worker.died", pid=200 + 2 * rank, host="a", signal="SIGKILL")
+    (attempt,) = told(run).attempts
+    assert [(w.rank, w.process and w.process.context.pid, w.outcome) for w in attempt.workers] == [
+        (0, 100, "unknown"),
+        (1, 101, "unknown"),
+    ]
+    assert [sorted(p.context.pid for p in w.children) for w in attempt.workers] == [[200, 201], [202, 203]]
+    answer = summary(told(run))
+    assert (answer.ranks, answer.children, answer.attempts[0].first_failure) == (2, 4, None)
+
+
+def test_a_child_alone_is_no_rank() -> None:
+    """Where the process that the agent started recorded nothing, a child of it is not taken for it."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.tell(1, process(0, 200, 900), "data.opened")
+    (worker,) = told(run).attempts[0].workers
+    assert (worker.process, [child.context.pid for child in worker.children]) == (None, [200])
+
+
+def test_a_program_around_the_rank() -> None:
+    """What marks steps is the rank, also where the agent had started only a program around it."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.tell(1, process(0, 100, 700), "wrapped")
+    run.steps(process(0, 200, 900), range(3), 2, 1)
+    (worker,) = told(run).attempts[0].workers
+    assert worker.process is not None
+    assert (worker.process.context.pid, worker.process.last_step) == (200, 2)
+
+
+def test_one_process_that_is_its_own_launcher() -> None:
+    """A process that says that its job began, and marks its steps, is a worker with steps, too."""
+    run = Run()
+    who = Context("run", "one", "a", 7)
+    run.tell(0, who, "job.started")
+    run.steps(who, range(30), 0, 1)
+    run.tell(30, who, "job.succeeded")
+    story = told(run)
+    answer = summary(story)
+    assert (answer.outcome, answer.ranks, answer.nodes, answer.attempts[0].last_step) == ("succeeded", 1, ["a"], 29)
+    assert goodput(story).steps == 30
+
+
+def test_a_script_without_a_launcher() -> None:
+    """A script that marks its steps has a node, also where nothing tells it a rank."""
+    run = Run()
+    run.steps(Context("run", "one", "a", 7), range(20), 0, 1)
+    answer = summary(told(run))
+    assert (answer.nodes, answer.ranks, answer.attempts[0].last_step) == (["a"], 1, 19)
+
+
+@pytest.mark.parametrize("without", ["local_rank", "pid", "rank", "attempt"])
+def test_a_launcher_that_says_little(without: str) -> None:
+    """A worker is known again by whatever its launcher gives: rank, pid or local rank, each of them enough."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "attempt.started", attempt=0, world_size=4)
+    for rank in range(4):
+        run.tell(0, agent, "worker.started", rank=rank, local_rank=rank, pid=100 + rank, attempt=0)
+        run.steps(process(rank, 100 + rank, 800), range(3), 1, 1)
+    facts = {"rank": 2, "local_rank": 2, "pid": 102, "attempt": 0, "signal": "SIGKILL"}
+    run.tell(5, agent, "worker.failed", **{key: value for key, value in facts.items() if key != without})
+    (attempt,) = told(run).attempts
+    assert [worker.rank for worker in attempt.workers] == [0, 1, 2, 3]
+    assert [worker.outcome for worker in attempt.workers] == ["unknown", "unknown", "failed", "unknown"]
+
+
+def test_nodes_stand_in_the_order_in_which_they_came() -> None:
+    """Names of nodes do not depend on the order of the inputs."""
+    run = Run()
+    for at, host in enumerate(("c", "a", "b")):
+        run.tell(at, run.agent(host), "job.started")
+    for records in (run.records, run.records[::-1]):
+        (story,) = build(records)
+        assert [node.name for node in story.nodes] == ["c", "a", "b"]

@@ -97,6 +97,13 @@ def test_no_command_shows_a_login(tmp_path: Path) -> None:
         assert path.is_dir() or not FOUND.search(path.read_text("utf-8", "replace"))
 
 
+def test_a_collector_shows_no_login(tmp_path: Path) -> None:
+    """A collector whose sink is away says where it looked, not how it would log in there."""
+    out, err = commands([("collect", "--once", "rings", "nats://joe:hunter2@127.0.0.1:9/s")], tmp_path)
+    assert "127.0.0.1" in err
+    assert not FOUND.search(out + err)
+
+
 @pytest.mark.parametrize(
     "url", ["otlp+http://joe:hunter2@127.0.0.1:9?timeout=100ms", "otlp+http://127.0.0.1:9?headers=x-key=hunter2"]
 )

@@ -121,6 +121,40 @@ def test_no_command_shows_what_commands_a_terminal(tmp_path: Path, long: str) ->
     assert_plain(err)
 
 
+#: A worker that is killed and leaves its flight recorder.
+RECORDER = """
+import os
+import sys
+from pathlib import Path
+from elastic_events import Event, EventSource
+from elastic_events.bus.context import Context
+from elastic_events.bus.emit import Emitter
+from elastic_events.bus.redact import Redactor
+from elastic_events.recorder.writer import open_rings
+long = eval(sys.stdin.read())
+context = Context("run" + long, "p-1-x" + long, "host" + long, os.getpid(), rank=0, role=long)
+events, metrics = open_rings(Path("rings"), context, 64)
+emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+emitter.record(Event("e" + long, EventSource.WORKER, metadata={long: long}))
+emitter.put_metric("m" + long, 1.0)
+os._exit(1)
+"""
+
+
+def test_nothing_of_a_flight_recorder_commands_a_terminal(tmp_path: Path) -> None:
+    """What recovers, follows and collects the records of a killed process shows them plain, and so does who reads on."""
+    long = NASTY.replace("\ud800", "")
+    subprocess.run([sys.executable, "-c", RECORDER], input=repr(long), text=True, cwd=tmp_path, timeout=60, check=False)
+    lines: list[tuple[str, ...]] = [("recover", "rings", "--last", "9"), ("tail", "rings"), ("summary", "rings")]
+    lines += [("collect", "rings", f"x{NASTY[:8]}://y"), ("collect", f"rings/{NASTY[:8]}/x", "sqlite:///c.db")]
+    lines += [("recover", "rings", "--to", "sqlite:///b.db"), ("collect", "--once", "rings", "sqlite:///c.db")]
+    lines += [("tail", "b.db"), ("tail", "c.db"), ("summary", "c.db", "--json"), ("recover", f"r{NASTY[:8]}")]
+    out, err = commands(lines, tmp_path)
+    assert_plain(out)
+    assert_plain(err)
+    assert out.count("owned") > 20
+
+
 def test_the_console_sink_shows_nothing_raw(tmp_path: Path) -> None:
     """A console that prints records as they come prints one plain line for each, whatever its fields hold."""
     records = nasty_records(NASTY)

@@ -33,6 +33,8 @@ from elastic_events.recorder.page import LaneLedger, PageWriter, Standing
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import Request, drop, read_requests, submit
 from elastic_events.recorder.tell import tell
+from elastic_events.sinks.console import escape
+from elastic_events.sinks.options import without_login
 from elastic_events.sinks.urls import open_url
 
 __all__ = ("Daemon", "main")
@@ -358,9 +360,10 @@ class Daemon:
         """Say a sentence about `what`, once, in the log and to the programs that are served."""
         if what not in self._complaints:
             self._complaints.add(what)
+            safe = escape(without_login(sentence))  # it may repeat what a program named its run, or typed
             with contextlib.suppress(OSError):
-                os.write(2, f"elastic_events: {sentence}\n".encode(errors="backslashreplace"))
-            tell(sentence, self.collector.pids)
+                os.write(2, f"elastic_events: {safe}\n".encode(errors="backslashreplace"))
+            tell(safe, self.collector.pids)
 
     # --- the end ---
 

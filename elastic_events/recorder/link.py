@@ -129,11 +129,12 @@ class Link:
 
     @staticmethod
     def takes(url: str) -> bool:
-        """Whether a collector can serve `url`: not what is this process's own, its console or a scheme that it added."""
+        """Whether a collector can serve `url`: not what is this process's own, its streams or a scheme that it added."""
         from elastic_events.sinks.urls import SHIPPED
 
         scheme, _, rest = url.strip().partition(":")
-        return scheme in SHIPPED - {"console"} and not rest.startswith(("////dev/", "////proc/"))
+        own = scheme == "console" or (scheme == "jsonl" and rest.partition("?")[0] in ("stdout", "stderr", "-"))
+        return scheme in SHIPPED and not own and not rest.startswith(("////dev/", "////proc/"))
 
     def abandon(self) -> None:
         """Let go of what was opened, since the bus that was to have it does not come to be."""

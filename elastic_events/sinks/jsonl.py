@@ -196,7 +196,7 @@ def from_url(url: SplitResult) -> JsonlSink | JsonlStream:
     """
     options = Options(url)
     path = file_path(url)
-    stream = stream_of(path)
+    stream = stream_of(url)
     if stream is not None or options.flag("fifo", False):
         options.finish()
         return JsonlStream(path if stream is None else stream)

@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import SplitResult, unquote
 
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
@@ -14,8 +15,9 @@ from elastic_events.sinks.stored import to_lines
 
 __all__ = ("JsonlStream", "stream_of")
 
-_NAMES = {"stdout": 1, "stderr": 2, "-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
-_DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/self/fd)/(\d{1,6})")
+# As in a URL: behind three slashes a file's name begins, and one may be called stdout.
+_NAMES = {"stdout": 1, "stderr": 2, "-": 1, "//dev/stdout": 1, "//dev/stderr": 2}
+_DESCRIPTOR = re.compile(r"//(?:dev|proc/self)/fd/(\d{1,6})")
 
 
 class JsonlStream(ConsoleSink):
@@ -39,18 +41,30 @@ class JsonlStream(ConsoleSink):
     def __repr__(self) -> str:
         return f"<JsonlStream {self.path or self.stream}>"
 
+    def check(self) -> None:
+        """Say what is wrong with a FIFO's path, without opening it: nothing is there, or something else.
+
+        Raises:
+            ConfigError: that.
+        """
+        if self.path is not None:
+            try:
+                mode = self.path.lstat().st_mode
+            except OSError as error:
+                raise refusal(self.path, error) from None
+            if not stat.S_ISFIFO(mode):
+                raise ConfigError(f"{self.path} is no FIFO: make one with mkfifo, or leave out fifo=1")
+
     def open_now(self) -> None:
         """Copy the descriptor, or open the FIFO."""
         if self.path is None:
             return super().open_now()
+        self.check()
         try:
             # For reading, too: so it can be opened before its reader, and a reader that restarts is no end (fifo(7)).
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise refusal(self.path, error) from None
-        if not stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):
-            self.close_now()
-            raise ConfigError(f"{self.path} is no FIFO: make one with mkfifo, or leave out fifo=1")
         return None
 
     def lines(self, records: Sequence[Record]) -> bytes:
@@ -58,9 +72,9 @@ class JsonlStream(ConsoleSink):
         return to_lines(records)
 
 
-def stream_of(path: Path) -> int | None:
-    """Return the descriptor that `path` stands for, None for any other. Looks at no file."""
-    name = str(path)
+def stream_of(url: SplitResult) -> int | None:
+    """Return the descriptor that the path of `url` stands for, None for any other. Looks at no file."""
+    name = "" if url.netloc else unquote(url.path)
     match = _DESCRIPTOR.fullmatch(name)
     if match:
         return int(match[1])

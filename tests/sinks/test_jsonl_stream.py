@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.subscription import check_url
+from elastic_events.recorder.link import Link
 from elastic_events.sinks.jsonl import JsonlSink
 from elastic_events.sinks.jsonl_stream import JsonlStream
 from elastic_events.sinks.stored import from_json
@@ -64,6 +66,32 @@ def test_a_fifo_is_opened_before_its_reader_and_outlives_it(tmp_path: Path) -> N
             assert [from_json(line).id for line in lines] == [record.id for record in part]
     finally:
         sink.close_now()
+
+
+def test_a_path_is_looked_at_where_it_is_named(tmp_path: Path) -> None:
+    """A stream is not looked at, a FIFO has to be one, and a FIFO that is named as a file is told how to be named."""
+    os.mkfifo(tmp_path / "log")
+    (tmp_path / "file").touch()
+    for url in ("jsonl:stdout", "jsonl:////dev/stdout", "jsonl:////dev/fd/77", f"jsonl:///{tmp_path}/log?fifo=1"):
+        check_url(url)
+    for url, told in (
+        (f"jsonl:///{tmp_path}/log", r"write jsonl:///.*\?fifo=1"),
+        (f"jsonl:///{tmp_path}/file?fifo=1", "is no FIFO"),
+        (f"jsonl:///{tmp_path}/none?fifo=1", "No such file"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            check_url(url)
+
+
+def test_a_stream_is_this_process_s_own() -> None:
+    """No collector process takes a stream, which would be its own; it takes files, one called stdout too, and FIFOs."""
+    for url in ("jsonl:stdout", "jsonl:stderr", "jsonl:-", "jsonl:stdout?x=1", "jsonl:////dev/stdout", "console:"):
+        assert not Link.takes(url)
+    for url in ("jsonl:///stdout", "jsonl:////a/fifo?fifo=1", "tls://h:4222/s"):
+        assert Link.takes(url)
+    sink = open_url("jsonl:///stdout")
+    assert isinstance(sink, JsonlSink)
+    assert sink.path == Path("stdout")
 
 
 def test_a_stream_takes_no_options_and_a_file_stays_one(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Each subject emits in a process of its own and dies there at once; then its file is read. The flight recorder keeps the
 newest points of its ring by design: here the ring holds all of them. A collector process goes on when its program is dead:
-its file is read when it has ended, which it does when all is delivered.
+its file is read when it has removed its directory, which it does when all is delivered.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.collector import collectors, until
+from benchmarks.collector import until
 from benchmarks.measure import Row, print_table, table
 
 POINTS = 10_000
@@ -58,7 +58,7 @@ def _left(name: str, death: str, points: int) -> int | None:
         if "ModuleNotFoundError" in done.stderr:
             return None
         if name == COLLECTED:
-            until(lambda: not collectors(Path(folder)))
+            until(lambda: not list(Path(folder).glob("elastic-events-*/*")))
             with contextlib.closing(sqlite3.connect(Path(folder) / "out")) as connection:
                 (found,) = connection.execute("SELECT count(*) FROM metrics").fetchone()
             return int(found)
@@ -100,7 +100,11 @@ def _emitter(name: str, folder: Path, points: int) -> Callable[[str, float], obj
         recorder = folder if "recorder" in name else None
         handlers = () if recorder else (f"jsonl:///{file}",)
         elastic_events.start(
-            *handlers, recorder=recorder, capacity=1 << (points - 1).bit_length(), handle_sigterm=not recorder
+            *handlers,
+            drain="thread",
+            recorder=recorder,
+            capacity=1 << (points - 1).bit_length(),
+            handle_sigterm=not recorder,
         )
         return put_metric
     if name.startswith("loguru"):

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import drain, emit, fleet, footprint, interference, stalled, survive
+from benchmarks import collector, drain, emit, fleet, footprint, interference, stalled, survive
 from benchmarks.measure import Row
 from benchmarks.plots import PLOTS
 
@@ -27,6 +27,7 @@ QUESTIONS: dict[str, Any] = {
     "survive": survive,
     "drain": drain,
     "fleet": fleet,
+    "collector": collector,
     "footprint": footprint,
 }
 

@@ -2,8 +2,8 @@
 
 Start: how long the call of `start` takes, how long until a first record is in the database, and how much longer a script
 takes that records one event and ends. Flush: of one record, while it idles. Idle: CPU and memory of the collector with
-writers that write nothing; memory is what is its own (`Private` in smaps_rollup), not the mapped rings. Load: how many
-records of writers at full pace arrive. Each figure is the median of several runs, in processes of their own.
+writers that write nothing; memory is what is its own (`Private` in smaps) without the mapped rings, which are its writers'.
+Load: how many records of writers at full pace arrive. Each figure is the median of several runs, in processes of their own.
 """
 
 import json
@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, print_table, table
 
-__all__ = ("main", "report", "run")
+__all__ = ("collectors", "main", "private_mib", "report", "run", "until")
 
 START = """
 import sys, time, json
@@ -108,12 +109,12 @@ def _idle(writers: int, seconds: float) -> Row:
         for program in idle:
             assert program.stdout is not None
             program.stdout.readline()
-        (pid,) = _until(lambda: _collectors(folder))
+        (pid,) = until(lambda: collectors(folder))
         time.sleep(1)
         before = _cpu_seconds(pid)
         time.sleep(seconds)
         cpu = 100 * (_cpu_seconds(pid) - before) / seconds
-        private = _private_mib(pid)
+        private = private_mib(pid)
         for program in idle:
             program.communicate("\n")
     return {"subject": f"idle, {writers} writer{'s' * (writers > 1)}", "cpu_percent": cpu, "private_mib": private}
@@ -175,25 +176,34 @@ def _popen(
     )
 
 
-def _collectors(folder: Path) -> list[int]:
+def collectors(folder: Path) -> list[int]:
+    """Return the pids of the collectors of the directories below `folder`, without the shells that look after them."""
     return [
-        pid for pid, line in _processes() if "recorder.daemon" in line and str(folder) in line and "/sh" not in line
+        pid
+        for pid, words in _processes()
+        if Path(words[0]).name != "sh"
+        and any("recorder.daemon" in word for word in words)
+        and any(word.startswith(str(folder)) for word in words)
     ]
 
 
-def _processes() -> Iterator[tuple[int, str]]:
+def _processes() -> Iterator[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
+            with suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
 
 
-def _until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 30
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Wait until `condition()` holds; return what it returned.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it did not come about in {seconds:.0f} s")
         time.sleep(0.01)
     return found
 
@@ -203,9 +213,15 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _private_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+def private_mib(pid: int) -> float:
+    """Return the memory that is a collector's own: not the rings, of which it maps pages that their writers have not touched."""
+    kib, is_ring = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if not line.partition(" ")[0].endswith(":"):  # the first line of a mapping ends with its file
+            is_ring = line.endswith((".ring", ".ring (deleted)"))
+        elif line.startswith("Private_") and not is_ring:
+            kib += int(line.split()[1])
+    return kib / 1024
 
 
 def report(rows: list[Row]) -> str:

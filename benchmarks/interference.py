@@ -1,14 +1,18 @@
 """Does telemetry show in the training step? A step of 1 ms that emits 10 metrics, in a fresh process a subject.
 
-    python -m benchmarks.interference [--quick]
+    python -m benchmarks.interference [--quick] [--beside]
+    python -m benchmarks.interference --step Python --rounds 12 --only "no telemetry" --only "logging, QueueListener"
 
 Three steps: pure Python, which holds the GIL all the time; NumPy, which lets go of it; torch, where it is installed. A late
 step is one that took over 1 ms longer than the median of the steps around it: a machine that is slower for a while, as
-shared ones are, makes all of them longer, and none late. "Delivered" is how much of what was emitted had
-reached the sink by the end of the loop: who delivers later interferes less, and loses more. "No sink" is a handler that
-counts, of logging one that formats as well. Subjects run in turn, round by round.
+shared ones are, makes all of them longer, and none late. "By the loop" is the same by the median of all steps, which such a
+machine is in. "Delivered" is how much of what was emitted had reached the sink by the end of the loop: who delivers later
+interferes less, and loses more. "No sink" is a handler that counts, of logging one that formats as well. Subjects run in
+turn, round by round; `--beside` keeps a process spinning beside all of them.
 """
 
+import argparse
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -18,8 +22,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +36,7 @@ NOTHING = "no telemetry"
 STEPS = ("Python", "NumPy", "torch")
 METRICS = 10
 AROUND = 25  # steps before and after one that tell how long it should have taken
+LATE = 1_000_000  # nanoseconds
 
 
 class Subject(NamedTuple):
@@ -41,18 +47,41 @@ class Subject(NamedTuple):
     delivered: Callable[[], int] | None = None  #: how many have arrived by now; None where nobody can tell
 
 
-def run(quick: bool = False, say: Callable[[str], object] = lambda _line: None) -> list[Row]:
-    """Measure each subject with each step, in processes of its own, in turn; medians of the rounds."""
-    rounds, steps = (1, 300) if quick else (3, 1500)
+def run(quick: bool = False) -> list[Row]:
+    """Measure each subject with each step in processes of its own; medians of the rounds."""
+    return measure(list(SUBJECTS), STEPS[:1], 1, 300) if quick else measure(list(SUBJECTS), STEPS, 3, 1500)
+
+
+def measure(
+    names: Sequence[str],
+    kinds: Sequence[str],
+    rounds: int,
+    steps: int,
+    say: Callable[[str], object] = lambda _line: None,
+) -> list[Row]:
+    """Measure the subjects of these names in turn, `rounds` times, with each kind of step."""
     rows: list[Row] = []
-    for step in STEPS[:1] if quick else STEPS:
-        found: dict[str, list[Row]] = {name: [] for name in SUBJECTS}
+    for step in kinds:
+        found: dict[str, list[Row]] = {name: [] for name in names}
         for turn in range(rounds):
             say(f"{step} step, round {turn + 1} of {rounds}")
-            for name in SUBJECTS:
+            for name in names:
                 found[name].append(_process(name, step, steps))
-        rows += (_median(name, step, found[name]) for name in SUBJECTS)
+        rows += (_medians(name, step, found[name]) for name in names)
     return rows
+
+
+@contextlib.contextmanager
+def beside(wanted: bool) -> Iterator[None]:
+    """Keep a process spinning, if `wanted`."""
+    if not wanted:
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        try:
+            yield
+        finally:
+            spinning.kill()
 
 
 def _process(name: str, step: str, steps: int) -> Row:
@@ -64,10 +93,15 @@ def _process(name: str, step: str, steps: int) -> Row:
     return row
 
 
-def _median(name: str, step: str, rows: list[Row]) -> Row:
+def _medians(name: str, step: str, rows: list[Row]) -> Row:
     if "absent" in rows[0]:
         return {"subject": name, "step": step, **rows[0]}
-    return {"subject": name, "step": step, **{key: statistics.median(row[key] for row in rows) for key in rows[0]}}
+    found = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    # Of few late steps the median of the rounds is nothing: the mean tells how many there were.
+    means = {
+        f"{key}_mean": statistics.mean(row[key] for row in rows) for key in ("late_percent", "late_by_loop_percent")
+    }
+    return {"subject": name, "step": step, **found, **means}
 
 
 def one(name: str, step: str, steps: int) -> Row:
@@ -86,10 +120,17 @@ def one(name: str, step: str, steps: int) -> Row:
         arrived = {"delivered_percent": 100 * delivered() / (steps * METRICS)} if delivered else {}
         stop()
     around = [statistics.median(spent[max(0, at - AROUND) : at + AROUND + 1]) for at in range(steps)]
-    late = sum(took > usual + 1_000_000 for took, usual in zip(spent, around, strict=True))
+    late = {
+        "late_percent": _late_percent(spent, around),
+        "late_by_loop_percent": _late_percent(spent, [statistics.median(spent)] * steps),
+    }
     spent.sort()
     at = {key: spent[int(len(spent) * share)] / 1e3 for key, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
-    return {**{f"{key}_us": value for key, value in at.items()}, "late_percent": 100 * late / len(spent), **arrived}
+    return {**{f"{key}_us": value for key, value in at.items()}, **late, **arrived}
+
+
+def _late_percent(spent: Sequence[int], usual: Sequence[float]) -> float:
+    return 100 * sum(took > expected + LATE for took, expected in zip(spent, usual, strict=True)) / len(spent)
 
 
 # --- the steps ---
@@ -174,13 +215,31 @@ def _discard(_folder: Path) -> Subject:
     return Subject(bus.put_metric, bus.close, lambda: count[0])
 
 
-def _sqlite(folder: Path) -> Subject:
-    def count() -> int:
-        with sqlite3.connect(folder / "out") as connection:
-            (found,) = connection.execute("SELECT count(*) FROM metrics").fetchone()
-        return int(found)
+def _collected(folder: Path) -> Subject:
+    import elastic_events
 
-    return _bus(f"sqlite:///{folder}/out", count)
+    bus = elastic_events.start(f"sqlite:///{folder}/out", deadline=60)
+    assert threading.active_count() == 1  # no collector could be started, and a thread drains
+    bus.flush_sync(60)  # it collects
+
+    def stop() -> None:
+        left = bus.close()
+        assert left, left
+
+    return Subject(bus.put_metric, stop, lambda: _points(folder / "out"))
+
+
+def _sqlite(folder: Path) -> Subject:
+    return _bus(f"sqlite:///{folder}/out", lambda: _points(folder / "out"))
+
+
+def _points(database: Path) -> int:
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        (found,) = connection.execute("SELECT count(*) FROM metrics").fetchone()
+    finally:
+        connection.close()
+    return int(found)
 
 
 def _bus(url: str, delivered: Callable[[], int]) -> Subject:
@@ -249,6 +308,7 @@ def _tensorboard(folder: Path) -> Subject:
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     NOTHING: _nothing,
     "ours, flight recorder": _recorder,
+    "ours, collector process, SQLite": _collected,
     "ours, background thread, no sink": _discard,
     "ours, background thread, JSON Lines": _jsonl,
     "ours, background thread, SQLite": _sqlite,
@@ -268,6 +328,9 @@ def report(rows: list[Row]) -> str:
         "p99 µs": lambda row: f"{row['p99_us']:.0f}",
         "p99.9 µs": lambda row: f"{row['p999_us']:.0f}",
         "late steps": lambda row: f"{row['late_percent']:.2f} %",
+        "mean": lambda row: f"{row['late_percent_mean']:.2f} %",
+        "late by the loop": lambda row: f"{row['late_by_loop_percent']:.2f} %",
+        "its mean": lambda row: f"{row['late_by_loop_percent_mean']:.2f} %",
         "delivered": lambda row: f"{row['delivered_percent']:.0f} %" if "delivered_percent" in row else "",
     }
     steps = [step for step in STEPS if any(row["step"] == step and "absent" not in row for row in rows)]
@@ -281,8 +344,27 @@ def main() -> None:
     """Measure, and print."""
     if "--subject" in sys.argv:
         print(json.dumps(one(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
-    else:
-        print_table(report(run("--quick" in sys.argv, lambda line: print(line, file=sys.stderr))))
+        return
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.interference", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
+    parser.add_argument("--only", action="append", choices=list(SUBJECTS), help="measure this subject; repeatable")
+    parser.add_argument("--step", action="append", choices=STEPS, help="with this step; repeatable")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--beside", action="store_true", help="keep a process spinning beside the loop")
+    options = parser.parse_args()
+    rounds, steps = (1, 300) if options.quick else (3, 1500)
+    kinds = options.step or (STEPS[:1] if options.quick else STEPS)
+    with beside(options.beside):
+        rows = measure(
+            options.only or list(SUBJECTS),
+            kinds,
+            options.rounds or rounds,
+            steps,
+            lambda line: print(line, file=sys.stderr),
+        )
+    print_table(report(rows))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """What is left of 10,000 points when the process dies? `python -m benchmarks.survive`.
 
 Each subject emits in a process of its own and dies there at once; then its file is read. The flight recorder keeps the
-newest points of its ring by design: here the ring holds all of them.
+newest points of its ring by design: here the ring holds all of them. A collector process goes on when its program is dead:
+its file is read when it has removed its directory, which it does when all is delivered.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import queue
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,11 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.collector import until
 from benchmarks.measure import Row, print_table, table
 
 POINTS = 10_000
 DEATHS = ("returns", "sys.exit", "exception", "SIGTERM", "os._exit", "SIGKILL")
+COLLECTED = "ours, collector process, SQLite"
 SUBJECTS = (
+    COLLECTED,
     "ours, JSON Lines, handle_sigterm",
     "ours, flight recorder",
     "logging, FileHandler",
@@ -47,9 +53,15 @@ def run(quick: bool = False) -> list[Row]:
 def _left(name: str, death: str, points: int) -> int | None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.survive", "--subject", name, death, str(points), folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        environ = {**os.environ, "TMPDIR": folder}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
         if "ModuleNotFoundError" in done.stderr:
             return None
+        if name == COLLECTED:
+            until(lambda: not list(Path(folder).glob("elastic-events-*/*")))
+            with contextlib.closing(sqlite3.connect(Path(folder) / "out")) as connection:
+                (found,) = connection.execute("SELECT count(*) FROM metrics").fetchone()
+            return int(found)
         if name == "ours, flight recorder":
             from elastic_events.reading.source import read_records
 
@@ -75,6 +87,12 @@ def one(name: str, death: str, points: int, folder: Path) -> None:
 
 def _emitter(name: str, folder: Path, points: int) -> Callable[[str, float], object]:
     file = folder / "out"
+    if name == COLLECTED:
+        import elastic_events
+        from elastic_metrics import put_metric
+
+        elastic_events.start(f"sqlite:///{file}")
+        return put_metric
     if name.startswith("ours"):
         import elastic_events
         from elastic_metrics import put_metric
@@ -82,7 +100,11 @@ def _emitter(name: str, folder: Path, points: int) -> Callable[[str, float], obj
         recorder = folder if "recorder" in name else None
         handlers = () if recorder else (f"jsonl:///{file}",)
         elastic_events.start(
-            *handlers, recorder=recorder, capacity=1 << (points - 1).bit_length(), handle_sigterm=not recorder
+            *handlers,
+            drain="thread",
+            recorder=recorder,
+            capacity=1 << (points - 1).bit_length(),
+            handle_sigterm=not recorder,
         )
         return put_metric
     if name.startswith("loguru"):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -41,23 +42,41 @@ SECRETS = (
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
-# Each alternative is bounded: a text of any shape is cut in time that grows with its length.
-_SHAPES = re.compile(
+# What shows by its shape: a text that each such secret has in it, which is found in no time; the secret; what stays of it.
+# Each pattern is bounded: a text of any shape is cut in time that grows with its length.
+_SHAPES = (
+    (  # a URL's login; a port is none
+        "://",
+        re.compile(
+            r"""(?:(?<!ssh)(?<!sftp)://[^\s:/@"'<>]{1,256}|://[^\s:/@"'<>]{0,128}:(?!\d{1,5}[/?\#])[^\s"'<>]{0,256})@"""
+        ),
+        f"://{REDACTED}@",
+    ),
+    (
+        "PRIVATE KEY",
+        re.compile(r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,20}PRIVATE KEY-----|\Z)"),
+        REDACTED,
+    ),
+    ("earer", re.compile(r"([Bb]earer\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
+    ("EARER", re.compile(r"(BEARER\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
+    (
+        "uthorization",
+        re.compile(r"""(uthorization["']?\s{0,3}[:=]\s{0,3}["']?(?:[A-Z][a-z]{1,9}\s{1,3})?)[^\s"',;]+"""),
+        rf"\1{REDACTED}",
+    ),
+)
+
+# Keys that say themselves what they are, each of a run of 15 characters or more.
+_KEYS = re.compile(
     r"""
-      (?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,20}://)                        # a URL's login; a port is none
-      (?: [^\s:/@"'<>]{0,128} : (?!\d{1,5}[/?\#]) [^\s"'<>]{0,256} | (?<!ssh://)(?<!sftp://) [^\s:/@"'<>]{1,256} ) @
-    | -----BEGIN\ [A-Z ]{0,20}PRIVATE\ KEY-----[\s\S]*?(?:-----END\ [A-Z ]{0,20}PRIVATE\ KEY-----|\Z)
-    | (?P<bearer>\b(?:[Bb]earer|BEARER)\s{1,3})[A-Za-z0-9._~+/=-]{6,}
-    | (?P<basic>\b[Aa]uthorization["']?\s{0,3}[:=]\s{0,3}["']?(?:[A-Z][a-z]{1,9}\s{1,3})?)[^\s"',;]+
-    | (?<![A-Za-z0-9])(?:                                                # keys that say themselves what they are
           sk-[\w-]{20,} | (?:sk|rk)_(?:live|test)_\w{10,} | hf_[A-Za-z0-9]{20,} | gh[oprsu]_[A-Za-z0-9]{20,}
         | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abeprs]-[\w-]{10,} | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])
         | AIza[\w-]{30,} | ya29\.[\w-]{20,} | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{40,} | nvapi-[\w-]{20,} | gsk_\w{20,}
         | dapi[0-9a-f]{32} | S[AOU][A-Z2-7]{56}(?![A-Za-z0-9]) | eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?
-      )
     """,
     re.VERBOSE,
 )
+_RUN = re.compile(r"(?<![\w.-])[\w.-]{15}")
 
 # `--name value`, `name=value`, `name: value`, `"name": "value"`: the name and what stands between.
 _NAMED = re.compile(
@@ -70,12 +89,13 @@ _FLAG = re.compile(r"--?[A-Za-z][\w-]{0,60}")
 # Alone in front of a colon they are words of a sentence: "unexpected token: x".
 _SENTENCE = frozenset({"auth", "bearer", "cookie", "cookies", "key", "otp", "token"})
 
-# What every text that carries a secret has: a mark between a name and a value, or a run as long as a key.
-_PERHAPS = re.compile(r"[=:@]|[Bb]earer|BEARER|(?<![\w-])(?:-{1,2}[A-Za-z]|[\w-]{15})")
+# Whether a name may stand before a value.
+_MARK = re.compile(r"[=:]|(?<![\w-])-")
 
 _SEEN = 4096
 _LONGEST = 128
 _SHORT = 8
+_FRAME = 16_384  # a longer text fits into no frame: it takes the long way in any case
 
 
 class Redactor:
@@ -125,7 +145,7 @@ class Passed(set[str]):
 
     def passes(self, text: str) -> bool:
         """Whether `text` carries no secret; one that was looked at is known from then on."""
-        if len(text) >= _SHORT and cut_secrets(text) != text:
+        if len(text) > _FRAME or (len(text) >= _SHORT and cut_secrets(text) != text):
             return False
         if len(self.texts) >= _SEEN:  # texts made of data: begin anew, so that those of today find room
             self.texts.clear()
@@ -151,7 +171,14 @@ def cut_secrets(text: str) -> str:
 
     Bearer tokens, logins in URLs, private keys, keys with a well-known beginning; `--password x`, `token=x`, `"secret": "x"`.
     """
-    return _cut_named(_SHAPES.sub(_cut_shape, text)) if _PERHAPS.search(text) else text
+    for needle, secret, kept in _SHAPES:
+        if needle in text:
+            text = secret.sub(kept, text)
+    for run in reversed(list(_RUN.finditer(text))):
+        key = _KEYS.match(text, run.start())
+        if key:
+            text = text[: key.start()] + REDACTED + text[key.end() :]
+    return _cut_named(text) if _MARK.search(text) else text
 
 
 def redact_arguments(items: list[Any]) -> None:
@@ -159,14 +186,8 @@ def redact_arguments(items: list[Any]) -> None:
     for index, (flag, value) in enumerate(pairwise(items)):
         if type(flag) is not str or type(value) is not str or value.startswith("-"):
             continue
-        if _FLAG.fullmatch(flag) and _matches(_SECRET, flag):
+        if _FLAG.fullmatch(flag) and _is_secret_name(flag):
             items[index + 1] = REDACTED
-
-
-def _cut_shape(match: re.Match[str]) -> str:
-    if match["scheme"]:
-        return f"{match['scheme']}{REDACTED}@"
-    return f"{match['bearer'] or match['basic'] or ''}{REDACTED}"
 
 
 def _cut_named(text: str) -> str:
@@ -174,7 +195,7 @@ def _cut_named(text: str) -> str:
     done = 0
     for match in _NAMED.finditer(text):
         alone = match["mark"].strip() == ":" and match["name"].lower() in _SENTENCE
-        if match.start() < done or alone or not _matches(_SECRET, match["name"]):
+        if match.start() < done or alone or not _is_secret_name(match["name"]):
             continue
         value = _VALUE.match(text, match.end())
         if value:
@@ -185,8 +206,13 @@ def _cut_named(text: str) -> str:
 
 def _matches(search: Callable[[str], object], key: str) -> bool:
     """Whether the key is found as it is written, or in its words."""
-    written = _NOT_A_WORD.sub("_", key.lower())
-    return bool(search(key) or search(written) or search("_".join(_WORDS.findall(key)).lower()))
+    forms = (key, _NOT_A_WORD.sub("_", key.lower()), "_".join(_WORDS.findall(key)).lower())
+    return any(map(search, dict.fromkeys(forms)))
 
 
 _SECRET = re.compile(SECRETS, re.IGNORECASE).search
+
+
+@lru_cache(1024)
+def _is_secret_name(name: str) -> bool:
+    return _matches(_SECRET, name)

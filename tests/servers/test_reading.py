@@ -29,7 +29,10 @@ def test_a_stream_says_what_a_database_says(nats_server: NatsServer, stream: str
     for name in ("summary", "timeline", "goodput", "slow"):
         done = command(name, f"{nats_server.url}/{stream}", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == json.loads(command(name, "run.db", "--json", cwd=tmp_path).stdout)
+        own, others = (json.loads(out) for out in (done.stdout, command(name, "run.db", "--json", cwd=tmp_path).stdout))
+        if name == "summary":  # each is named where it has no ledger
+            assert (own.pop("unclosed"), others.pop("unclosed")) == ([f"{nats_server.url}/{stream}"], ["run.db"])
+        assert own == others
 
 
 def test_a_stream_is_followed(nats_server: NatsServer, stream: str, tmp_path: Path) -> None:

@@ -262,7 +262,9 @@ def _latest(worker: Worker) -> int:
 
 
 def _earliest(worker: Worker) -> int:
-    """Return when a worker was alive for sure: its death where that is known, else its last own record."""
+    """Return when a worker was alive for sure: at its death where that is known, or at the look before, or its last record."""
+    if worker.alive_ns is not None:
+        return max(worker.alive_ns, worker.process.last_ns if worker.process is not None else 0)
     if worker.died_ns is not None:
         return worker.died_ns
     return worker.process.last_ns if worker.process is not None else worker.started_ns or 0

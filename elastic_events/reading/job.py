@@ -221,6 +221,8 @@ class _Job:
         worker = self._worker(agent, facts)
         died = integer(facts.get("died_ns"))
         worker.died_ns = died if died is not None and 0 < died <= time_ns else worker.died_ns
+        alive = integer(facts.get("alive_ns"))
+        worker.alive_ns = alive if alive is not None and 0 < alive <= (worker.died_ns or 0) else worker.alive_ns
         worker.ended_ns, worker.outcome = time_ns, "failed"
         worker.exit_code, worker.signal = integer(facts.get("exit_code")), signal_name(facts.get("signal"))
         worker.message = _text(facts.get("message"))

@@ -55,8 +55,8 @@ class Said(NamedTuple):
 
 def later(said: Said, by_ns: int) -> Said:
     """Return a fact with its times so much later: its own, and that of a death which it tells."""
-    died = integer(said.facts.get("died_ns"))
-    facts = said.facts if died is None else {**said.facts, "died_ns": died + by_ns}
+    times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(said.facts.get(name))) is not None}
+    facts = {**said.facts, **{name: time + by_ns for name, time in times.items()}} if times else said.facts
     return Said(said.time_ns + by_ns, said.name, facts)
 
 

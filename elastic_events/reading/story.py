@@ -96,7 +96,8 @@ class Worker:
     host: str = ""
     started_ns: int | None = None  #: the agent had started it
     ended_ns: int | None = None  #: its death where `died_ns` is known; else the first that noticed its end
-    died_ns: int | None = None  #: its death itself, where somebody recorded it
+    alive_ns: int | None = None  #: somebody saw it alive then, the last time before its death
+    died_ns: int | None = None  #: its death itself, where somebody recorded it; or the first look that found it dead
     outcome: str = "unknown"
     exit_code: int | None = None
     signal: str | None = None

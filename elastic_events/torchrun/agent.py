@@ -64,8 +64,8 @@ class _Seen:
         self.repair = listener.repair
         # The workers that were alive when their group was first told to end: what ended them later is no cause.
         self._alive: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
-        # By local rank, the wall clock when a worker was first seen dead: its peers may take long to end.
-        self._died: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()
+        # By local rank, the wall clock when a worker was last seen alive, and when first dead: its peers may take long to end.
+        self._died: WeakKeyDictionary[Any, dict[int, tuple[int | None, int]]] = WeakKeyDictionary()
         self._looked_ns = 0
 
     def initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,7 +180,7 @@ class _Seen:
         now, died = time.time_ns(), self._died.setdefault(context, {})
         for local_rank, _pid, code in _processes(context):
             if code is not None:
-                died.setdefault(local_rank, now)
+                died.setdefault(local_rank, (self._looked_ns or None, now))
         return now
 
     def _exits(self, agent: Any, failures: Any) -> list[Exit]:
@@ -192,11 +192,12 @@ class _Seen:
         died = self._died.setdefault(context, {})
         for local_rank in known if not hasattr(context, "subprocess_handlers") else ():
             # torch.multiprocessing saw it since our last look, and has ended the others before it said so.
-            died.setdefault(local_rank, self._looked_ns)
+            died.setdefault(local_rank, (self._looked_ns or None, time.time_ns()))
         self._look(context)
         exits = []
         for local_rank, pid, code in _processes(context):
-            end = partial(Exit, local_rank, pid=pid, died_ns=died.get(local_rank))
+            alive_ns, died_ns = died.get(local_rank, (None, None))
+            end = partial(Exit, local_rank, pid=pid, alive_ns=alive_ns, died_ns=died_ns)
             if pid is not None and code is not None:
                 self.listener.exit_codes[pid] = code
             failure = known.get(local_rank)

@@ -33,7 +33,8 @@ class Exit(NamedTuple):
     message: str | None = None  #: of the worker's error file
     time: float = 0.0  #: seconds since the epoch, as far as torch knows it
     victim: bool = False  #: it was alive when the agent told the group to end
-    died_ns: int | None = None  #: wall clock when its agent first saw it dead
+    alive_ns: int | None = None  #: wall clock when its agent last saw it alive, and
+    died_ns: int | None = None  #: when it first saw it dead
 
 
 class _Worker(NamedTuple):
@@ -260,6 +261,7 @@ class Repair:
             message=end.message,
             first=first,
             victim=end.victim,
+            alive_ns=end.alive_ns,
             died_ns=end.died_ns,
         )
 

@@ -242,3 +242,20 @@ def test_a_death_on_a_clock_that_is_set_back() -> None:
     facts = {**late.fields[2], "died_ns": ns(5) + ahead}
     run.records[-1] = msgspec.structs.replace(late, time_ns=late.time_ns + ahead, fields=("AGENT", 0, facts))
     assert told(run).attempts[0].workers[1].died_ns == ns(5)
+
+
+def test_deaths_that_two_agents_saw_within_one_look_are_not_put_in_order() -> None:
+    """Agents that look at their workers now and then know a span, not a moment: where two overlap, either may be the first."""
+    for apart, first in ((0.05, None), (0.5, 0)):
+        run = Run()
+        for number in range(2):
+            agent = run.agent(f"node{number}")
+            run.tell(1, agent, "attempt.started", attempt=0, world_size=2, group_world_size=2, round=0)
+            run.tell(1, agent, "worker.started", rank=number, local_rank=0, pid=number + 1, attempt=0)
+            at = 5 + number * apart
+            looks = {"alive_ns": ns(at - 0.1), "died_ns": ns(at)}
+            run.failed(9, agent, 0, number, local_rank=0, exit_code=1, first=True, **looks)
+            run.tell(10, agent, "attempt.ended", attempt=0, outcome="failed")
+        (attempt,) = told(run).attempts
+        assert (attempt.first_failure and attempt.first_failure.rank) == first
+        assert len(attempt.suspects) == (2 if first is None else 0)

@@ -8,6 +8,7 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder, key_of
 from elastic_events.reading.database import scan, spoken, words
 from elastic_events.reading.story import Process, Story
+from elastic_events.sinks.options import without_login
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
 from elastic_events.sinks.stored import NothingYet
 
@@ -74,8 +75,8 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
 
 
 def _named(source: str | Path) -> str:
-    """Return a source's name; empty for a recorder directory, which holds no ledger."""
-    return "" if Path(source).is_dir() else str(source)
+    """Return a source's name, without its login; empty for a recorder directory, which holds no ledger."""
+    return "" if Path(source).is_dir() else without_login(str(source))
 
 
 def _put_in_order(sources: Iterable[str | Path], disordered: Collection[tuple[str, str]]) -> Builder:

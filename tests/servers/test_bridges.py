@@ -119,7 +119,7 @@ def test_behind_a_roll_up_points_keep_their_steps(tmp_path: Path) -> None:
     with EventBus() as bus:
         lane = bus.subscribe(Rollup(TensorBoardSink(tmp_path / "runs"), every=10))
         bus.add_source(_feed, bus, records)
-        while lane.accepted < len(records):
+        while lane.stats().accepted < len(records):
             time.sleep(0.001)  # until the source, a task of the drain, had its turn
         assert bus.flush_sync(10)
     read = accumulator.EventAccumulator(str(tmp_path / "runs"))

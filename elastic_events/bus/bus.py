@@ -166,7 +166,6 @@ class EventBus(Life):
                 return LaneElsewhere(elsewhere.subscribe(handler), elsewhere)  # type: ignore[return-value]
         subscription = Subscription.of(handler, **{**options, "capacity": self.rings[0].capacity})
         with self._subscribing:
-            self._renew()
             late = self._state == "open" and self._home is None and self._group is None
             if late:  # the first lane of its own: nobody has read here so far
                 self.pump.skip()
@@ -247,9 +246,7 @@ class EventBus(Life):
         """Return the ledgers as they stand; exact while nobody emits. Any thread may call it."""
         heads, begin = self.pump.heads(), sum(self._begin)
         closed = self.drain.closed_heads
-        state = self._state
-        if state == "open" and self.drain.over:
-            state = "dead"
+        state = "dead" if self._state == "open" and self.drain.over else self._state
         lanes = {lane.name: lane.stats() for lane in self.lanes}
         if self._elsewhere is not None:
             lanes = {**self._elsewhere.lanes(), **lanes}

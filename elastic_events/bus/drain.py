@@ -149,7 +149,7 @@ class Drain:
 
     async def _tried(self) -> None:
         """Wait until each sink is open or has failed to; note the first failure that the user must act on."""
-        with anyio.move_on_after(OPENING):
+        with anyio.move_on_after(OPENING) as self._closing:
             for lane in self.lanes:
                 while not lane.opened and lane.refusal is None:
                     await lane.progress.wait()

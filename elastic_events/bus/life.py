@@ -87,16 +87,19 @@ class Life:
 
     async def __aenter__(self) -> Self:
         self._may_open()
-        self._loop = LoopHome()
+        self._loop = LoopHome(self.drain.run)
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
+        self._group.start_soon(protect(self._loop.run))
         try:
-            await self._group.start(protect(self.drain.run))
+            await self._loop.started_up()
         except BaseException:
             self.drain.request_close(0.0)
             group, self._group = self._group, None
-            await group.__aexit__(None, None, None)  # what failed is raised as it is, not in a group
-            self._closed()
+            try:
+                await group.__aexit__(None, None, None)  # what failed is raised as it is, not in a group
+            finally:
+                self._closed()
             raise
         self._opened()
         return self

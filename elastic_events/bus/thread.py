@@ -128,14 +128,41 @@ class ThreadHome:
 
 
 class LoopHome:
-    """The event loop of whoever opened the bus, as other threads reach it."""
+    """The event loop of whoever opened the bus: the drain is a task there, and other threads reach it."""
 
-    def __init__(self) -> None:
+    def __init__(self, main: Callable[..., Awaitable[None]]) -> None:
+        self._main = main
         self._loop: Any = current_token().native_token  # asyncio's, or trio's token
+        self._ready = anyio.Event()
+        self._error: BaseException | None = None
+
+    async def run(self) -> None:
+        """Run the drain; keep for `started_up` what kept it from starting, raise what ends it later."""
+        try:
+            await self._main(task_status=self)
+        except Exception as error:
+            if self._ready.is_set():
+                raise
+            self._error = error
+        finally:
+            self._ready.set()
+
+    async def started_up(self) -> None:
+        """Wait until all handlers were tried; raise what kept the drain from starting.
+
+        A task group's own `start` would, cancelled, wait for the end of the drain, which is shielded.
+        """
+        await self._ready.wait()
+        if self._error is not None:
+            raise self._error
+
+    def started(self, _value: object = None) -> None:
+        """Be the drain's `task_status`."""
+        self._ready.set()
 
     @property
     def alive(self) -> bool:
-        """Whether it runs. Trio's ends no run whose blocks were not left."""
+        """Whether the loop runs. Trio's ends no run whose blocks were not left."""
         running = getattr(self._loop, "is_running", None)
         return running is None or bool(running())
 

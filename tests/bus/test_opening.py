@@ -92,6 +92,25 @@ async def test_sink_that_hangs_while_it_opens_delays_the_start_for_seconds_only(
     assert anyio.current_time() - began < 20
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("patience", [0, 0.001, 0.1])
+def test_bus_that_is_cancelled_while_it_opens_ends(backend: str, patience: float) -> None:
+    """A block that is cancelled before it began neither hangs nor runs."""
+
+    class Hangs(ListSink):
+        async def open(self) -> None:
+            await anyio.sleep_forever()
+
+    async def main() -> bool:
+        for bus in (EventBus(), EventBus(Hangs())):
+            with anyio.fail_after(20), anyio.move_on_after(patience):
+                async with bus:
+                    await anyio.sleep_forever()
+        return bus.stats().state == "closed"
+
+    assert anyio.run(main, backend=backend)
+
+
 async def test_close_gives_a_sink_that_is_not_open_a_last_attempt() -> None:
     """A wait for the next attempt is ended by the close: a sink that is there again gets everything."""
     sink = Away()

@@ -21,7 +21,7 @@ import os
 import re
 from collections.abc import Callable
 from importlib import import_module
-from urllib.parse import SplitResult, quote
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
@@ -106,10 +106,13 @@ def open_url(url: str) -> Sink:
 
 def absolute(url: str) -> str:
     """Return `url` such that it names the same file from every working directory."""
-    scheme, colon, rest = url.strip().partition(":")
-    if scheme in _FILES and rest.startswith("///") and not rest.startswith("////"):
-        return f"{scheme}{colon}///{quote(os.getcwd())}/{rest[3:]}"
-    return url.strip()
+    parts = urlsplit(url.strip())
+    path = parts.path.removeprefix("/")
+    if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path:
+        return url.strip()
+    return urlunsplit(parts._replace(netloc="", path=f"//{quote(os.getcwd()).lstrip('/')}/{path}")).replace(
+        ":", "://", 1
+    )
 
 
 def parse_sinks(text: str) -> list[str]:

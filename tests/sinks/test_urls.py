@@ -15,7 +15,7 @@ from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.sinks.console import ConsoleSink
 from elastic_events.sinks.jsonl import JsonlSink, read_jsonl
 from elastic_events.sinks.sqlite import SqliteSink, read_sqlite
-from elastic_events.sinks.urls import EXAMPLES, SCHEMES, open_url, parse_sinks
+from elastic_events.sinks.urls import EXAMPLES, SCHEMES, absolute, open_url, parse_sinks
 
 
 @pytest.mark.parametrize(
@@ -190,3 +190,15 @@ assert "sqlite3" not in sys.modules
     assert all(getattr(sinks, name) for name in sinks.__all__)
     with pytest.raises(AttributeError):
         _ = sinks.nothing
+
+
+@pytest.mark.parametrize("url", ["sqlite:run.db", "sqlite:/run.db", "sqlite:///run.db", "jsonl:///a%20b.jsonl?keep=5"])
+def test_a_file_is_the_same_from_every_directory(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL that goes to another process names the file that it names here, whatever the directory there."""
+    monkeypatch.chdir(tmp_path)
+    before = Path(open_url(url).path).absolute()  # type: ignore[attr-defined]
+    moved = absolute(url)
+    monkeypatch.chdir("/")
+    assert Path(open_url(moved).path) == before  # type: ignore[attr-defined]
+    assert absolute(moved) == moved
+    assert absolute("nats://host:4222/stream") == "nats://host:4222/stream"

@@ -138,7 +138,10 @@ def _joint(attempt: Attempt, top: int) -> str:
         return "failed"
     if not voters or _unread(attempt) or any(node not in attempt.ends for node in voters):
         return "unknown"
-    return min(said, key=OUTCOMES.index)
+    outcome = min(said, key=OUTCOMES.index)
+    if outcome == "membership" and any(node.gone == "silent" and node not in attempt.ends for node in attempt.gone):
+        return "unknown"  # who fell silent may have had the failure that the others saw as a change of members
+    return outcome
 
 
 def _restarts(story: Story) -> int | None:

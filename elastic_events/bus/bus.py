@@ -231,10 +231,8 @@ class EventBus(Life):
         heads, end = self.pump.heads(), time.monotonic() + deadline
         answer = None if self._home is None else self._home.begin(self.drain.flush, deadline)
         left = {} if self._elsewhere is None else self._elsewhere.flush(heads, deadline)
-        here = None if answer is None else answer.wait(end - time.monotonic() + MARGIN)
-        if here is None:
-            here = FlushResult({lane.name: count for lane in self.lanes if (count := lane.stats().pending)})
-        return FlushResult({**left, **here.undelivered})
+        flushed = None if answer is None else answer.wait(end - time.monotonic() + MARGIN)
+        return FlushResult({**left, **(self._pending() if flushed is None else flushed.undelivered)})
 
     async def settled(self) -> None:
         """Wait until everything recorded before the call is settled, however long it takes. For tests."""
@@ -284,7 +282,8 @@ class EventBus(Life):
 
         handler = find(name)
         if handler is None:
-            self.report(f"destination {name!r}", _UNKNOWN)
+            unknown = ConfigError("no logging handler has that name; the bus's own handlers got the event")
+            self.report(f"destination {name!r}", unknown)
         elif not is_null(handler):
             self.subscribe(
                 handler, name=f"log:{name}", metrics=False, where=lambda record: record.channel == name, since=seq
@@ -299,6 +298,3 @@ class EventBus(Life):
         raise TypeError(
             "an EventBus cannot be sent to another process: open one there, or set ELASTIC_EVENTS_DIR (F12)"
         )
-
-
-_UNKNOWN = ConfigError("no logging handler has that name; the bus's own handlers got the event")

@@ -19,7 +19,7 @@ def end_all() -> None:
     """Close the open buses within the longest of their deadlines; say what they could not deliver."""
     asked: dict[Life, tuple[float, Sequence[int]]] = {}
     latest = 0.0
-    while fresh := [bus for bus in front.buses if bus.closes_at_exit and bus not in asked]:  # others open meanwhile
+    while fresh := [bus for bus in front.buses if bus not in asked]:  # others open meanwhile
         now = time.monotonic()
         latest = latest or now + max(bus.deadline for bus in fresh)
         for bus in fresh:

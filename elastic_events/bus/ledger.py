@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 
 __all__ = ("BusStats", "FlushResult", "LaneStats", "Ledger")
@@ -35,6 +36,12 @@ class LaneStats(NamedTuple):
     def balanced(self) -> bool:
         """Whether the ledger adds up; it always does while nobody emits."""
         return self.accepted == self.delivered + self.lost + self.filtered + self.pending
+
+    def as_record(self, lane: str, seq: int, time_ns: int, monotonic_ns: int, context: Context) -> Record:
+        """Return it as what a sink gets last, from which a reader tells a complete file from a cut one."""
+        names = ("accepted", "delivered", "failed", "filtered", "pending", "retries", "dead_lettered")
+        body = {"lane": lane, "dropped": self.dropped, **{name: getattr(self, name) for name in names}}
+        return Record("ledger", seq, time_ns, monotonic_ns, "bus.ledger", lane, (body,), context)
 
 
 class BusStats(NamedTuple):

@@ -63,7 +63,6 @@ class Life:
     ) -> None:
         self.interval = interval
         self.deadline = deadline
-        self.closes_at_exit = True  #: whether the end of the process closes it, if nobody did
         self.emitter = emitter
         self.context = context or read_context()
         self._own_context = context
@@ -170,12 +169,8 @@ class Life:
             self._launch()
         self._opened()
 
-    def close(self, deadline: float | None = None, *, patient: Callable[[], bool] | None = None) -> FlushResult:
-        """As `aclose`, for a bus in a background thread. Any thread may call it.
-
-        `patient` is asked every 10 ms: when it returns False, the deadline has come. A drain that is blocked by a handler
-        is then left to itself after 50 ms.
-        """
+    def close(self, deadline: float | None = None) -> FlushResult:
+        """As `aclose`, for a bus in a background thread. Any thread may call it."""
         if self._group is not None and self._state == "open":
             raise BusClosed("this bus lives in an event loop: await bus.aclose() there, or leave its block")
         if self._state not in ("open", "closing"):
@@ -184,7 +179,7 @@ class Life:
         deadline = self.deadline if deadline is None else deadline
         end, heads = time.monotonic() + deadline, self.pump.heads()
         self.ask_to_close(deadline)
-        return self.finish(end, heads, patient)
+        return self.finish(end, heads)
 
     @property
     def _is_drained_here(self) -> bool:
@@ -206,7 +201,7 @@ class Life:
             if home is not None:
                 home.call(self.drain.request_close, deadline)
 
-    def finish(self, end: float, heads: Sequence[int], patient: Callable[[], bool] | None = None) -> FlushResult:
+    def finish(self, end: float, heads: Sequence[int]) -> FlushResult:
         """Wait until monotonic `end` for a close that was asked for; say what is left."""
         left = {} if self._elsewhere is None else self._close_elsewhere(heads, max(end - time.monotonic(), 0.0))
         if self.is_adrift:
@@ -214,10 +209,7 @@ class Life:
         while self._loop is not None and not self.drain.over and time.monotonic() < end + MARGIN:
             time.sleep(0.01)  # its loop runs in another thread
         if self._home is not None:
-            ended = self._home.join(end - time.monotonic() + 2 * MARGIN, patient)
-            if not ended and patient is not None:
-                self._home.call(self.drain.request_close, 0.0)
-                self._home.join(0.05)
+            self._home.join(end - time.monotonic() + 2 * MARGIN)
         self._closed()
         return self._result(left)
 
@@ -282,12 +274,12 @@ class Life:
             self._let_go()
 
     def _result(self, left: dict[str, int] | None = None) -> FlushResult:
-        if self.drain.over or self._state == "new":
-            here = dict(self.drain.given_up)
-        else:
-            here = {lane.name: count for lane in self.drain.lanes if (count := lane.stats().pending)}
         self._left = self._left if left is None else left
-        return FlushResult({**self._left, **here})
+        settled = self.drain.over or self._state == "new"
+        return FlushResult({**self._left, **(self.drain.given_up if settled else self._pending())})
+
+    def _pending(self) -> dict[str, int]:
+        return {lane.name: count for lane in self.drain.lanes if (count := lane.stats().pending)}
 
     # --- rings, lanes and drain ---
 
@@ -322,9 +314,7 @@ class Life:
         return Lane(name, subscription, origins, self.pump.heads, partial(self._ledger, name))
 
     def _ledger(self, lane: str, stats: LaneStats) -> Record:
-        body = {"lane": lane, "dropped": stats.dropped, **{name: getattr(stats, name) for name in _LEDGER}}
-        wall, monotonic = self._wall_clock(), self._clock()
-        return Record("ledger", sum(self.pump.heads()), wall, monotonic, "bus.ledger", lane, (body,), self.context)
+        return stats.as_record(lane, sum(self.pump.heads()), self._wall_clock(), self._clock(), self.context)
 
     def _destination(self, name: str, seq: int) -> None:
         """Act on the first event for the destination `name`, which is event `seq`."""
@@ -406,6 +396,3 @@ class Life:
         self._renewed = True
         if self._state == "open":
             self._opened()
-
-
-_LEDGER = ("accepted", "delivered", "failed", "filtered", "pending", "retries", "dead_lettered")

@@ -96,16 +96,9 @@ class ThreadHome:
         self.call(lambda: tasks.append(asyncio.get_running_loop().create_task(answer.work(function, *args))))
         return answer
 
-    def join(self, timeout: float, patient: Callable[[], bool] | None = None) -> bool:
-        """Wait for the drain to end, `timeout` seconds at most, and while `patient()`; return whether it did."""
-        limit = min(timeout, threading.TIMEOUT_MAX)
-        if patient is None:
-            return self._done.wait(limit)
-        end = time.monotonic() + limit
-        while patient() and time.monotonic() < end:
-            if self._done.wait(0.01):
-                return True
-        return not self.alive
+    def join(self, timeout: float) -> None:
+        """Wait for the drain to end, `timeout` seconds at most."""
+        self._done.wait(min(timeout, threading.TIMEOUT_MAX))
 
     def started(self, _value: object = None) -> None:
         """Be the drain's `task_status`: all handlers were tried."""

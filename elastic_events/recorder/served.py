@@ -1,0 +1,145 @@
+"""One run that a collector serves: a lane for each sink that was asked for, and what it says of them."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from elastic_events.bus.bus import EventBus
+from elastic_events.bus.context import read_context
+from elastic_events.bus.errors import ElasticEventsError
+from elastic_events.bus.handler import Sink
+from elastic_events.bus.lane import Lane
+from elastic_events.bus.record import Record
+from elastic_events.bus.retry import Retry
+from elastic_events.recorder.directory import SPOOL, secure
+from elastic_events.recorder.page import LaneLedger
+from elastic_events.recorder.request import Request
+from elastic_events.sinks.urls import open_url
+
+__all__ = ("IDLE", "LAST_WORDS", "Run")
+
+#: Seconds between two looks while nothing comes.
+IDLE = 0.25
+
+#: Seconds that a sink may take to write the rest and its ledger when its run is over.
+LAST_WORDS = 5.0
+
+#: A sink that is away is a delay, never a reason to give up: what it refuses is another matter.
+FOREVER = Retry(budget=float("inf"), cap=2.0)
+
+
+class RunBus(EventBus):
+    """A bus that says what it has to say to a person to its writers."""
+
+    def __init__(self, say: Callable[[str, str], object], **options: Any) -> None:
+        self._say = say
+        super().__init__(**options)
+
+    def _teller(self) -> Callable[[str, BaseException], None]:
+        def tell_once(what: str, error: BaseException) -> None:
+            self._say(what, f"{what}: {type(error).__name__}: {error}")
+
+        return tell_once
+
+
+class Late:
+    """The sink of a URL that cannot be read here yet: its package is missing, say. A delay, told by its lane."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._sink: Sink | None = None
+
+    async def open(self) -> None:
+        """Try again."""
+        self._sink = open_url(self._url)
+        await self._sink.open()
+
+    async def write(self, records: Sequence[Record]) -> None:
+        """Deliver."""
+        assert self._sink is not None
+        await self._sink.write(records)
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+        if self._sink is not None:
+            await self._sink.aclose()
+
+
+class Run:
+    """The lanes of one run: a bus whose records all come from recorder files."""
+
+    def __init__(self, run_id: str, directory: Path, say: Callable[[str, str], object]) -> None:
+        self.run_id = run_id
+        self.lanes: dict[int, Lane] = {}
+        self.requests: dict[int, Request] = {}
+        self.ledgers: tuple[LaneLedger, ...] = ()  #: as they were when the bus was closed
+        self._spools = directory / SPOOL
+        context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
+        self.bus = RunBus(say, context=context, interval=IDLE, deadline=LAST_WORDS, recorder=False)
+        self.closing = False
+        self.used = False  #: a file has come for it
+        self.since = time.monotonic()
+        self._over = anyio.Event()
+        self._closed = anyio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Whether its last words are written."""
+        return self._closed.is_set()
+
+    async def serve(self, *, task_status: Any) -> None:
+        """Keep the bus open until `close`."""
+        async with self.bus:
+            task_status.started()
+            await self._over.wait()
+        self.ledgers = tuple(self._standing(over=True))
+        self._closed.set()
+
+    def add(self, request: Request) -> Lane:
+        """Make a lane for `request`. Never raises for what is wrong with its URL, or with its spool."""
+        for name, value in request.environ.items():  # some sinks read it when they write
+            os.environ.setdefault(name, value)
+        sink: Sink
+        try:
+            sink = open_url(request.url)
+        except ElasticEventsError:
+            sink = Late(request.url)
+        name = request.url.partition(":")[0]
+        try:
+            secure(self._spools)
+            spool = self._spools / f"{request.key:016x}"
+            lane = self.bus.subscribe(sink, name=name, retry=FOREVER, spool=spool)
+        except (ElasticEventsError, OSError):  # no room on the disk: in memory, then
+            lane = self.bus.subscribe(sink, name=name, retry=FOREVER)
+        self.lanes[request.key], self.requests[request.key] = lane, request
+        return lane
+
+    def outlet(self, run_id: str, keys: set[int]) -> list[Lane]:
+        """Return the lanes for a file of the run `run_id` that names the requests `keys`."""
+        every = self.run_id in ("", run_id)
+        return [lane for key, lane in self.lanes.items() if key in keys or (every and self.requests[key].everyone)]
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits in any lane."""
+        return all(not lane.unsettled for lane in self.lanes.values())
+
+    async def close(self, timeout: float) -> None:
+        """Let the lanes deliver what is left within `timeout` seconds; the rest stays in their spools."""
+        self.bus.deadline = timeout
+        self._over.set()
+        await self._closed.wait()
+
+    def standing(self) -> tuple[LaneLedger, ...]:
+        """Return the ledgers of the lanes."""
+        return self.ledgers or tuple(self._standing())
+
+    def _standing(self, *, over: bool = False) -> Iterator[LaneLedger]:
+        for key, lane in self.lanes.items():
+            every = self.requests[key].everyone
+            yield LaneLedger(lane.name, self.run_id, key, every, lane.stats()._asdict(), over)

@@ -142,7 +142,7 @@ def test_flush_sees_what_an_earlier_collector_had_on_disk(place: Place, jetstrea
     sys.stdin.readline()
     emit(100)
     sys.stdin.readline()
-    print(bool(bus.flush_sync(30)), flush=True)
+    print(bool(bus.flush_sync(10)), flush=True)
     """
     recorders = place.folder / "recorders"
     recording = place.start(body, URL=jetstream.url, ELASTIC_EVENTS_DIR=str(recorders))

@@ -102,5 +102,5 @@ def test_a_stream_takes_no_options_and_a_file_stays_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is no FIFO"):
         JsonlStream(tmp_path / "file").open_now()
-    with pytest.raises(ConfigError, match="jsonl: this process has no 77"):
-        JsonlStream(77).open_now()
+    with pytest.raises(ConfigError, match="jsonl: this process has no 999999"):
+        JsonlStream(999_999).open_now()

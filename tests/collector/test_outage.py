@@ -133,7 +133,6 @@ def test_collector_killed_in_an_outage(place: Place, sink: Any, kills: int) -> N
         assert len(sink.numbers()) == recorded
 
 
-@pytest.mark.xfail(strict=True, reason="who waits is not told of what an earlier collector put into the spool")
 def test_flush_sees_what_an_earlier_collector_had_on_disk(place: Place, jetstream: Any) -> None:
     """A program whose records wait on disk, and whose collector is killed, sees in its flush when they are delivered."""
     body = """

@@ -56,7 +56,7 @@ class Daemon:
         self.known = dict(known or {})
         self.undelivered = 0
         self._stay = stay
-        self._patience_from = time.monotonic()  # when the last writer was seen, or somebody asked for the end
+        self._patience_from = time.monotonic()  # the last sign of a writer or delivery, or when somebody asked for the end
         self._stopped = False
         self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}
@@ -121,7 +121,10 @@ class Daemon:
     async def _follow(self, lane: Lane) -> None:
         """Wake the loop when a lane has delivered: somebody may wait in a flush for the file to say so."""
         while True:
+            before = lane.ledger.delivered
             await lane.progress.wait()
+            if lane.ledger.delivered > before and not self._stopped:
+                self._patience_from = time.monotonic()  # who delivers is not given up
             self._woken.set()
 
     def _done(self) -> bool:

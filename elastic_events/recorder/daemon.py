@@ -56,7 +56,9 @@ class Daemon:
         self.known = dict(known or {})
         self.undelivered = 0
         self._stay = stay
-        self._patience_from = time.monotonic()  # the last sign of a writer or delivery, or when somebody asked for the end
+        self._patience_from = (
+            time.monotonic()
+        )  # the last sign of a writer or delivery, or when somebody asked for the end
         self._stopped = False
         self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}

@@ -18,7 +18,7 @@ from elastic_events.recorder.directory import is_collected, kick, rings, secure,
 from elastic_events.recorder.format import LOSSES
 from elastic_events.recorder.launch import launch, why_not
 from elastic_events.recorder.page import PageReader, lanes_of
-from elastic_events.recorder.request import INHERITED, VARIABLES, Request, inherited, submit
+from elastic_events.recorder.request import INHERITED, VARIABLES, Request, inherited, patience, submit
 from elastic_events.recorder.writer import MappedRing, RecorderFile, open_rings
 
 __all__ = ("CollectedByLoop", "Link", "recorder_directory")
@@ -245,7 +245,14 @@ class Link:
         from elastic_events.sinks.urls import absolute
 
         environ = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
-        request = Request(absolute(url), run_id, everyone=self.everyone, private=self.private, environ=environ)
+        request = Request(
+            absolute(url),
+            run_id,
+            self.everyone,
+            patience=patience(),
+            private=self.private,
+            environ=environ,
+        )
         self.requests[request.key] = request
         self._keys.add(request.key)
         return request

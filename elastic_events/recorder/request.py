@@ -14,7 +14,7 @@ import msgspec
 
 from elastic_events.recorder.directory import REQUESTS
 
-__all__ = ("VARIABLES", "Request", "drop", "inherited", "read_requests", "submit")
+__all__ = ("VARIABLES", "Request", "drop", "inherited", "patience", "read_requests", "submit")
 
 #: Beginnings of environment variables that sinks and their libraries read.
 VARIABLES = (
@@ -22,8 +22,19 @@ VARIABLES = (
     *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
 )
 
+#: Seconds that a collector goes on for a sink that is away when its last writer has ended, and nothing was delivered since.
+PATIENCE = 60.0
+
 #: Keys of the requests that child processes join, in their environment, hexadecimal.
 INHERITED = "ELASTIC_EVENTS_REQUESTS"
+
+
+def patience(environ: Mapping[str, str] = os.environ) -> float:
+    """Return the seconds of `ELASTIC_EVENTS_PATIENCE`: how long a collector goes on for a sink that is away, 60 by default."""
+    try:
+        return max(float(environ.get("ELASTIC_EVENTS_PATIENCE") or PATIENCE), 0.0)
+    except ValueError:
+        return PATIENCE
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -32,7 +43,7 @@ class Request(msgspec.Struct, frozen=True):
     url: str  #: with absolute paths: the collector has a working directory of its own
     run_id: str = ""  #: the run whose records it is for; "" for every run
     everyone: bool = False  #: all processes of the run; otherwise those whose files name the request
-    patience: float = 60.0  #: seconds that the collector goes on for this sink when the last writer has ended
+    patience: float = PATIENCE  #: seconds that the collector goes on for this sink when the last writer has ended
     private: bool = False  #: the directory was made for the run, and goes with it
     environ: dict[str, str] = {}  #: what the sink reads of the program's environment
 

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks.outage import SINKS, Absent, opened, outage, spool_bytes, start_program, stop_program
 from elastic_events.recorder.reader import RecorderReader
-from elastic_events.recorder.request import Request, submit
 from tests.collector.programs import Place, place, until
 from tests.missing import missing
 
@@ -167,8 +166,8 @@ def test_what_is_left_after_the_patience_is_delivered_by_the_next_start(place: P
     """A collector whose patience is over leaves what it has in the directory; the next start there delivers it."""
     recorders = place.folder / "recorders"
     recorders.mkdir(0o700)
-    submit(recorders, Request(jetstream.url, "run", patience=0.5))  # the program finds it there
-    recording = program(place, jetstream, FAST, deadline=0.2, TORCHELASTIC_RUN_ID="run")
+    patience = {"ELASTIC_EVENTS_PATIENCE": "0.5"}
+    recording = program(place, jetstream, FAST, deadline=0.2, TORCHELASTIC_RUN_ID="run", **patience)
     until(jetstream.numbers)
     jetstream.leave()
     until(lambda: spool_bytes(place.folder))
@@ -176,9 +175,6 @@ def test_what_is_left_after_the_patience_is_delivered_by_the_next_start(place: P
     wait(recording)
     until(lambda: not place.collectors() and not place.supervisors())
     assert spool_bytes(place.folder)
-    (request,) = (recorders / ".requests").iterdir()
-    request.unlink()
-    submit(recorders, Request(jetstream.url, "run"))  # now with all patience
     jetstream.come_back()
     recording = program(place, jetstream, TORCHELASTIC_RUN_ID=run)
     until(place.collectors)

@@ -119,11 +119,12 @@ class Front:
             self.give_back(bus)
         return self._rings
 
-    def ask(self, keys: Iterable[int]) -> None:
-        """Have what this process recorded without a bus go to these requests of a collector, too."""
+    def ask(self, keys: Iterable[int]) -> "tuple[PipedRing, PipedRing] | None":
+        """Have what this process recorded without a bus go to these requests of a collector, too; return its rings."""
         for ring in (self._rings or ())[:1]:
             for key in keys:
                 ring.file.request(key)  # type: ignore[attr-defined]
+        return self._rings
 
     def give_back(self, bus: object) -> bool:
         """Let another bus borrow the rings; return whether `bus` had them."""
@@ -143,9 +144,10 @@ class Front:
             self._rings = open_recorder(Path(os.environ["ELASTIC_EVENTS_DIR"]), self.context)
             close_at_exit(self._end)
         except (OSError, ConfigError) as error:
-            warnings.warn(
-                f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}", RuntimeWarning, stacklevel=3
-            )
+            with contextlib.suppress(RuntimeWarning):  # where warnings are errors: an emitter never raises
+                warnings.warn(
+                    f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}", RuntimeWarning, stacklevel=3
+                )
         self.point()
 
     def _pipe(self, ring: int) -> "Pipe | None":

@@ -374,7 +374,8 @@ class Life:
         try:
             return self._elsewhere.reopen(self.context)
         except (OSError, ElasticEventsError) as error:
-            warnings.warn(f"drained by a thread of this process: {error}", RuntimeWarning, stacklevel=5)
+            with contextlib.suppress(RuntimeWarning):  # where warnings are errors: an emitter never raises
+                warnings.warn(f"drained by a thread of this process: {error}", RuntimeWarning, stacklevel=5)
             urls, self._elsewhere = self._elsewhere.urls, None
             self._subscriptions += [(handler_name(url), Subscription.of(url)) for url in urls]
             return [Ring(IN_MEMORY, self._clock) for _ in range(2)]

@@ -18,7 +18,7 @@ from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
 from elastic_events.recorder.alive import is_locked, pid_namespace, runs
-from elastic_events.recorder.directory import LOOP, let_go, rings, secure, take
+from elastic_events.recorder.directory import LOOP, holds, let_go, rings, secure, take
 from elastic_events.recorder.format import LOSSES, OtherVersionError
 from elastic_events.recorder.reader import LOOK, RecorderReader
 
@@ -172,6 +172,9 @@ class Collector:
 
     def _scan(self) -> None:
         self._forget_delivered()
+        if self._lock is not None and not holds(self.directory, self._lock):
+            self._judge()
+            return  # removed, and perhaps made again: what is there now is another's
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
             if not runs(_process(part.name[1 : part.name.rindex(".ring")])) and not is_locked(part):
                 part.unlink(missing_ok=True)
@@ -185,6 +188,9 @@ class Collector:
                     self._tell_foreign(path, error)
                 elif getattr(error.__cause__, "errno", None) not in _LATER:
                     self._quarantine(path, error)
+        self._judge()
+
+    def _judge(self) -> None:
         for file in self._files.values():
             file.over = file.over or file.reader.closed or not file.reader.alive
 

@@ -7,6 +7,7 @@ byte in a FIFO, and says how it stands on a page (`page.py`).
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import time
@@ -64,6 +65,7 @@ class Daemon:
         self._runs: dict[str, Run] = {}
         self._past: deque[LaneLedger] = deque(maxlen=32)  # of runs that are over
         self.collector = Collector(directory, self._outlet, self._tell)
+        self._lock = lock
         self.collector.open(lock)
         self._kicks: Kicks | None = None
         self._page: PageWriter | None = None
@@ -250,7 +252,8 @@ class Daemon:
         self.undelivered = sum(sum(run.bus.drain.given_up.values()) for run in self._runs.values())
         self._note(ended=True)
         private = any(request.private for request in self.known.values())
-        if not any(map(self._is_wanted, self.collector.files)) and not self.undelivered:
+        wanted = any(map(self._is_wanted, self.collector.files)) or self.undelivered
+        if not wanted and holds(self.directory, self._lock):
             for key in self.known:
                 drop(self.directory, key)
             remove(self.directory, whole=private)
@@ -289,6 +292,10 @@ def main(directory: str, lock: int) -> None:
     """Be the collector of `directory`, whose lock is the descriptor `lock`. Called in a process of its own."""
     if not holds(Path(directory), lock):
         return  # not the descriptor that we were to get
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ours already, unless an earlier one of us let it go
+    except OSError:
+        return
     os.umask(0o077)
     os.nice(10)
     with contextlib.suppress(OSError, AttributeError):

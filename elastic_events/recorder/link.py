@@ -65,9 +65,10 @@ class Link:
         self.requests: dict[int, Request] = {}
         self._run_id = ""
         self._keys: set[int] = set(inherited())
-        self._page = PageReader(directory)
+        self._page = PageReader(self.directory)
         self._before: dict[str, str | None] | None = None  # the environment, where it was changed
         self._said = False
+        self._early: tuple[RecorderFile, list[int]] | None = None  # what was recorded before the bus, and how far
         self._launched = 0.0
 
     def open(self, context: Context, urls: Sequence[str]) -> tuple[MappedRing, MappedRing]:
@@ -225,14 +226,20 @@ class Link:
         return (bool(lanes) and all(lane.over for lane in lanes)) or not is_collected(self.directory)
 
     def _settled(self, heads: Sequence[int]) -> bool:
+        return self._left(heads) == 0
+
+    def _left(self, heads: Sequence[int]) -> int:
+        """How many records of this process are not settled: of those before `heads`, and of those before the bus."""
         assert self.file is not None
-        return all(done >= head for done, head in zip(self.file.told("settled"), heads, strict=True))
+        parts = [(self.file, heads), *([self._early] if self._early is not None else [])]
+        return sum(
+            max(head - done, 0) for file, stop in parts for done, head in zip(file.told("settled"), stop, strict=True)
+        )
 
     def _undelivered(self, heads: Sequence[int]) -> dict[str, int]:
-        if self._settled(heads):
+        left = self._left(heads)
+        if not left:
             return {}
-        assert self.file is not None
-        left = sum(max(head - done, 0) for done, head in zip(self.file.told("settled"), heads, strict=True))
         waiting = {name: min(stats.pending, left) for name, stats in self.lanes().items() if stats.pending}
         return waiting or {"collector": left}
 
@@ -266,7 +273,9 @@ class Link:
         if self._before is None:
             self._before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
-        front.ask(self._keys)  # what this process recorded before the bus
+        rings = front.ask(self._keys)  # what this process recorded before the bus
+        if rings is not None and self._early is None:
+            self._early = (rings[0].file, [ring.head for ring in rings])  # type: ignore[attr-defined]
 
     def _leave(self) -> None:
         before, self._before = self._before or {}, None
@@ -305,7 +314,8 @@ class Link:
         if any(own.values()):
             told = ", ".join(f"{count} {reason}" for reason, count in own.items() if count)
             yield f"of what this process recorded, {told} before it was collected"
-        if self._others():
+        mine = f"-{os.getpid():x}-{start_time(os.getpid()):x}-"
+        if any(mine not in path.name and is_locked(path) for path in rings(self.directory)):
             return  # the last process says it for all
         for name, lane in self.lanes().items():
             if lane.lost:

@@ -6,6 +6,7 @@
 """
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
@@ -81,34 +82,49 @@ class PageReader:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / PAGE
-        self._descriptor = -1
+        self._last: Standing | None = None
+        self._held: list[int] = []  # at most one, unless several threads read at once: each takes what it reads
 
     def read(self) -> Standing | None:
-        """Return what the page says, or None where there is none that is whole. Never waits."""
-        self._open()
-        for _ in range(20):  # it is being written
-            with suppress(OSError, msgspec.MsgspecError):
-                data = os.pread(self._descriptor, SIZE, 0)
-                length, check = int.from_bytes(data[16:20], "little"), int.from_bytes(data[20:24], "little")
-                body = data[BODY : BODY + length]
-                if data[:8] == MAGIC and not data[8] & 1 and crc32(body) == check:
-                    return msgspec.msgpack.decode(body, type=Standing)
-        return None
+        """Return what the page says, or said last; None where there was none yet. Waits some milliseconds at most."""
+        descriptor = self._take()
+        try:
+            self._last = _read(descriptor) or self._last
+        finally:
+            if descriptor >= 0:
+                self._held.append(descriptor)
+        return self._last
 
     def close(self) -> None:
         """Let it go."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        with suppress(IndexError):
+            while True:
+                os.close(self._held.pop())
 
-    def _open(self) -> None:
+    def _take(self) -> int:
         """Open the page that has the name now; a new collector may have made a new one."""
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            return
+            with suppress(IndexError):
+                return self._held.pop()
+            return -1
         self.close()
-        self._descriptor = descriptor
+        return descriptor
+
+
+def _read(descriptor: int) -> Standing | None:
+    for _ in range(20):  # it is being written
+        with suppress(OSError, msgspec.MsgspecError):
+            data = os.pread(descriptor, SIZE, 0)
+            length, check = int.from_bytes(data[16:20], "little"), int.from_bytes(data[20:24], "little")
+            body = data[BODY : BODY + length]
+            if data[:8] == MAGIC and not data[8] & 1 and crc32(body) == check:
+                return msgspec.msgpack.decode(body, type=Standing)
+        if descriptor < 0:
+            break
+        time.sleep(0.0005)  # its writer is a nice process, and may be interrupted in the middle
+    return None
 
 
 def lanes_of(standing: Standing | None, run_id: str, keys: set[int]) -> Mapping[str, LaneLedger]:

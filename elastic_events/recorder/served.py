@@ -18,7 +18,7 @@ from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.recorder.directory import SPOOL, secure
 from elastic_events.recorder.page import LaneLedger
-from elastic_events.recorder.request import Request
+from elastic_events.recorder.request import VARIABLES, Request
 from elastic_events.sinks.urls import open_url
 
 __all__ = ("IDLE", "LAST_WORDS", "Run")
@@ -102,13 +102,14 @@ class Run:
 
     def add(self, request: Request) -> Lane:
         """Make a lane for `request`. Never raises for what is wrong with its URL, or with its spool."""
-        for name, value in request.environ.items():  # some sinks read it when they write
-            os.environ.setdefault(name, value)
         sink: Sink
+        others = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(VARIABLES)}
+        os.environ.update(request.environ)
         try:
             sink = open_url(request.url)
         except ElasticEventsError:
             sink = Late(request.url)
+        os.environ.update(others)  # some sinks read it when they write
         name = request.url.partition(":")[0]
         try:
             secure(self._spools)

@@ -250,15 +250,8 @@ def test_what_was_given_up_stays_in_its_ring(place: Place) -> None:
     held.execute("BEGIN IMMEDIATE")
     shared.mkdir(0o700)
     (shared / ".spool").touch()  # no directory can be made of that name
-    body = """
-    import elastic_events.recorder.request as request
-    from elastic_events.recorder import link
-    real = link.Request
-    link.Request = lambda *args, **options: real(*args, patience=1.0, **options)
-    bus = elastic_events.start("sqlite:///run.db?busy_timeout=50ms", deadline=0.5)
-    emit(10)
-    """
-    done = place.run(body, ELASTIC_EVENTS_DIR=str(shared))
+    body = 'bus = elastic_events.start("sqlite:///run.db?busy_timeout=50ms", deadline=0.5)\nemit(10)'
+    done = place.run(body, ELASTIC_EVENTS_DIR=str(shared), ELASTIC_EVENTS_PATIENCE="1")
     assert "not delivered" in done.stderr
     until(lambda: not place.collectors())
     assert len(list(shared.glob("*.ring"))) == 1
@@ -267,3 +260,72 @@ def test_what_was_given_up_stays_in_its_ring(place: Place) -> None:
     (shared / ".spool").unlink()
     done = place.run(ONE_LINE.replace("run.db", "run.db?busy_timeout=50ms"), ELASTIC_EVENTS_DIR=str(shared))
     until(lambda: place.count() == 10)
+
+
+def test_what_was_recorded_before_start_is_waited_for(place: Place) -> None:
+    """A flush knows of the records from before `start`, too: with the sink away it says that they are not delivered."""
+    assert place.run(ONE_LINE + "emit(1, 'first')").returncode == 0
+    held = sqlite3.connect(place.database, isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    body = """
+    emit(7, "early")
+    bus = elastic_events.start("sqlite:///run.db?busy_timeout=50ms", deadline=0.3)
+    print(bool(bus.flush_sync(0.5)))
+    """
+    done = place.run(body, ELASTIC_EVENTS_DIR=str(place.folder / "recorders"))
+    assert done.stdout == "False\n"
+    assert "7 records" in done.stderr
+    held.execute("ROLLBACK")
+    held.close()
+    until(lambda: place.count("early") == 7)
+
+
+def test_a_child_without_a_ring_raises_nothing_where_warnings_are_errors(place: Place) -> None:
+    """With `-W error` the warning of a child that can have no ring reaches nobody, and its records arrive."""
+    body = (
+        ONE_LINE
+        + """
+warnings.simplefilter("error")
+import elastic_events.recorder.writer as writer
+def full(*args): raise OSError(28, "No space left on device")
+writer.os.posix_fallocate = full
+if os.fork() == 0:
+    emit(5, "child")
+    ok = bool(elastic_events.current_bus().flush_sync(20))
+    os._exit(0 if ok else 1)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    )
+    done = place.run(body)
+    assert done.stdout == "0\n", done.stderr
+    assert place.count("child") == 5
+
+
+def test_runs_have_their_own_credentials(place: Place) -> None:
+    """Two runs in one directory that send to one place, each with a header of its own: neither goes under the other's."""
+    body = """
+    import http.server
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            seen.add(self.headers["X-Key"])
+            self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+        def log_message(self, *args): pass
+    seen = set()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"otlp+http://127.0.0.1:{server.server_port}"
+    code = f"import elastic_events; from elastic_metrics import put_metric; elastic_events.start({url!r}, deadline=30);"
+    code += "put_metric('m', 1); input()"
+    def program(key):
+        own = {"ELASTIC_EVENTS_DIR": os.path.abspath("recorders"), "ELASTIC_EVENTS_RUN_ID": key}
+        own["OTEL_EXPORTER_OTLP_HEADERS"] = f"x-key={key}"
+        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, **own})
+    programs = [program(key) for key in ("A", "B")]
+    for program in programs: program.communicate(b"\\n")
+    print(sorted(seen))
+    server.shutdown()
+    server.server_close()
+    """
+    done = place.run(body)
+    assert done.stdout == "['A', 'B']\n", done.stderr

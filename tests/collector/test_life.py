@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,14 @@ def nothing_is_left(place: Place) -> bool:
 
 
 @pytest.fixture
-def held(place: Place) -> sqlite3.Connection:
+def held(place: Place) -> Iterator[sqlite3.Connection]:
     """A lock on the database, by a writer that does not end."""
     with_tables = place.run(ONE_LINE + 'emit(1, "first")')
     assert with_tables.returncode == 0, with_tables.stderr
     connection = sqlite3.connect(place.database, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
-    return connection
+    yield connection
+    connection.close()
 
 
 def test_one_line_is_enough(place: Place) -> None:

@@ -160,15 +160,18 @@ class Drain:
         rest = self.interval
         while self._deadline is None:
             most, rest = pace(self.pump.fill(), rest, self.interval)
-            cut_short = self._look(most) >= most
+            moved = self._look(most)
             self._start_new()
             while self._sources:
                 source, args = self._sources.pop()
                 sources.start_soon(protect(self._guard), source, args)
-            if not cut_short:
-                self._stir()
+            if moved:  # what comes next is not added to the look: it begins with the GIL handed over
+                await anyio.sleep(BREATH)
+            if moved >= most:
+                continue
+            self._stir()
             # The timer; emitters never wake the drain (M2).
-            with anyio.move_on_after(BREATH if cut_short else rest):
+            with anyio.move_on_after(rest):
                 await self._wake.wait()
 
     def _stir(self) -> None:

@@ -24,7 +24,10 @@ FEW = 100
 #: Seconds to sleep between two looks: really, since a thread that lets go of the GIL and asks again at once has it again.
 BREATH = 0.001
 
-#: How many times more a look takes out of a full ring than out of an empty one, and how many times sooner the next comes.
+#: Share of a ring that may wait before the drain hastens.
+CALM = 0.25
+
+#: How many times more a look takes out of a full ring, and how many times sooner the next comes.
 HASTE = 32
 
 
@@ -79,7 +82,7 @@ def pace(fill: float, pause: float, interval: float) -> tuple[int, float]:
     Beside a thread that trains and holds the GIL, half a millisecond of work at once makes a step of a millisecond late:
     CPython hands the GIL over after 5 ms, to whoever asks. So looks are short as long as the rings have room.
     """
-    haste = HASTE ** min(fill, 1.0)
+    haste = HASTE ** min(max(fill - CALM, 0.0) / (1 - CALM), 1.0)
     return int(FEW * haste), min(2 * pause, interval / haste)
 
 

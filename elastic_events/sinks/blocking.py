@@ -114,7 +114,7 @@ class BlockingSink(ABC):
 
 
 class EncodingSink(BlockingSink, Generic[Encoded]):
-    """A blocking sink that encodes, in parts with a sleep between, then writes: its thread holds the GIL for no part long."""
+    """A blocking sink that encodes, in parts, then writes, with sleeps between: its thread holds the GIL for none of it long."""
 
     #: Records a call: each of its system calls waits for the GIL, and more records a call are fewer waits.
     batch_size = 4096
@@ -123,10 +123,16 @@ class EncodingSink(BlockingSink, Generic[Encoded]):
         """Encode and write `records`."""
         parts: list[Encoded] = []
         for begin in range(0, len(records), ENCODED):
-            if parts and not self._hurried:
-                time.sleep(BREATH)
+            self._rest()
             parts.append(self.encode(records[begin : begin + ENCODED]))
+        self._rest()
         self.write_encoded(parts)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Let others have the GIL: a thread that only lets go of it, and asks again at once, has it again."""
+        if not self._hurried:
+            time.sleep(BREATH)
 
     @abstractmethod
     def encode(self, records: Sequence[Record]) -> Encoded:

@@ -63,9 +63,14 @@ def wait_for_port(port: int, process: "subprocess.Popen[Any]", seconds: float = 
 class NatsServer:
     """A nats-server that can be killed and started again on the same port and files."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, more: str = "", jetstream: bool = True) -> None:
+        """Its files go to `directory`; `more` is what its configuration says besides."""
         self.port = free_port()
         self.directory = directory
+        self.config = directory.parent / f"{directory.name}.conf"
+        # A stream reserves what it may grow to; by default the server has three quarters of the free disk to give.
+        store = f'jetstream: {{store_dir: "{directory}", max_file_store: 1TB}}' if jetstream else ""
+        self.config.write_text(f"{store}\n{more}\n")
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -76,7 +81,16 @@ class NatsServer:
 
     def start(self) -> None:
         """Start it and wait until it accepts connections."""
-        command = [program("nats-server"), "-a", "127.0.0.1", "-p", str(self.port), *self.options]
+        command = [
+            program("nats-server"),
+            "-c",
+            str(self.config),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            *self.options,
+        ]
         with (self.directory.parent / f"{self.directory.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for_port(self.port, self.process)
@@ -100,7 +114,7 @@ class NatsServer:
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A server with JetStream, for all tests that do not kill it."""
     directory = tmp_path_factory.mktemp("jetstream")
-    server = NatsServer(directory, "-js", "-sd", str(directory))
+    server = NatsServer(directory)
     server.start()
     yield server
     server.stop()
@@ -109,7 +123,7 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 @pytest.fixture
 def mortal_server(tmp_path: Path) -> Iterator[NatsServer]:
     """A server with JetStream of the test's own, to be killed."""
-    server = NatsServer(tmp_path / "js", "-js", "-sd", str(tmp_path / "js"))
+    server = NatsServer(tmp_path / "js")
     server.start()
     yield server
     server.stop()

@@ -312,9 +312,7 @@ async def test_a_short_duplicate_window_is_told_and_read_once(
 @pytest.fixture
 def small_server(tmp_path: Any) -> Any:
     """A server that takes messages of 4 KiB."""
-    path = tmp_path / "nats.conf"
-    path.write_text(f'max_payload: 4096\njetstream: {{store_dir: "{tmp_path / "js"}"}}\n')
-    server = NatsServer(tmp_path / "small", "-c", str(path))
+    server = NatsServer(tmp_path / "small", more="max_payload: 4096")
     server.start()
     yield server
     server.stop()
@@ -379,7 +377,7 @@ async def test_a_server_of_another_kind_is_a_clear_error(proxy: Proxy) -> None:
 @pytest.fixture
 def plain_server(tmp_path: Any) -> Any:
     """A server without JetStream."""
-    server = NatsServer(tmp_path / "plain")
+    server = NatsServer(tmp_path / "plain", jetstream=False)
     server.start()
     yield server
     server.stop()
@@ -391,22 +389,19 @@ async def test_no_jetstream_is_a_clear_error(plain_server: NatsServer) -> None:
         await to(plain_server, "s").open()
 
 
-CONFIG = """
-jetstream: {{store_dir: "{directory}"}}
-authorization: {{users: [
-  {{user: admin, password: "s3cret/word"}},
-  {{user: writer, password: w, permissions: {{publish: ["runs.>"]}}}},
-  {{user: reader, password: r, permissions: {{publish: ["_INBOX.>"]}}}},
-]}}
+USERS = """
+authorization: {users: [
+  {user: admin, password: "s3cret/word"},
+  {user: writer, password: w, permissions: {publish: ["runs.>"]}},
+  {user: reader, password: r, permissions: {publish: ["_INBOX.>"]}},
+]}
 """
 
 
 @pytest.fixture
 def guarded_server(tmp_path: Any) -> Any:
     """A server with users of different rights."""
-    path = tmp_path / "nats.conf"
-    path.write_text(CONFIG.format(directory=tmp_path / "js"))
-    server = NatsServer(tmp_path / "guarded", "-c", str(path))
+    server = NatsServer(tmp_path / "guarded", more=USERS)
     server.start()
     yield server
     server.stop()
@@ -460,8 +455,7 @@ async def test_a_token_or_an_nkey_opens(tmp_path: Any, stream: str, way: str) ->
         if way == "nkey"
         else "token: t0k"
     )
-    (tmp_path / "c").write_text(f'jetstream: {{store_dir: "{tmp_path}/js"}}\nauthorization: {{{rights}}}')
-    server = NatsServer(tmp_path / "js", "-c", str(tmp_path / "c"))
+    server = NatsServer(tmp_path / "js", more=f"authorization: {{{rights}}}")
     server.start()
     try:
         login, query = ("t0k@", "") if way == "token" else ("", f"?nkey={tmp_path}/seed")
@@ -489,7 +483,7 @@ def tls_server(tmp_path: Any) -> Any:
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     options = ("--tls", "--tlscert", str(tmp_path / "cert.pem"), "--tlskey", str(tmp_path / "key.pem"))
-    server = NatsServer(tmp_path / "js", "-js", "-sd", str(tmp_path / "js"), *options)
+    server = NatsServer(tmp_path / "js", *options)
     server.start()
     yield server
     server.stop()

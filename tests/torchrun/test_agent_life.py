@@ -180,7 +180,7 @@ def test_the_next_start_goes_on_with_what_a_killed_agent_left(place: Place) -> N
 
 def test_a_server_that_comes_after_the_job(place: Place, tmp_path: Path) -> None:
     """A sink that is down while the whole job runs gets every record when it comes; none failed."""
-    nats = NatsServer(tmp_path / "js", "-js", "-sd", str(tmp_path / "js"))
+    nats = NatsServer(tmp_path / "js")
     url = f"{nats.url}/late"
     done = agent(place, "points(200)", URLS=url, DEADLINE="0.5")
     assert "200 records are not delivered yet" in done.stderr

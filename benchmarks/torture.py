@@ -132,7 +132,8 @@ def _judge(connection: sqlite3.Connection, acknowledged: dict[int, int]) -> Coll
         lost = sum(
             counted
             for (counted,) in connection.execute(
-                "SELECT sum(metadata ->> 'count') FROM events WHERE name = 'recorder.lost' AND metadata ->> 'pid' = ?",
+                "SELECT max(metadata ->> 'total') FROM events WHERE name = 'recorder.lost' AND metadata ->> 'pid' = ?"
+                " GROUP BY metadata ->> 'process', metadata ->> 'reason'",
                 (pid,),
             )
             if counted

@@ -43,6 +43,7 @@ class Front:
         self.buses: list[EventBus] = []  # that are open, in the order they were opened
         self.callbacks: list[Callable[[EventBus], object]] = []  # told of each that opens
         self.context: Context | None = None  # of the recorder
+        self.lent: dict[str, str | None] = {}  # what a bus has set for child processes only, and what it was before
         self._rings: tuple[PipedRing, PipedRing] | None = None
         self._tried = False
         self._tries = itertools.count()
@@ -97,16 +98,20 @@ class Front:
             emitter.events, emitter.metrics = own.events, own.metrics
         elif self._rings is not None:
             emitter.events, emitter.metrics = (ring.pipe for ring in self._rings)
-        elif not self._tried and os.environ.get("ELASTIC_EVENTS_DIR"):
+        elif not self._tried and self.environ("ELASTIC_EVENTS_DIR"):
             emitter.events, emitter.metrics = (Armed(self._open, partial(self._pipe, ring)).pipe for ring in range(2))
         else:
             emitter.events = emitter.metrics = None
 
     # --- the recorder of the environment ---
 
+    def environ(self, name: str) -> str | None:
+        """Return a variable of the environment as this process was given it."""
+        return self.lent[name] if name in self.lent else os.environ.get(name)
+
     def borrow(self, bus: object) -> "tuple[PipedRing, PipedRing] | None":
         """Return the rings of this process's recorder for `bus` to read and emit to, too; None where it is another's."""
-        if not os.environ.get("ELASTIC_EVENTS_DIR"):
+        if not self.environ("ELASTIC_EVENTS_DIR"):
             return None
         me = weakref.ref(bus)
         if self._borrower.setdefault("bus", me)() is None:
@@ -141,13 +146,10 @@ class Front:
         self._tried = True
         try:
             self.context = read_context()
-            self._rings = open_recorder(Path(os.environ["ELASTIC_EVENTS_DIR"]), self.context)
+            self._rings = open_recorder(Path(self.environ("ELASTIC_EVENTS_DIR") or ""), self.context)
             close_at_exit(self._end)
         except (OSError, ConfigError) as error:
-            with contextlib.suppress(RuntimeWarning):  # where warnings are errors: an emitter never raises
-                warnings.warn(
-                    f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}", RuntimeWarning, stacklevel=3
-                )
+            _warn(f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}")
         self.point()
 
     def _pipe(self, ring: int) -> "Pipe | None":
@@ -170,9 +172,24 @@ class Front:
 
 def open_recorder(directory: Path, context: Context, capacity: int | None = None) -> "tuple[PipedRing, PipedRing]":
     """Make rings for `context` in a file of their own in `directory`; of 16,384 slots each by default."""
+    from elastic_events.recorder.directory import is_collected
+    from elastic_events.recorder.request import INHERITED, inherited
     from elastic_events.recorder.writer import open_rings
 
-    return open_rings(directory, context, capacity)
+    rings = open_rings(directory, context, capacity)
+    keys = inherited(front.environ(INHERITED))
+    for key in keys:
+        rings[0].file.request(key)
+    if keys and not is_collected(directory):  # whoever asked is gone, and the collector with it
+        _warn(
+            f"nobody collects {directory} any more: for what is recorded there, elastic-events collect --once {directory} URL"
+        )
+    return rings
+
+
+def _warn(sentence: str) -> None:
+    with contextlib.suppress(RuntimeWarning):  # where warnings are errors: an emitter never raises
+        warnings.warn(sentence, RuntimeWarning, stacklevel=4)
 
 
 def _close(rings: "tuple[PipedRing, PipedRing]") -> None:

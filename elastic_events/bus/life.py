@@ -289,7 +289,7 @@ class Life:
             if rings is not None:
                 self.context = cast("Context", front.context)
                 return rings
-        named = os.environ.get("ELASTIC_EVENTS_DIR") if self._recorder is None else self._recorder
+        named = front.environ("ELASTIC_EVENTS_DIR") if self._recorder is None else self._recorder
         if named:
             try:
                 return open_recorder(Path(named), self.context, self._capacity)

@@ -18,9 +18,7 @@ class Retry:
     cap: float = 10.0
     budget: float = 300.0  #: of one batch, from its first failure; after it the batch counts as failed
     attempts: int | None = None  #: of one batch; None = as many as the budget allows
-    opens_after: int = (
-        5  #: failures in a row that open the circuit: from then on only single probes, `cap` apart at most
-    )
+    opens_after: int = 5  #: failures in a row that open the circuit: then only single probes, `cap` apart at most
 
     def wait(self, failures: int, spent: float, asked: float | None = None, roll: float | None = None) -> float | None:
         """Return the seconds until the next attempt, or None when the budget is spent.

@@ -66,12 +66,21 @@ def is_locked(path: Path) -> bool:
 
 
 def lives(header: Header, path: Path) -> bool:
-    """Whether the process that wrote `header` into the file at `path` still lives on this boot of this host."""
+    """Whether the program that wrote `header` into the file at `path` still lives on this boot of this host."""
     if header.boot_id != boot_id():
         return False
     if header.pid_namespace and header.pid_namespace == pid_namespace():
-        return runs(header.context.process)
+        return runs(header.context.process) and (is_locked(path) or _maps(header.context.pid, path))
     return is_locked(path)
+
+
+def _maps(pid: int, path: Path) -> bool:
+    """Whether a process has a file mapped: it may have closed the descriptor with its lock, or become another by exec."""
+    with suppress(OSError):
+        inode = str(path.stat().st_ino)
+        with open(f"/proc/{pid}/maps", "rb") as maps:
+            return any(line.split(maxsplit=5)[4] == inode.encode() for line in maps)
+    return True
 
 
 def runs(process: str) -> bool:

@@ -235,7 +235,9 @@ class Collector:
             return 0.0
         reader, before = file.reader, file.reader.positions
         records = list(reader.all_dead()) if file.over else reader.look(LOOK)
-        if file.over and not reader.closed:
+        if (
+            file.over and not reader.closed and not runs(reader.header.context.process)
+        ):  # which has become another program
             records.append(self._death(file))
         if records or reader.positions != before or not file.begun:
             # The first mark also stands for what an earlier collector read: it may still be in the lanes' spools.
@@ -251,12 +253,14 @@ class Collector:
         return max(count / min(ring.capacity, LOOK) for count, ring in zip(moved, reader.rings, strict=True))
 
     def _tell_losses(self, file: _File, tell: Callable[[Any], object]) -> None:
+        """Tell what is lost by now, in all: who collects after a kill tells it again, and the highest total holds."""
         for reason, count in file.reader.lost.items():
             new = count - file.told.get(reason, 0)
             if new:
                 file.told[reason] = count
                 context = file.reader.header.context
-                tell(_event("recorder.lost", rank=context.rank, pid=context.pid, reason=reason, count=new))
+                about = {"rank": context.rank, "pid": context.pid, "process": context.process}
+                tell(_event("recorder.lost", **about, reason=reason, count=new, total=count))
 
     def _death(self, file: _File) -> Record:
         """Return `worker.died`, as the record after the process's last: a collector that repeats it repeats its id."""

@@ -21,6 +21,7 @@ from anyio.abc import TaskGroup
 
 from elastic_events.bus.lane import Lane
 from elastic_events.recorder.alive import is_locked
+from elastic_events.recorder.aside import Aside
 from elastic_events.recorder.collect import Collector, Outlet
 from elastic_events.recorder.directory import REQUESTS, Kicks, holds, let_go, remove, rings, take
 from elastic_events.recorder.page import LaneLedger, PageWriter, Standing
@@ -35,6 +36,9 @@ __all__ = ("Daemon", "main")
 
 #: Seconds between two looks, at least, unless somebody kicks or a ring was found full.
 BUSY = 0.01
+
+#: Seconds that sinks have to write the rest before all are opened anew; what is left is read again.
+BEGIN_AGAIN = 0.5
 
 #: Seconds from one scan for new files and dead processes to the next.
 SCAN = 0.25
@@ -57,10 +61,11 @@ class Daemon:
         self.known = dict(known or {})
         self.undelivered = 0
         self._stay = stay
-        self._patience_from = (
-            time.monotonic()
-        )  # the last sign of a writer or delivery, or when somebody asked for the end
+        #: The last sign of a writer or a delivery, or when somebody asked for the end.
+        self._patience_from = time.monotonic()
         self._stopped = False
+        self._begin_again = False  # what a sink was opened with is out of date
+        self._seen: dict[str, int] = {}
         self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}
         self._past: deque[LaneLedger] = deque(maxlen=32)  # of runs that are over
@@ -72,6 +77,7 @@ class Daemon:
         with contextlib.suppress(OSError):  # a full disk: it looks less often then, and says nothing
             self._kicks = Kicks(directory)
             self._page = PageWriter(directory)
+        self._aside = Aside()
         self._kicked = True
         self._woken = anyio.Event()
 
@@ -83,7 +89,8 @@ class Daemon:
             await self._work(tasks)
             async with anyio.create_task_group() as closing:
                 for run in self._runs.values():
-                    closing.start_soon(run.close, LAST_WORDS if run.settled else self._patience)
+                    seconds = BEGIN_AGAIN if self._begin_again else LAST_WORDS if run.settled else self._patience
+                    closing.start_soon(run.close, seconds)
             tasks.cancel_scope.cancel()
         self._end()
 
@@ -104,9 +111,10 @@ class Daemon:
                 self.collector.scan()
                 await self._open_requests(tasks)  # after the scan: a program writes its requests before its ring
                 self._finish_runs(tasks)
+                self._aside.step(self.collector.pids)
                 scanned = now
             filled = self.collector.sweep()
-            if self._done():
+            if self._begin_again or self._done():
                 return
             pause, looked = _pause(filled, now - looked), now
             with anyio.move_on_after(pause):
@@ -154,14 +162,23 @@ class Daemon:
     # --- requests and runs ---
 
     async def _open_requests(self, tasks: TaskGroup) -> None:
-        fresh, wrong = read_requests(self.directory, self.known)
+        fresh, wrong = read_requests(self.directory, self._seen)
         for sentence in wrong:
             self._complain(sentence, sentence)
+        self._begin_again = self._begin_again or any(map(self._would_help, fresh.values()))
         self.known.update(fresh)
         for key, request in list(self.known.items()):
             run = self._runs.get(request.run_id)
             if (run is None or (key not in run.lanes and not run.closing)) and self._wanted(request):
                 await self._open(tasks, request)
+
+    def _would_help(self, request: Request) -> bool:
+        """Whether a sink that keeps failing has a new environment by this request: another password, perhaps."""
+        before, run = self.known.get(request.key), self._runs.get(request.run_id)
+        lane = run.lanes.get(request.key) if run is not None else None
+        if self._stay or before is None or lane is None or before.environ == request.environ:
+            return False
+        return lane.refusal is not None or lane.circuit == "open"
 
     def _wanted(self, request: Request) -> bool:
         """Whether to serve a request: it is there; or it went with its run, and another process came then."""
@@ -250,7 +267,7 @@ class Daemon:
         self.collector.commit()
         self.collector.scan()
         self.undelivered = sum(sum(run.bus.drain.given_up.values()) for run in self._runs.values())
-        self._note(ended=True)
+        self._note(ended=not self._begin_again)
         private = any(request.private for request in self.known.values())
         wanted = any(map(self._is_wanted, self.collector.files)) or self.undelivered
         if not wanted and holds(self.directory, self._lock):
@@ -298,8 +315,6 @@ def main(directory: str, lock: int) -> None:
         return
     os.umask(0o077)
     os.nice(10)
-    with contextlib.suppress(OSError, AttributeError):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     collect_to_the_end(Path(directory), lock)

@@ -14,11 +14,11 @@ from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.front import front
 from elastic_events.recorder.alive import is_locked, release
-from elastic_events.recorder.directory import is_collected, kick, rings, secure, serves_requests, take
+from elastic_events.recorder.directory import is_collected, kick, let_go, remove, rings, secure, serves_requests, take
 from elastic_events.recorder.format import LOSSES
 from elastic_events.recorder.launch import launch, why_not
 from elastic_events.recorder.page import PageReader, lanes_of
-from elastic_events.recorder.request import INHERITED, VARIABLES, Request, inherited, patience, submit
+from elastic_events.recorder.request import INHERITED, VARIABLES, Request, drop, inherited, patience, submit
 from elastic_events.recorder.writer import MappedRing, RecorderFile, open_rings
 
 __all__ = ("CollectedByLoop", "Link", "recorder_directory")
@@ -55,16 +55,14 @@ class Link:
         capacity: int | None = None,
     ) -> None:
         self.capacity = capacity
-        self.directory = (
-            directory.absolute()
-        )  # the collector has a working directory of its own, and the program may change its
+        self.directory = directory.absolute()  # the collector has a working directory of its own
         self.private = private
         self.everyone = everyone
         self.source = source
         self.file: RecorderFile | None = None
         self.requests: dict[int, Request] = {}
         self._run_id = ""
-        self._keys: set[int] = set(inherited())
+        self._keys: set[int] = set(inherited(front.environ(INHERITED)))
         self._page = PageReader(self.directory)
         self._before: dict[str, str | None] | None = None  # the environment, where it was changed
         self._said = False
@@ -84,13 +82,16 @@ class Link:
         secure(self.directory)
         if is_collected(self.directory) and not serves_requests(self.directory):
             raise CollectedByLoop(f"{self.directory} is collected by a bus in its launcher's event loop")
-        for url in urls:
-            self._ask(url, context.run_id)
-        self._run_id = context.run_id
-        made = self._make(context)
-        if not self.see_to_it():
+        try:
+            for url in urls:
+                self._ask(url, context.run_id)
+            self._run_id = context.run_id
+            made = self._make(context)
+            if not self.see_to_it():
+                raise ConfigError("no collector process could be started")
+        except BaseException:
             self.abandon()
-            raise ConfigError("no collector process could be started")
+            raise
         return made
 
     def reopen(self, context: Context) -> tuple[MappedRing, MappedRing]:
@@ -143,6 +144,18 @@ class Link:
         if self.file is not None:
             self.file.close()
         kick(self.directory)
+        with suppress(OSError):
+            self._remove()
+
+    def _remove(self) -> None:
+        """Remove what was made for a bus that did not come to be; a collector that lives does so itself."""
+        lock = take(self.directory)
+        if lock is not None:
+            if not any(rings(self.directory)):
+                for key in self.requests:
+                    drop(self.directory, key)
+                remove(self.directory, whole=self.private)
+            let_go(lock)
 
     def subscribe(self, url: str) -> str:
         """Let the sink of `url` have what this process records from now on; return the name of its lane."""
@@ -272,6 +285,8 @@ class Link:
         variables = {"ELASTIC_EVENTS_DIR": str(self.directory), INHERITED: keys}
         if self._before is None:
             self._before = {name: os.environ.get(name) for name in variables}
+        if not self.everyone:  # a second bus of this process is its own affair
+            front.lent = self._before
         os.environ.update(variables)
         rings = front.ask(self._keys)  # what this process recorded before the bus
         if rings is not None and self._early is None:
@@ -279,6 +294,8 @@ class Link:
 
     def _leave(self) -> None:
         before, self._before = self._before or {}, None
+        if front.lent is before:
+            front.lent = {}
         for name, value in before.items():
             if value is not None:
                 os.environ[name] = value

@@ -177,14 +177,17 @@ class RecorderReader:
         return set(self._words[first : first + REQUESTS]) - {0}
 
     def look(self, most: int = LOOK, *, dead: bool = False) -> list[Record]:
-        """Return up to `most` new records of each ring, by time; with `dead`, wait for no interrupted emitter."""
+        """Return up to `most` new records of each ring, by time; with `dead`, wait for no interrupted emitter.
+
+        They are `recovered` where the process ended without closing its rings.
+        """
         if self.header.boot_id == boot_id():
             offset = time.time_ns() - time.monotonic_ns()
         else:
             offset = self.header.time_ns - self.header.monotonic_ns
         now = time.monotonic() + (2 * GRACE if dead else 0.0)
 
-        make = partial(to_records, context=self.header.context, offset=offset, recovered=dead)
+        make = partial(to_records, context=self.header.context, offset=offset, recovered=dead and not self.closed)
         records: list[Record] = []
         for cursor in self.cursors:
             records += self._look(cursor, most, now, make)

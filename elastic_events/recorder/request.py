@@ -80,15 +80,19 @@ def submit(directory: Path, request: Request) -> None:
         raise
 
 
-def read_requests(directory: Path, known: Mapping[int, Request]) -> tuple[dict[int, Request], list[str]]:
-    """Return the requests in `directory` that are not `known`, by key, and a sentence for each file that is none."""
+def read_requests(directory: Path, seen: dict[str, int]) -> tuple[dict[int, Request], list[str]]:
+    """Return the requests in `directory` that are new or changed, by key, and a sentence for each file that is none.
+
+    `seen` holds the time of change of each file as it was read last.
+    """
     found: dict[int, Request] = {}
     wrong: list[str] = []
     for path in sorted((directory / REQUESTS).glob("[!.]*.json")):
-        with suppress(ValueError):
-            if int(path.stem, 16) in known:
-                continue
         try:
+            changed = path.lstat().st_ctime_ns
+            if seen.get(path.name) == changed:
+                continue
+            seen[path.name] = changed
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with open(descriptor, "rb") as file:
                 request = msgspec.json.decode(file.read(), type=Request)
@@ -106,10 +110,10 @@ def drop(directory: Path, key: int) -> None:
         (directory / REQUESTS / f"{key:016x}.json").unlink()
 
 
-def inherited(environ: Mapping[str, str] = os.environ) -> list[int]:
-    """Return the keys of the requests that this process joins since a process above it asked. Never raises."""
+def inherited(variable: str | None) -> list[int]:
+    """Return the keys of the requests that a process joins since one above it asked; see `INHERITED`. Never raises."""
     keys = []
-    for text in environ.get(INHERITED, "").split(","):
+    for text in (variable or "").split(","):
         with suppress(ValueError):
             keys.append(int(text, 16) & 0xFFFF_FFFF_FFFF_FFFF)
     return [key for key in keys if key]

@@ -30,7 +30,6 @@ from elastic_events.recorder.format import (
     pack_header,
     shapes_of,
 )
-from elastic_events.recorder.request import inherited
 
 __all__ = ("MappedRing", "RecorderFile", "open_rings", "read_slot", "why_gone")
 
@@ -215,7 +214,4 @@ def open_rings(
         raise
     finally:
         os.close(descriptor)
-    file = RecorderFile(directory / name, data, geometry, lock)
-    for key in inherited():
-        file.request(key)
-    return file.rings
+    return RecorderFile(directory / name, data, geometry, lock).rings

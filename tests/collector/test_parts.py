@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from elastic_events.recorder.directory import (
@@ -41,8 +42,12 @@ def test_a_request_is_private_and_read_back(tmp_path: Path) -> None:
     (path,) = (tmp_path / REQUESTS).iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert read_requests(tmp_path, {}) == ({request.key: request}, [])
-    assert read_requests(tmp_path, {request.key: request}) == ({}, [])
+    seen: dict[str, int] = {}
+    assert read_requests(tmp_path, seen) == ({request.key: request}, [])
+    assert read_requests(tmp_path, seen) == ({}, [])
+    changed = msgspec.structs.replace(request, patience=1.0)
+    submit(tmp_path, changed)
+    assert read_requests(tmp_path, seen) == ({request.key: changed}, [])
     drop(tmp_path, request.key)
     assert read_requests(tmp_path, {}) == ({}, [])
 
@@ -68,8 +73,8 @@ def test_damaged_requests_are_named_and_links_not_followed(tmp_path: Path) -> No
 
 def test_inherited_keys_tolerate_anything() -> None:
     """What somebody else wrote into the variable is passed over."""
-    assert inherited({"ELASTIC_EVENTS_REQUESTS": "0a,,zz,0,ffffffffffffffffff"}) == [10, 0xFFFF_FFFF_FFFF_FFFF]
-    assert inherited({}) == []
+    assert inherited("0a,,zz,0,ffffffffffffffffff") == [10, 0xFFFF_FFFF_FFFF_FFFF]
+    assert inherited(None) == []
 
 
 def test_a_page_is_whole_or_the_one_before(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ def test_sigkill_of_collectors_too(place: Place) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 5 * KILLS)
-@pytest.mark.xfail(reason="the next collector tells losses again that the last one had told and not noted")
 def test_losses_are_told_once(place: Place) -> None:
     """However often the collector is killed, no loss is counted twice."""
     assert torture_collected(place.folder, KILLS, collector_every=2).excess == 0

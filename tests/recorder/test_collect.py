@@ -234,7 +234,7 @@ async def test_overwritten_records_of_a_worker_are_told(folder: Path) -> None:
         bus.add_source(lambda: collect(folder, bus, interval=0.005))
         await until(lambda: not list(folder.glob("*.ring")))
     lost = [r.event.metadata for r in sink.payload if r.name == "recorder.lost"]
-    assert [(one["reason"], one["count"]) for one in lost] == [("overwritten", 3000)]
+    assert [(one["reason"], one["count"], one["total"]) for one in lost] == [("overwritten", 3000, 3000)]
     assert sum(r.name == "m" for r in sink.payload) == METRICS.capacity
 
 

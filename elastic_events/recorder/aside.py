@@ -1,7 +1,8 @@
 """Which processors a collector runs on: those that its writers leave.
 
 It works in pieces of a millisecond, and on the processor of a training loop each of them is a late step: being nicer does
-not help, since who wakes up is served at once. Where there are as many writers as processors it runs anywhere.
+not help, since who wakes up is served at once. Where there are as many writers as processors it runs anywhere. It begins
+so, before the modules of a collector are loaded, which takes longer than anything later: this file imports next to nothing.
 """
 
 import os
@@ -12,12 +13,16 @@ __all__ = ("Aside",)
 
 
 class Aside:
-    """Keeps this process, all its threads, off the processors on which others run. Nothing where the system has no such call."""
+    """Keeps this process, all its threads, off the processors on which others run. Nothing where the system has no such call.
+
+    From its making on the process is nice, and no longer bound to what its parent was bound to.
+    """
 
     def __init__(self) -> None:
+        os.nice(10)
         self._all: frozenset[int] = frozenset()
         with suppress(OSError, AttributeError):
-            os.sched_setaffinity(0, range(os.cpu_count() or 1))  # not the parent's, which may be one processor
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
             self._all = frozenset(os.sched_getaffinity(0))
         self._chosen = self._all
 

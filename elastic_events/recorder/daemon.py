@@ -52,10 +52,17 @@ class Daemon:
         lock: descriptor of the directory's lock.
         known: requests of an earlier collector of this process, by key.
         stay: go on when no writer lives, until `stop`; for the command.
+        aside: keeps this process off the processors of the writers.
     """
 
     def __init__(
-        self, directory: Path, lock: int, known: Mapping[int, Request] | None = None, *, stay: bool = False
+        self,
+        directory: Path,
+        lock: int,
+        known: Mapping[int, Request] | None = None,
+        *,
+        stay: bool = False,
+        aside: Aside | None = None,
     ) -> None:
         self.directory = directory
         self.known = dict(known or {})
@@ -77,7 +84,7 @@ class Daemon:
         with contextlib.suppress(OSError):  # a full disk: it looks less often then, and says nothing
             self._kicks = Kicks(directory)
             self._page = PageWriter(directory)
-        self._aside = Aside()
+        self._aside = aside
         self._kicked = True
         self._woken = anyio.Event()
 
@@ -111,7 +118,8 @@ class Daemon:
                 self.collector.scan()
                 await self._open_requests(tasks)  # after the scan: a program writes its requests before its ring
                 self._finish_runs(tasks)
-                self._aside.step(self.collector.pids)
+                if self._aside is not None:
+                    self._aside.step(self.collector.pids)
                 scanned = now
             filled = self.collector.sweep()
             if self._begin_again or self._done():
@@ -288,12 +296,12 @@ def _pause(filled: float, seconds: float) -> float:
     return min(max(seconds * 0.25 / filled, BUSY), IDLE) if filled < 1 else 0.0
 
 
-def collect_to_the_end(directory: Path, lock: int) -> None:
+def collect_to_the_end(directory: Path, lock: int, aside: Aside | None = None) -> None:
     """Collect `directory`; who came while the last collector ended found its lock held, and is collected by the next."""
     known: dict[int, Request] = {}
     held: int | None = lock
     while held is not None:
-        daemon = Daemon(directory, held, known)
+        daemon = Daemon(directory, held, known, aside=aside)
         anyio.run(daemon.run)
         known = daemon.known
         if not (holds(directory, held) and _is_written(directory)):
@@ -305,7 +313,7 @@ def _is_written(directory: Path) -> bool:
     return any(is_locked(path) for path in rings(directory))
 
 
-def main(directory: str, lock: int) -> None:
+def main(directory: str, lock: int, aside: Aside) -> None:
     """Be the collector of `directory`, whose lock is the descriptor `lock`. Called in a process of its own."""
     if not holds(Path(directory), lock):
         return  # not the descriptor that we were to get
@@ -314,8 +322,7 @@ def main(directory: str, lock: int) -> None:
     except OSError:
         return
     os.umask(0o077)
-    os.nice(10)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    collect_to_the_end(Path(directory), lock)
+    collect_to_the_end(Path(directory), lock, aside)
     os._exit(0)  # nothing is left to do, and the program that waits for the lock waits for the interpreter's end

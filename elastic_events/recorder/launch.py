@@ -39,8 +39,9 @@ trap '' INT HUP TERM
 """
 
 _PROGRAM = (
-    "import sys; sys.path += sys.argv[3:]; "
-    "from elastic_events.recorder.daemon import main; main(sys.argv[1], int(sys.argv[2]))"
+    "import sys; sys.path += sys.argv[4:]; "
+    "from elastic_events.recorder.aside import Aside; aside = Aside(); aside.step([int(sys.argv[3])]); "
+    "from elastic_events.recorder.daemon import main; main(sys.argv[1], int(sys.argv[2]), aside)"
 )
 
 #: Variables that programs need of any environment.
@@ -74,7 +75,7 @@ def launch(directory: Path, lock: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     log = os.open(directory / LOG, flags, 0o600)
     try:
-        program = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(directory), str(lock), *_roots()]
+        program = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(directory), str(lock), str(os.getpid()), *_roots()]
         starter = subprocess.Popen(  # noqa: S603 - our own interpreter, and no argument but paths
             [SHELL, "-c", _SUPERVISE, "elastic-events", *program],
             stdin=subprocess.DEVNULL,

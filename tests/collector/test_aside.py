@@ -27,7 +27,7 @@ for pids in ([], [int(sys.argv[1])], [int(sys.argv[1]), -1], [], [int(word) for 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2, reason="one processor")
 def test_a_collector_runs_beside_its_writers() -> None:
-    """All its threads keep off the processors of its writers, come back when these are gone, and share where all are taken."""
+    """All its threads keep off the processors of its writers, and share them where all processors are taken."""
     processors = sorted(os.sched_getaffinity(0))
     writers = [subprocess.Popen([sys.executable, "-c", SPIN, str(one)]) for one in processors]
     try:

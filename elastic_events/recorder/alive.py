@@ -14,7 +14,7 @@ from pathlib import Path
 from elastic_events.bus.context import start_time
 from elastic_events.recorder.format import Header
 
-__all__ = ("boot_id", "guard", "hold", "is_locked", "lives", "pid_namespace", "release", "runs")
+__all__ = ("boot_id", "guard", "hold", "is_another", "is_locked", "lives", "pid_namespace", "release", "runs")
 
 #: Descriptors that hold locks -> device and inode of their file.
 _held: dict[int, tuple[int, int]] = {}
@@ -69,9 +69,18 @@ def lives(header: Header, path: Path) -> bool:
     """Whether the program that wrote `header` into the file at `path` still lives on this boot of this host."""
     if header.boot_id != boot_id():
         return False
-    if header.pid_namespace and header.pid_namespace == pid_namespace():
+    if _is_near(header):
         return runs(header.context.process) and (is_locked(path) or _maps(header.context.pid, path))
     return is_locked(path)
+
+
+def is_another(header: Header) -> bool:
+    """Whether a writer that does not live has become another program, by exec: its process goes on."""
+    return header.boot_id == boot_id() and _is_near(header) and runs(header.context.process)
+
+
+def _is_near(header: Header) -> bool:
+    return header.pid_namespace == pid_namespace() != ""
 
 
 def _maps(pid: int, path: Path) -> bool:

@@ -17,7 +17,7 @@ from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
-from elastic_events.recorder.alive import is_locked, pid_namespace, runs
+from elastic_events.recorder.alive import is_another, is_locked, pid_namespace, runs
 from elastic_events.recorder.directory import LOOP, holds, let_go, rings, secure, take
 from elastic_events.recorder.format import LOSSES, OtherVersionError
 from elastic_events.recorder.reader import LOOK, RecorderReader
@@ -235,9 +235,7 @@ class Collector:
             return 0.0
         reader, before = file.reader, file.reader.positions
         records = list(reader.all_dead()) if file.over else reader.look(LOOK)
-        if (
-            file.over and not reader.closed and not runs(reader.header.context.process)
-        ):  # which has become another program
+        if file.over and not reader.closed and not is_another(reader.header):
             records.append(self._death(file))
         if records or reader.positions != before or not file.begun:
             # The first mark also stands for what an earlier collector read: it may still be in the lanes' spools.

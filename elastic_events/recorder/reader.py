@@ -167,8 +167,8 @@ class RecorderReader:
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
-        return lives(self.header, self.path)
+        """Whether the process still runs, and may still write."""
+        return not self.closed and lives(self.header, self.path)
 
     @property
     def requests(self) -> set[int]:

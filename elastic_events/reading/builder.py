@@ -4,6 +4,7 @@ What an agent says in this package's words (`attempt.started`, `worker.failed`, 
 only left torch's own stream is read through the same state machine that the plug-in runs beside torch.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -128,10 +129,23 @@ class Builder:
                 stories.append(story)
         return sorted(stories, key=lambda story: story.began_ns)
 
+    def _lost(self, runs: set[str]) -> dict[str, int]:
+        """Return what rings overwrote before a collector came, by reason: each loss once, whoever told it."""
+        totals: dict[tuple[str, str], int] = {}
+        for speaker, _ in self._heard.values():
+            if speaker.run_id in runs:
+                for key, total in speaker.lost.items():
+                    totals[key] = max(totals.get(key, 0), total)
+        lost: Counter[str] = Counter()
+        for (_, reason), total in totals.items():
+            lost[reason] += total
+        return dict(lost)
+
     def _close(self, story: Story) -> None:
         """Give a story its ledgers, and the sources that have none of it; where each has one, the nodes that closed none."""
         runs = {process.context.run_id for process in story.processes}  # torch may know the run by another name
         story.ledgers = [facts for run in runs for facts in self._ledgers.get(run, {}).values()]
+        story.lost = self._lost(runs)
         closed = set().union(*(self._closed.get(run, ()) for run in runs))
         sources = [source for source, spoken in self._spoken.items() if runs & spoken and source not in closed]
         if sources or not closed:

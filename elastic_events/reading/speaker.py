@@ -129,7 +129,7 @@ class Speaker:
             "_steps",
             "_told_of",
         ),
-        *("ahead", "context", "jumps", "node", "run_id", "seq"),
+        *("ahead", "context", "jumps", "lost", "node", "run_id", "seq"),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:
@@ -139,6 +139,9 @@ class Speaker:
         self.node = Node(context.host, context.host, context.pid)
         self.jumps: list[tuple[int, int]] = []  # of its wall clock: how far it was ahead of the monotonic one, and then
         self.ahead = 0  # of the monotonic clock, at the first record; see `begun_ns`
+        self.lost: dict[
+            tuple[str, str], int
+        ] = {}  # process, reason -> what a collector found missing in its ring, in all
         self._now: int | None = None  # the same, since it was set last
         self._least = self._most = 0  # within which it was not set again
         self._first_ns = self._last_ns = time_ns
@@ -184,6 +187,8 @@ class Speaker:
             fact = later(Said(time_ns - moved_ns, name, metadata), moved_ns)
             self._facts.append(self._said(*fact))
             self._owns = self._owns or name in _OWN
+        elif name == "recorder.lost":
+            self._lost(metadata)
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
         elif isinstance(name, str) and name.startswith(_TORCH):
@@ -191,6 +196,12 @@ class Speaker:
                 self._gathered_ns = time_ns
             if not self._owns:
                 self._hear(time_ns, name, str(source), metadata)
+
+    def _lost(self, facts: Mapping[str, Any]) -> None:
+        """Note a loss: totals, which a collector that was killed has told, too; the highest holds."""
+        total = whole(facts.get("total", facts.get("count")))
+        key = str(facts.get("process", facts.get("pid"))), str(facts.get("reason"))
+        self.lost[key] = max(self.lost.get(key, 0), total or 0)
 
     def _said(self, time_ns: int, name: str, facts: Mapping[str, Any]) -> Said:
         """Return a fact. That of a rendezvous stands behind what the nodes do next: torch's own record has its end."""

@@ -193,6 +193,9 @@ class Story:
     nodes: list[Node] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     ledgers: list[dict[str, Any]] = field(default_factory=list)
+    lost: dict[str, int] = field(
+        default_factory=dict
+    )  #: reason -> records that processes' rings lost before they were collected
     offsets: dict[str, Offset] = field(default_factory=dict)  #: host -> its clock, of hosts beside the reference
     restarts: int | None = 0  #: attempts that followed a failure; None: it is not known of each what it followed
     membership_changes: int = 0

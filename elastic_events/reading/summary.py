@@ -152,6 +152,7 @@ class Summary(msgspec.Struct, frozen=True):
     clocks: list[Clock]  #: of the hosts beside the reference
     unparsed: int  #: rendezvous messages of torch that were not understood
     ledgers: list[dict[str, Any]]  #: what each sink was closed with
+    lost: dict[str, int]  #: reason -> records that were lost in the rings of their processes, before any sink
     unclosed: list[str]  #: sources, or else nodes, without a ledger: cut off, killed, or still written
 
 
@@ -201,6 +202,7 @@ def summary(story: Story, words: Mapping[Process, Sequence[Record]] | None = Non
         clocks=[Clock(host, o.seconds, o.error, o.rounds, o.applied) for host, o in sorted(story.offsets.items())],
         unparsed=sum(node.unparsed for node in story.nodes),
         ledgers=story.ledgers,
+        lost=story.lost,
         unclosed=story.unclosed,
     )
 

@@ -253,15 +253,18 @@ def _ledgers(answer: Summary) -> Iterable[str]:
     elif answer.unclosed:
         yield f"No ledger from {', '.join(answer.unclosed)}: what wrote it was killed, or still runs; its end may be missing."
     for facts in answer.ledgers:
-        yield _ledger(facts)
+        yield _ledger(facts, bool(answer.lost))
+    if answer.lost:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in answer.lost.items())
+        yield f"Lost in their processes, before they were collected: {reasons}."
 
 
-def _ledger(facts: dict[str, Any]) -> str:
+def _ledger(facts: dict[str, Any], lost_before: bool) -> str:
     dropped = facts.get("dropped")
     reasons = dropped if isinstance(dropped, dict) else {}
     counts = [f"{facts.get(key)} {key}" for key in ("accepted", "delivered")]
     counts += [f"{count} dropped ({reason})" for reason, count in reasons.items() if count]
     counts += [f"{facts[key]} {key}" for key in ("failed", "filtered", "pending") if facts.get(key)]
-    if not facts.get("failed") and not any(reasons.values()):
+    if not facts.get("failed") and not any(reasons.values()) and not lost_before:
         counts.append("none lost")
     return f"Records through {facts.get('lane')}: {', '.join(counts)}."

@@ -54,6 +54,24 @@ def test_the_screen() -> None:
     assert "No ledger" in text
 
 
+def test_what_was_lost_before_it_was_collected() -> None:
+    """What a ring overwrote is told once, though a collector that was started again told it again; no sink says "none lost"."""
+    run = two_attempts()
+    for process, reason, total in (
+        ("p", "overwritten", 10),
+        ("p", "overwritten", 30),
+        ("p", "overwritten", 30),
+        ("q", "interrupted", 1),
+    ):
+        facts = {"process": process, "reason": reason, "total": total, "count": total}
+        run.tell(20, run.agent("a", 99), "recorder.lost", **facts)
+    (story,) = build(run.records)
+    assert summary(story).lost == {"overwritten": 30, "interrupted": 1}
+    text = shown(run)
+    assert "Lost in their processes, before they were collected: 30 overwritten, 1 interrupted." in text
+    assert "none lost" not in text
+
+
 def test_eighty_columns() -> None:
     """On a terminal of 80 columns nothing is cut off."""
     text = shown(two_attempts(), width=80)

@@ -16,12 +16,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import collector, drain, emit, fleet, footprint, interference, stalled, survive
+from benchmarks import collector, drain, emit, fleet, footprint, interference, stalled, survive, values
 from benchmarks.measure import Row
 from benchmarks.plots import PLOTS
 
 QUESTIONS: dict[str, Any] = {
     "emit": emit,
+    "values": values,
     "stalled": stalled,
     "interference": interference,
     "survive": survive,

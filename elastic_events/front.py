@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
-from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.exit import close_at_exit
 from elastic_events.bus.fork import Armed, after_fork_in_child
 from elastic_events.bus.redact import Redactor
 
 if TYPE_CHECKING:
+    from elastic_events.api import Event, RdzvEvent
     from elastic_events.bus.bus import EventBus
     from elastic_events.bus.pump import PipedRing
     from elastic_events.bus.ring import Pipe
+    from elastic_events.bus.shape import Recordable
 
 __all__ = ("Front", "front", "open_recorder", "put_metric", "record", "record_rdzv_event")
 
@@ -44,10 +45,9 @@ class Front:
         self.callbacks: list[Callable[[EventBus], object]] = []  # told of each that opens
         self.context: Context | None = None  # of the recorder
         self.lent: dict[str, str | None] = {}  # what a bus has set for child processes only, and what it was before
-        self._rings: tuple[PipedRing, PipedRing] | None = None
-        self._tried = False
-        self._tries = itertools.count()
+        self.directory = ""  # of recorders, as the environment had it when records were first to go there
         self._borrower: dict[str, weakref.ref[object]] = {}
+        self._begin()
         self.point()
         after_fork_in_child(lambda: [self])
 
@@ -94,12 +94,14 @@ class Front:
         emitter = self.emitter
         if bus is not None:
             own = bus.emitter
-            emitter.strict, emitter.redactor, emitter.vetted = own.strict, own.redactor, own.vetted
+            emitter.strict, emitter.redactor = own.strict, own.redactor
+            emitter.vetted, emitter.texts, emitter.passes = own.vetted, own.texts, own.passes
             emitter.events, emitter.metrics = own.events, own.metrics
         elif self._rings is not None:
             emitter.events, emitter.metrics = (ring.pipe for ring in self._rings)
-        elif not self._tried and self.environ("ELASTIC_EVENTS_DIR"):
-            emitter.events, emitter.metrics = (Armed(self._open, partial(self._pipe, ring)).pipe for ring in range(2))
+        elif not self._tried and (directory := self.environ("ELASTIC_EVENTS_DIR")):
+            self.directory = directory
+            emitter.events, emitter.metrics = (armed.pipe for armed in self._armed)
         else:
             emitter.events = emitter.metrics = None
 
@@ -111,7 +113,8 @@ class Front:
 
     def borrow(self, bus: object) -> "tuple[PipedRing, PipedRing] | None":
         """Return the rings of this process's recorder for `bus` to read and emit to, too; None where it is another's."""
-        if not self.environ("ELASTIC_EVENTS_DIR"):
+        directory = self.environ("ELASTIC_EVENTS_DIR")
+        if not directory:
             return None
         me = weakref.ref(bus)
         if self._borrower.setdefault("bus", me)() is None:
@@ -119,6 +122,7 @@ class Front:
         if self._borrower["bus"]() is not bus:
             return None
         if self._rings is None:
+            self.directory = directory
             self._open()
         if self._rings is None:
             self.give_back(bus)
@@ -139,6 +143,14 @@ class Front:
         self._borrower.clear()
         return True
 
+    def _begin(self) -> None:
+        """Have no recorder yet; the first record opens one."""
+        self._rings: tuple[PipedRing, PipedRing] | None = None
+        self._tried = False
+        self._tries = itertools.count()
+        # The same two until then: frames that wait in one are forwarded by whoever emits next.
+        self._armed = [Armed(self._open, partial(self._pipe, ring)) for ring in range(2)]
+
     def _open(self) -> None:
         """Write to a flight recorder of this process's own; where that fails, warn once and go on without."""
         if next(self._tries):
@@ -146,10 +158,14 @@ class Front:
         self._tried = True
         try:
             self.context = read_context()
-            self._rings = open_recorder(Path(self.environ("ELASTIC_EVENTS_DIR") or ""), self.context)
+            self._rings = open_recorder(Path(self.directory), self.context)
             close_at_exit(self._end)
-        except (OSError, ConfigError) as error:
+        except Exception as error:  # noqa: BLE001 - an emitter opens it, which never raises
             _warn(f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}")
+        except BaseException:  # Ctrl-C: the next record opens it
+            self._tried = False
+            self._tries = itertools.count()
+            raise
         self.point()
 
     def _pipe(self, ring: int) -> "Pipe | None":
@@ -159,10 +175,8 @@ class Front:
 
     def after_fork(self) -> None:
         """The child has a recorder file of its own; which of the buses go on, they say themselves."""
-        self._rings = None
-        self._tried = False
-        self._tries = itertools.count()
         self._borrower = {}
+        self._begin()
         self.point()
 
     def _end(self) -> None:
@@ -188,7 +202,7 @@ def open_recorder(directory: Path, context: Context, capacity: int | None = None
 
 
 def _warn(sentence: str) -> None:
-    with contextlib.suppress(RuntimeWarning):  # where warnings are errors: an emitter never raises
+    with contextlib.suppress(Exception):  # where warnings are errors: an emitter never raises
         warnings.warn(sentence, RuntimeWarning, stacklevel=4)
 
 
@@ -205,9 +219,28 @@ def _unheard(event: Any, destination: Any) -> None:
     import_module("elastic_events.recording").unheard(event, destination)
 
 
+def _named(function: Any) -> Any:
+    """Give a function the name by which it is pickled."""
+    function.__module__, function.__qualname__ = __name__, function.__name__
+    return function
+
+
 front = Front()
 
-#: The hot path: bound methods of the one emitter that points at the bus opened last.
-record = front.emitter.record
-put_metric = front.emitter.put_metric
-record_rdzv_event = front.emitter.record_rdzv_event
+if TYPE_CHECKING:
+
+    def record(event: "Event | RdzvEvent | Recordable", destination: str | None = "null") -> None:
+        """Record one event; see `Emitter.record`."""
+
+    def put_metric(metric_name: str, metric_value: Any, metric_group: str | None = "torchelastic") -> None:
+        """Record one metric point; see `Emitter.put_metric`."""
+
+    def record_rdzv_event(event: "RdzvEvent | Recordable") -> None:
+        """Record one rendezvous event; see `Emitter.record_rdzv_event`."""
+
+else:
+    #: The hot path: functions of the one emitter that points at the bus opened last.
+    record, put_metric, record_rdzv_event = (
+        _named(function)
+        for function in (front.emitter.record, front.emitter.put_metric, front.emitter.record_rdzv_event)
+    )

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from elastic_events import front
 from elastic_events.bus.errors import PermanentError
 from elastic_events.bus.handler import Sink
 from elastic_events.bus.record import Record
-from elastic_events.front import front
 from elastic_events.sinks.blocking import BlockingSink
 
 __all__ = ("as_sink", "find", "get_logging_handler", "is_null")
@@ -19,7 +19,7 @@ class _ConsoleHandler(logging.StreamHandler[Any]):
 
     def info(self, event: Any) -> None:
         """Record `event` for this handler's destination."""
-        front.emitter.record(event, _destination(self))
+        front.record(event, _destination(self))
 
 
 class _NullHandler(logging.NullHandler):

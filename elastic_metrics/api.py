@@ -80,10 +80,17 @@ class MetricStream:
 
 
 class _BusStream(MetricStream):
-    """What `getStream` gives: its points go the way of `put_metric`."""
+    """What `getStream` gives: its points go the way of `put_metric`, unless somebody gave it another handler."""
+
+    def __init__(self, group_name: str | None, handler: MetricHandler) -> None:
+        super().__init__(group_name, handler)
+        self._given = handler
 
     def add_value(self, metric_name: str, metric_value: Any) -> None:
-        put_metric(metric_name, metric_value, self.group_name)
+        if self.handler is self._given:
+            put_metric(metric_name, metric_value, self.group_name)
+        else:
+            super().add_value(metric_name, metric_value)
 
 
 _metrics_map: dict[str | None, MetricHandler] = {}
@@ -127,6 +134,10 @@ def publish_metric(metric_group: str, metric_name: str, metric_value: Any) -> No
     """Put one point. Deprecated, as in torch: use `put_metric`."""
     warnings.warn("publish_metric is deprecated, use put_metric instead", FutureWarning, stacklevel=2)
     getStream(metric_group).add_value(metric_name, metric_value)
+
+
+# What torch's own decorator leaves for tools to read.
+publish_metric.__deprecated__ = "Use `put_metric` instead"  # type: ignore[attr-defined]
 
 
 @overload

@@ -2,6 +2,7 @@
 
 import inspect
 import time
+import types
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, wraps
@@ -18,9 +19,8 @@ def get_metric_name(fn: Callable[..., Any]) -> str:
     while isinstance(fn, partial):
         fn = fn.func
     name: str = getattr(fn, "__qualname__", type(fn).__name__)
-    if len(name.split(".")) > 1:
-        return name
-    return f"{(getattr(fn, '__module__', None) or '').rpartition('.')[2]}.{name}"
+    module = getattr(fn, "__module__", None)
+    return name if "." in name or not module else f"{module.rpartition('.')[2]}.{name}"
 
 
 def profile_with(fn: Callable[..., Any], name: str | None, group: str | None, publish: Publish) -> Callable[..., Any]:
@@ -28,13 +28,15 @@ def profile_with(fn: Callable[..., Any], name: str | None, group: str | None, pu
 
     Its points go to `publish(group, name, value)`; what that raises changes nothing.
     """
-    measure = partial(_Measure, name or get_metric_name(fn), group, publish)
+    measure = partial(_Measure, fn if name is None else name, group, publish)
     if inspect.isasyncgenfunction(fn):
         wrapper: Callable[..., Any] = _async_generator(fn, measure)
     elif inspect.iscoroutinefunction(fn):
         wrapper = _coroutine(fn, measure)
     elif inspect.isgeneratorfunction(fn):
         wrapper = _generator(fn, measure)
+        if fn.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:  # decorated by `types.coroutine`: it can be awaited
+            wrapper = types.coroutine(wrapper)
     else:
         wrapper = _function(fn, measure)
     return wraps(fn)(wrapper) if not isinstance(fn, partial) else wrapper
@@ -45,7 +47,7 @@ class _Measure:
 
     __slots__ = ("_group", "_key", "_publish", "_start")
 
-    def __init__(self, key: str, group: str | None, publish: Publish) -> None:
+    def __init__(self, key: str | Callable[..., Any], group: str | None, publish: Publish) -> None:
         self._key = key
         self._group = group
         self._publish = publish
@@ -63,7 +65,9 @@ class _Measure:
 
     def _put(self, what: str, value: int) -> None:
         with suppress(Exception):  # a handler that fails must never change what the function does
-            self._publish(self._group, f"{self._key}.{what}", value)
+            # As torch: the name that the function has when it is called.
+            key = self._key if isinstance(self._key, str) else get_metric_name(self._key)
+            self._publish(self._group, f"{key}.{what}", value)
 
 
 def _function(fn: Callable[..., Any], measure: Callable[[], "_Measure"]) -> Callable[..., Any]:

@@ -141,3 +141,89 @@ print(json.dumps([[r.name for r in sink.payload] for sink in (first, second)]))
     assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(folder)) == [["one", "three"], ["two"]]
     found = sorted([r.name for r in reader.all_dead()] for reader in readers(folder))
     assert found == [["one", "three"], ["two"]]
+
+
+def test_what_is_recorded_while_the_recorder_opens(tmp_path: Path) -> None:
+    """Threads that record while the file is made, on a slow disk, wait for nothing; each record is there, or is counted."""
+    program = """
+import json, threading
+import elastic_events.front as front
+from elastic_metrics import put_metric
+real, opening, go = front.open_recorder, threading.Event(), threading.Event()
+def slow(*arguments):
+    opening.set()
+    assert go.wait(60)
+    return real(*arguments)
+front.open_recorder = slow
+first = threading.Thread(target=put_metric, args=("first", 0))
+first.start()
+assert opening.wait(60)
+for number in range(20_000): put_metric("m", number)
+go.set()
+first.join()
+put_metric("last", 1)
+print(json.dumps(front.front._rings[1].head))
+"""
+    folder = tmp_path / "recorders"
+    assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(folder)) == 20_002
+    (reader,) = readers(folder)
+    records = list(reader.all_dead())
+    assert [one.metric.value for one in records if one.name == "m"] == list(range(16_384))
+    assert len(records) + reader.lost["interrupted"] == 20_002
+    assert records[-1].name == "last"
+
+
+def test_recorder_that_was_interrupted_as_it_opened(tmp_path: Path) -> None:
+    """Ctrl-C that strikes while the recorder opens reaches the program, and the next record opens it."""
+    program = """
+import json, signal
+import elastic_events.front as front
+from elastic_events import Event, record
+real = front.open_recorder
+def struck(*arguments):
+    front.open_recorder = real
+    signal.raise_signal(signal.SIGINT)
+front.open_recorder = struck
+try: record(Event("first", "WORKER"))
+except KeyboardInterrupt: caught = True
+record(Event("second", "WORKER"))
+print(json.dumps(caught))
+"""
+    folder = tmp_path / "recorders"
+    assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(folder)) is True
+    assert [one.name for reader in readers(folder) for one in reader.all_dead()] == ["second"]
+
+
+@pytest.mark.parametrize("copied", ["pickle.loads(pickle.dumps({0}))", "copy.deepcopy({0})", "copy.copy({0})"])
+def test_functions_are_copied_by_name(copied: str, tmp_path: Path) -> None:
+    """What is pickled or copied of `record` and `put_metric`, within an object too, is the function itself."""
+    program = f"""
+import copy, json, pickle
+from elastic_events import record, record_rdzv_event
+from elastic_metrics import put_metric
+found = []
+for function in (record, put_metric, record_rdzv_event):
+    found += [{copied.format("function")} is function, {copied.format("[function]")}[0] is function]
+print(json.dumps(found))
+"""
+    assert run(program, tmp_path) == [True] * 6
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_functions_in_a_pool(method: str, tmp_path: Path) -> None:
+    """Sent to the workers of a pool, the functions record there."""
+    program = f"""
+import json, multiprocessing
+from elastic_events import Event, record
+from elastic_metrics import put_metric
+if __name__ == "__main__":
+    with multiprocessing.get_context("{method}").Pool(1) as pool:
+        pool.apply(put_metric, ("m", 1))
+        pool.apply(record, (Event("e", "WORKER"),))
+    print(json.dumps(True))
+"""
+    (tmp_path / "program.py").write_text(program)
+    folder = tmp_path / "recorders"
+    start = "import runpy; runpy.run_path('program.py', run_name='__main__')"
+    assert run(start, tmp_path, ELASTIC_EVENTS_DIR=str(folder)) is True
+    assert sorted(one.name for reader in readers(folder) for one in reader.rest() if "." not in one.name) == ["e", "m"]

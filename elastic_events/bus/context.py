@@ -25,6 +25,8 @@ class Context(msgspec.Struct, frozen=True):
     restart: int | None = None  #: torchrun's restart attempt, 0 for the first
 
 
+_NUMBER_64 = range(-(2**63), 2**63)
+
 #: Field -> environment variables in order of trust: ours, torchrun's, SLURM's, Open MPI's, MPICH's.
 VARIABLES: Mapping[str, tuple[str, ...]] = {
     "run_id": ("ELASTIC_EVENTS_RUN_ID", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "PMIX_NAMESPACE"),
@@ -41,13 +43,13 @@ def read_context(environ: Mapping[str, str] = os.environ) -> Context:
     """Read the context of this process from `environ`. Does no name look-up and never raises for a bad value."""
     found: dict[str, str] = {}
     for field, names in VARIABLES.items():
-        value = next((environ[name] for name in names if environ.get(name)), None)
+        value = next(filter(None, map(environ.get, names)), None)
         if value is not None:
-            found[field] = value
+            found[field] = _text(value)
     return Context(
         run_id=found.get("run_id", "none"),
         process=process_identity(),
-        host=socket.gethostname(),
+        host=_text(socket.gethostname()),
         pid=os.getpid(),
         rank=_integer(found.get("rank")),
         local_rank=_integer(found.get("local_rank")),
@@ -73,8 +75,14 @@ def start_time(pid: int) -> int:
         return 0
 
 
+def _text(value: str) -> str:
+    """Return what the environment says as text that UTF-8 can hold: it is bytes, of any code."""
+    return value.encode(errors="backslashreplace").decode()
+
+
 def _integer(text: str | None) -> int | None:
     try:
-        return None if text is None else int(text)
+        value = None if text is None else int(text)
     except ValueError:
         return None
+    return None if value is None or value not in _NUMBER_64 else value

@@ -6,136 +6,267 @@ drain, so that a later change of the caller's dict does not show (M10). There is
 monotonic time into wall time, since a second read and its nine bytes would cost a fifth of the whole.
 """
 
-import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 from elastic_events.bus.codec import LIMIT, encode, encode_hard
 from elastic_events.bus.errors import MetadataError
+from elastic_events.bus.numbers import as_metric, number
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Pipe
+from elastic_events.bus.shape import KNOWN, fields_of, rdzv_fields_of
+from elastic_events.bus.signals import is_the_callers
 
-__all__ = ("Emitter",)
+__all__ = ("Emitter", "PutMetric", "RecordEvent", "RecordRdzv")
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_NUMBERS = frozenset({int, float})
+_SCALARS = frozenset({*_NUMBERS, bool, type(None)})
+
+#: Keys of metadata, and items of a list in it, that are looked at without a walk: it alone is bounded in time.
+_MANY = 256
+_FEW = 32
+
+
+class PutMetric(Protocol):
+    """`put_metric`, of the process or of a bus."""
+
+    def __call__(
+        self, metric_name: str, metric_value: Any, metric_group: str | None = "torchelastic"
+    ) -> None: ...  # pragma: no cover
+
+
+class RecordEvent(Protocol):
+    """`record`, of the process or of a bus."""
+
+    def __call__(self, event: Any, destination: str | None = "null") -> None: ...  # pragma: no cover
+
+
+class RecordRdzv(Protocol):
+    """`record_rdzv_event`, of the process or of a bus."""
+
+    def __call__(self, event: Any) -> None: ...  # pragma: no cover
+
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _untraced(function: F) -> F:
+    """Have `torch.compile` call the function as it is: to trace it would be to walk all numbers of a ring."""
+    vars(function)["_torchdynamo_disable"] = True
+    return function
 
 
 class Emitter:
-    """The emitting end of two rings. Its methods never raise and never wait, in any thread and any signal handler.
+    """The emitting end of two rings. Its functions never raise and never wait, in any thread and any signal handler.
 
-    The module functions `record` and `put_metric` are the bound methods of one process-wide emitter, which is pointed at
-    the rings of the bus opened last: a function that looked the bus up and called it would cost a third more.
+    They are made for their emitter rather than methods of it: plain functions are copied and pickled by name, and cost
+    no more. The process-wide ones belong to an emitter that is pointed at the rings of the bus opened last: a function that
+    looked the bus up and called it would cost a third more.
     """
 
-    __slots__ = ("events", "metrics", "redactor", "strict", "unheard", "vetted")
+    __slots__ = ("events", "metrics", "passes", "redactor", "strict", "texts", "unheard", "vetted")
 
     def __init__(self, events: Pipe | None, metrics: Pipe | None, redactor: Redactor, *, strict: bool = False) -> None:
         self.events = events
         self.metrics = metrics
         self.redactor = redactor
-        self.vetted = redactor.safe.issuperset
+        self.vetted, self.texts, self.passes = redactor.safe.issuperset, redactor.texts, redactor.passes
         self.strict = strict
         self.unheard: Callable[[Any, Any], object] | None = None  # asked when there is no ring to emit to
 
-    def put_metric(self, metric_name: str, metric_value: Any, metric_group: str | None = "torchelastic") -> None:
-        """Record one metric point. With no bus open it is discarded.
+    @property
+    def put_metric(self) -> PutMetric:
+        """A new function that records metric points here."""
 
-        The value is a number; NumPy scalars and CPU tensors of one element give theirs, and a tensor on an accelerator is
-        never waited for. Callable from any thread, signal handler or finalizer; never raises, never waits.
-        """
-        pipe = self.metrics
-        if pipe is None:
-            return
-        take, slots, mask, now = pipe
-        seq = take()
-        try:
-            frame = encode((seq, now(), metric_name, metric_group, metric_value))
-            if len(frame) > LIMIT:
-                raise OverflowError
-        except Exception:  # noqa: BLE001 - whatever the value is, the training step goes on
-            frame = self._hard((seq, now(), metric_name, metric_group, metric_value))
-        slots[seq & mask] = frame
+        def put_metric(metric_name: str, metric_value: Any, metric_group: str | None = "torchelastic") -> None:
+            """Record one metric point. With no bus open it is discarded.
 
-    def record(self, event: Any, destination: str | None = "null") -> None:
-        """Record one event: `Event`, torch's own `Event`, or anything with name, source, timestamp and metadata.
+            The value is a number; NumPy scalars, decimals and CPU tensors of one element give theirs, and a tensor on an
+            accelerator is never waited for. What is no number is redacted as metadata are. Callable from any thread, signal
+            handler or finalizer; never raises, never waits.
+            """
+            pipe = self.metrics
+            if pipe is None:
+                return
+            try:
+                take, slots, mask, now = pipe
+                time = now()
+                seq = take()
+                try:
+                    if type(metric_value) not in _NUMBERS:
+                        raise TypeError  # it may carry a secret, or be a scalar of NumPy
+                    frame = encode((seq, time, metric_name, metric_group, metric_value))
+                    if len(frame) > LIMIT:
+                        raise OverflowError
+                except BaseException as error:
+                    if is_the_callers(error):
+                        raise
+                    frame = self._metric((seq, time, metric_name, metric_group, metric_value))
+                slots[seq & mask] = frame
+            except RecursionError:  # no room for a call
+                return
+            except BaseException as error:  # whatever the value is, the training step goes on
+                if is_the_callers(error) or self._refuses(error):
+                    raise
 
-        `destination` names a logging handler as in torch ("null", "console", ...); the bus's own handlers see every event.
-        Values of secret keys (token, password, ...) are redacted; values that JSON cannot hold are coerced. With no bus
-        open, "null" discards. Callable from any thread, signal handler or finalizer; never raises, never waits.
-        """
-        pipe = self.events
-        if pipe is None:
-            return self._unheard(event, destination)
-        take, slots, mask, now = pipe
-        seq = take()
-        try:
-            metadata = event.metadata
-            if not self.vetted(metadata):
-                raise ValueError  # a key seen for the first time, or a secret one: the long way, which redacts
-            for value in metadata.values():
-                if type(value) not in _SCALARS:
-                    raise TypeError  # a value that may have keys of its own
-            frame = encode((seq, now(), event.name, destination, event.source, event.timestamp, metadata))
-            if len(frame) > LIMIT:
-                raise OverflowError
-        except Exception:  # noqa: BLE001 - as above
-            frame = self._event((seq, now()), event, destination)
-        slots[seq & mask] = frame
-        return None
+        return _untraced(put_metric)
 
-    def record_rdzv_event(self, event: Any) -> None:
-        """Record one rendezvous event: `RdzvEvent`, or torch's own. As `record` otherwise."""
-        pipe = self.events
-        if pipe is None:
-            return self._unheard(event, "dynamic_rendezvous")
-        take, slots, mask, now = pipe
-        seq = take()
-        slots[seq & mask] = self._rdzv((seq, now()), event)
-        return None
+    @property
+    def record(self) -> RecordEvent:  # noqa: C901 - in one look
+        """A new function that records events here."""
+
+        def record(event: Any, destination: str | None = "null") -> None:  # noqa: C901, PLR0912
+            """Record one event: `Event`, torch's own `Event`, or anything with name, source, timestamp and metadata.
+
+            `destination` names a logging handler as in torch ("null", "console", ...); the bus's own handlers see every
+            event. Values of secret keys (token, password, ...) are redacted; values that JSON cannot hold are coerced. With
+            no bus open, "null" discards. Callable from any thread, signal handler or finalizer; never raises, never waits.
+            """
+            pipe = self.events
+            try:
+                if pipe is None:
+                    return self._unheard(event, destination)
+                take, slots, mask, now = pipe
+                time = now()
+                seq = take()
+                try:
+                    name, metadata, known = event.name, event.metadata, self.texts
+                    if type(event) not in KNOWN or type(metadata) is not dict or len(metadata) > _MANY:
+                        raise ValueError  # the long way
+                    if not self.vetted(
+                        metadata
+                    ):  # a key seen for the first time, or a secret one: likewise, it redacts
+                        raise ValueError
+                    if name not in known and not self.passes(name):
+                        raise ValueError
+                    # One pass, and no call but for a text that is new: two cost a quarter of the whole.
+                    for value in metadata.values():
+                        kind = type(value)
+                        if kind is str:
+                            if value not in known and not self.passes(value):
+                                raise ValueError  # it carries a secret
+                        elif kind not in _SCALARS:
+                            metadata = self._quick(metadata)
+                            break
+                    frame = encode((seq, time, name, destination, event.source, event.timestamp, metadata))
+                    if len(frame) > LIMIT:
+                        raise OverflowError
+                except BaseException as error:
+                    if is_the_callers(error):
+                        raise
+                    frame = self._event((seq, time), event, destination)
+                slots[seq & mask] = frame
+            except RecursionError:  # as above
+                return None
+            except BaseException as error:
+                if is_the_callers(error) or self._refuses(error):
+                    raise
+            return None
+
+        return _untraced(record)
+
+    @property
+    def record_rdzv_event(self) -> RecordRdzv:
+        """A new function that records rendezvous events here."""
+
+        def record_rdzv_event(event: Any) -> None:
+            """Record one rendezvous event: `RdzvEvent`, or torch's own. As `record` otherwise."""
+            pipe = self.events
+            try:
+                if pipe is None:
+                    return self._unheard(event, "dynamic_rendezvous")
+                take, slots, mask, now = pipe
+                time = now()
+                seq = take()
+                slots[seq & mask] = self._event((seq, time), event, "dynamic_rendezvous")
+            except RecursionError:
+                return None
+            except BaseException as error:
+                if is_the_callers(error) or self._refuses(error):
+                    raise
+            return None
+
+        return _untraced(record_rdzv_event)
+
+    def _refuses(self, error: BaseException) -> bool:
+        return self.strict and type(error) is MetadataError
 
     def _unheard(self, event: Any, destination: Any) -> None:
         if destination != "null" and self.unheard is not None:
-            with contextlib.suppress(Exception):  # no drain could be started; the emitter is not the one to tell
-                self.unheard(event, destination)
+            self.unheard(event, destination)
+
+    def _quick(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Return `metadata` as the encoder takes it: NumPy's scalars as numbers, small lists and dicts as they are.
+
+        Raises:
+            TypeError: it takes more than a look.
+        """
+        result = metadata
+        for key, value in metadata.items():
+            kind = type(value)
+            if kind in _SCALARS:
+                continue
+            if kind is str:
+                fine = value in self.texts or self.passes(value)
+            elif kind is list or kind is tuple:
+                fine = len(value) <= _FEW and self._fine(value)
+            elif kind is dict:
+                fine = len(value) <= _FEW and self.vetted(value) and self._fine(value.values())
+            else:
+                found = number(value, kind)
+                fine = type(found) in _SCALARS
+                if result is metadata:
+                    result = metadata.copy()
+                result[key] = found
+            if not fine:
+                raise TypeError
+        return result
+
+    def _fine(self, values: Iterable[Any]) -> bool:
+        """Whether there is nothing but numbers and texts without a secret; one behind a flag may be any."""
+        for value in values:
+            if type(value) is str:
+                if value[:1] == "-" or not (value in self.texts or self.passes(value)):
+                    return False
+            elif type(value) not in _SCALARS:
+                return False
+        return True
+
+    def _metric(self, frame: tuple[Any, ...]) -> bytes:
+        """Encode a metric point the long way: its value as a number, or in words."""
+        *head, value = frame
+        value = as_metric(value)
+        if type(value) in _SCALARS and type(head[2]) is str and len(head[2]) <= _MANY:
+            try:
+                return encode((*head, value))
+            except (TypeError, ValueError, OverflowError):  # a group that is no text, a lone surrogate
+                pass
+        return self._hard((*head, value), ("unrecordable", "torchelastic", f"<{type(value).__name__}>"))
 
     def _event(self, head: tuple[int, int], event: Any, destination: Any) -> bytes:
         """Encode an event the long way: redacted, coerced, truncated."""
-        if not hasattr(event, "metadata") and hasattr(event, "node_state"):
-            return self._rdzv(head, event)
+        fields, why = None, ""
         try:
-            fields = (event.name, destination, event.source, event.timestamp, event.metadata)
-        except Exception as error:
+            fields = rdzv_fields_of(event, destination) or fields_of(event, destination)
+        except BaseException as error:
+            if is_the_callers(error):
+                raise
+            why = type(error).__name__
+        name = type.__dict__["__name__"].__get__(type(event))
+        lost = ("unrecordable", "null", "WORKER", 0, {"type": ascii(name), "error": why})
+        if fields is None:
             if self.strict:
-                raise MetadataError(f"{type(event).__name__} is not an event: {error}") from error
-            fields = (
-                "unrecordable",
-                destination,
-                "WORKER",
-                0,
-                {"type": type(event).__name__, "error": type(error).__name__},
-            )
-        return self._hard(head + fields)
+                raise MetadataError(f"{name} is not an event: {why}")
+            return encode((*head, *lost))
+        return self._hard((*head, *fields), lost)
 
-    def _rdzv(self, head: tuple[int, int], event: Any) -> bytes:
-        try:
-            fields = (
-                *(event.name, "dynamic_rendezvous", event.run_id, event.message, event.hostname, event.pid),
-                *(event.node_state, event.master_endpoint, event.rank, event.local_id, event.error_trace),
-            )
-            frame = encode(head + fields)
-            return frame if len(frame) <= LIMIT else self._hard(head + fields)
-        except AttributeError as error:
-            name = type(event).__name__
-            return self._hard((*head, "unrecordable", "null", "WORKER", 0, {"type": name, "error": str(error)}))
-        except Exception:  # noqa: BLE001 - as above
-            return self._hard(head + fields)
-
-    def _hard(self, frame: tuple[Any, ...]) -> bytes:
+    def _hard(self, frame: tuple[Any, ...], lost: tuple[Any, ...]) -> bytes:
         """Encode what the encoder refused; the last resort is a frame that says only that there was one."""
         try:
-            frame_bytes = encode_hard(frame, self.redactor.is_secret, strict=self.strict)
+            return encode_hard(frame, self.redactor, strict=self.strict)
         except MetadataError:
             raise
-        except Exception as error:  # noqa: BLE001 - as above
-            frame_bytes = encode((*frame[:2], "unrecordable", "null", "WORKER", 0, {"error": type(error).__name__}))
-        return frame_bytes
+        except BaseException as error:
+            if is_the_callers(error):
+                raise
+            return encode((*frame[:2], *lost))

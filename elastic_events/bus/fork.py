@@ -19,18 +19,23 @@ __all__ = ("Armed", "after_fork_in_child", "buses")
 buses: "weakref.WeakSet[EventBus]" = weakref.WeakSet()
 
 
+#: Frames that wait while a recorder opens: as many as its ring holds. Of those beyond, only their number waits.
+_WAITING = 16_384
+
+
 class Armed:
     """A pipe whose first use calls `begin`, and which forwards to the pipe that `real` returns from then on.
 
     How a forked child starts its drain again, and a worker opens its flight recorder: on the first emit and not before.
     The hook that runs inside `fork()` may only rebind attributes: a lock held by a thread of the parent would hang it
-    (F4). Emitters that come while `begin` runs wait for nothing: their frames wait, and get their numbers afterwards.
+    (F4). Emitters that come while `begin` runs wait for nothing: their frames wait, and get their numbers afterwards. A
+    frame that finds no room leaves a number without a record, which the reader counts as lost.
     """
 
     def __init__(self, begin: Callable[[], object], real: Callable[[], Pipe | None]) -> None:
         self._begin = begin
         self._real = real
-        self._waiting: deque[bytes] = deque(maxlen=1024)
+        self._waiting: deque[bytes | None] = deque()
         self.pipe: Pipe = (self._take, self, 0, time.monotonic_ns)
 
     def _take(self) -> int:
@@ -39,15 +44,16 @@ class Armed:
 
     def __setitem__(self, index: int, frame: bytes) -> None:
         """Forward `frame` under a number of the real ring."""
-        self._waiting.append(frame)
+        self._waiting.append(frame if len(self._waiting) < _WAITING else None)
         while (pipe := self._real()) is not None:
             take, slots, mask, _ = pipe
             try:
-                values = decode(self._waiting.popleft())
+                waited = self._waiting.popleft()
             except IndexError:
                 return
             seq = take()
-            slots[seq & mask] = encode([seq, *values[1:]])
+            if waited is not None:
+                slots[seq & mask] = encode([seq, *decode(waited)[1:]])
 
     def __getitem__(self, index: int) -> bytes | None:
         """Hold nothing."""

@@ -6,16 +6,17 @@
     2048   words (u64) of the collector, see `WORDS`
     2560   1 when the process closed its rings in order (u64)               written by the process, as is
     2568   keys of the requests that want its records (u64 each, 0 = none)  up to `REQUESTS` of them
-    4096   events: slots, then blocks for long records; metrics: slots, then blocks
+    4096   events: slots, then small and large blocks for long records; metrics: likewise
 
 A slot is one u64 word, then the frame. The word is `length << 32 | crc32(frame)`, and is written last: a slot whose frame
 does not match its word was torn by the death of its writer, or is being written. The frame begins with its own sequence
 number, which the CRC covers therefore, so that an old lap cannot be taken for a new one. A frame longer than its slot is
-stored in a block of its own; the slot then holds the block's number, and its length has the `LONG` bit. Native byte order: a
-file is read on the host that wrote it.
+stored in a block of its own, a small one if it fits; the slot then holds the block's number, and its length has the `LONG` bit.
+Native byte order: a file is read on the host that wrote it. Version 2, which is read, too, has large blocks only.
 """
 
 import mmap
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -33,18 +34,21 @@ __all__ = (
     "METRICS",
     "REQUESTED",
     "REQUESTS",
+    "SMALL_BLOCK",
     "WORDS",
     "Geometry",
     "Header",
     "OtherVersionError",
     "RingShape",
+    "Spill",
     "pack_header",
     "read_header",
     "shapes_of",
 )
 
 MAGIC = b"ELEVREC1"
-VERSION = 2
+VERSION = 3
+_READS = (2, 3)
 WORDS_AT = 2048
 CLOSED = 2560
 REQUESTED = 2568
@@ -53,6 +57,7 @@ START = 4096
 
 EVENT_SLOT = 512
 METRIC_SLOT = 128
+SMALL_BLOCK = 2048
 BLOCK = 16_384
 LONG = 1 << 31
 
@@ -73,12 +78,14 @@ class RingShape(msgspec.Struct, frozen=True, array_like=True):
 
     capacity: int  #: slots, a power of two
     slot: int  #: bytes of a slot
-    blocks: int  #: blocks for records longer than a slot
+    blocks: int  #: large blocks for records longer than a slot
+    small: int = 0  #: small ones
 
 
-#: What a burst writes before a collector has started, or between two of its looks: 8 MiB of events, 4 of metrics.
-EVENTS = RingShape(16_384, EVENT_SLOT, 256)
-METRICS = RingShape(32_768, METRIC_SLOT, 32)
+#: What a burst writes before a collector has started, or between two of its looks: 8 MiB of events, 4 of metrics. Of torch's
+#: own events one in two is longer than a slot, and hardly one than a small block.
+EVENTS = RingShape(16_384, EVENT_SLOT, 256, 2048)
+METRICS = RingShape(32_768, METRIC_SLOT, 32, 512)
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -94,19 +101,35 @@ class Header(msgspec.Struct, frozen=True):
     source: str = "WORKER"  #: who writes: "WORKER" or "AGENT"
 
 
+class Spill(NamedTuple):
+    """Where the long records of a ring lie."""
+
+    small_at: int
+    small: int
+    large_at: int
+    large: int
+
+    def of(self, length: int) -> tuple[int, int, int]:
+        """Return where the blocks for frames of `length` bytes begin, the size of one, and how many there are."""
+        if self.small and length <= SMALL_BLOCK:
+            return self.small_at, SMALL_BLOCK, self.small
+        return self.large_at, BLOCK, self.large
+
+
 class Geometry:
     """Where things lie in a file of these shapes."""
 
     def __init__(self, shapes: tuple[RingShape, RingShape]) -> None:
         self.shapes = shapes
         self.slots: list[int] = []  #: where each ring's slots begin
-        self.spill: list[int] = []  #: where each ring's blocks begin
+        self.spill: list[Spill] = []
         at = START
         for shape in shapes:
             self.slots.append(at)
             at += shape.capacity * shape.slot
-            self.spill.append(at)
-            at += shape.blocks * BLOCK
+            large = at + shape.small * SMALL_BLOCK
+            self.spill.append(Spill(at, shape.small, large, shape.blocks))
+            at = large + shape.blocks * BLOCK
         self.size = at
 
 
@@ -116,7 +139,8 @@ def shapes_of(capacity: int | None) -> tuple[RingShape, RingShape]:
         return EVENTS, METRICS
     if capacity < 2 or capacity & (capacity - 1):
         raise ConfigError(f"capacity must be a power of two, such as 16384; it is {capacity}")
-    return RingShape(capacity, EVENT_SLOT, 64), RingShape(capacity, METRIC_SLOT, 16)
+    small = max(capacity // 8, 16)
+    return RingShape(capacity, EVENT_SLOT, 64, small), RingShape(capacity, METRIC_SLOT, 16, small // 2)
 
 
 def pack_header(header: Header) -> bytes:
@@ -142,8 +166,9 @@ def read_header(data: "mmap.mmap | bytes") -> Header:
         raise InputError("the header of this recorder file is damaged")
     try:
         version = msgspec.msgpack.decode(body).get("version")
-        if version != VERSION:
-            raise OtherVersionError(f"a recorder file of version {version}; this package reads version {VERSION}")
+        if version not in _READS:
+            known = " and ".join(map(str, _READS))
+            raise OtherVersionError(f"a recorder file of version {version}; this package reads versions {known}")
         header = msgspec.msgpack.decode(body, type=Header)
     except (msgspec.MsgspecError, AttributeError) as error:
         raise InputError(f"the header of this recorder file is damaged: {error}") from error
@@ -154,4 +179,4 @@ def read_header(data: "mmap.mmap | bytes") -> Header:
 
 def _possible(shape: RingShape) -> bool:
     power = shape.capacity >= 2 and not shape.capacity & (shape.capacity - 1)
-    return power and shape.blocks > 0 and shape.slot >= 64 and shape.slot % 8 == 0
+    return power and shape.blocks > 0 and shape.small >= 0 and shape.slot >= 64 and shape.slot % 8 == 0

@@ -47,7 +47,6 @@ class ForeignRing:
         self._base = geometry.slots[ring]
         self._stride = shape.slot
         self._spill = geometry.spill[ring]
-        self._blocks = shape.blocks
         self._stamp: tuple[int, ...] = ()
         end = self._base + self.capacity * self._stride
         self._every = self._words[self._base >> 3 : end >> 3 : self._stride >> 3]
@@ -87,7 +86,7 @@ class ForeignRing:
 
     def _frame(self, seq: int) -> bytes | None:
         at = self._base + (seq & (self.capacity - 1)) * self._stride
-        return read_slot(self._file, at, self._stride, self._spill, self._blocks)
+        return read_slot(self._file, at, self._stride, self._spill)
 
     def why_gone(self, seq: int) -> str:
         """Return how the record `seq`, which its slot does not hold, was lost."""

@@ -27,6 +27,7 @@ from elastic_events.recorder.format import (
     WORDS_AT,
     Geometry,
     Header,
+    Spill,
     pack_header,
     shapes_of,
 )
@@ -40,7 +41,18 @@ _HIGH = tuple(length << 32 for length in range(EVENT_SLOT))
 class MappedSlots:
     """Slots of one ring. A store is two: the frame, then the word that makes it valid. No lock, no system call."""
 
-    __slots__ = ("_base", "_blocks", "_file", "_first", "_next_block", "_room", "_spill", "_step", "_stride", "_words")
+    __slots__ = (
+        "_base",
+        "_file",
+        "_first",
+        "_next_large",
+        "_next_small",
+        "_room",
+        "_spill",
+        "_step",
+        "_stride",
+        "_words",
+    )
 
     def __init__(self, file: mmap.mmap, geometry: Geometry, ring: int) -> None:
         self._file = file
@@ -51,8 +63,8 @@ class MappedSlots:
         self._words = memoryview(file).cast("Q")[self._base >> 3 :]
         self._room = self._stride - 8
         self._spill = geometry.spill[ring]
-        self._blocks = geometry.shapes[ring].blocks
-        self._next_block = itertools.count().__next__
+        self._next_small = itertools.count().__next__
+        self._next_large = itertools.count().__next__
 
     def __setitem__(self, index: int, frame: bytes) -> None:
         """Store `frame` in slot `index`. Frames are at most the encoder's limit long, which fits a block."""
@@ -63,30 +75,32 @@ class MappedSlots:
             self._file[at : at + length] = frame
             self._words[index * self._step] = _HIGH[length] + crc32(frame)
             return
-        block = self._next_block() % self._blocks
-        start = self._spill + block * BLOCK
+        begin, size, blocks = self._spill.of(length)
+        block = (self._next_large if size == BLOCK else self._next_small)() % blocks
+        start = begin + block * size
         self._file[start : start + length] = frame
         self._words[index * self._step + 1] = block
         self._words[index * self._step] = (LONG | length) << 32 | crc32(frame)
 
     def __getitem__(self, index: int) -> bytes | None:
         """Return the frame in slot `index`, or None where there is none that is whole."""
-        return read_slot(self._file, self._base + index * self._stride, self._stride, self._spill, self._blocks)
+        return read_slot(self._file, self._base + index * self._stride, self._stride, self._spill)
 
     def word(self, index: int) -> int:
         """Return the word of slot `index`."""
         return self._words[index * self._step]
 
 
-def read_slot(file: mmap.mmap, at: int, stride: int, spill: int, blocks: int) -> bytes | None:
+def read_slot(file: mmap.mmap, at: int, stride: int, spill: Spill) -> bytes | None:
     """Return the frame of the slot at `at`, or None: empty, torn, damaged, or being written."""
     word = int.from_bytes(file[at : at + 8], "little")
     length = word >> 32 & (LONG - 1)
     if word >> 32 & LONG:
         block = int.from_bytes(file[at + 8 : at + 16], "little")
-        if block >= blocks or length > BLOCK:
+        begin, size, blocks = spill.of(length)
+        if block >= blocks or length > size:
             return None
-        frame = file[spill + block * BLOCK : spill + block * BLOCK + length]
+        frame = file[begin + block * size : begin + block * size + length]
     elif 0 < length <= stride - 8:
         frame = file[at + 8 : at + 8 + length]
     else:

@@ -104,7 +104,7 @@ CYCLE.append(CYCLE)
         ("lone \ud800", "lone \\ud800"),
         (datetime.date(2026, 1, 2), "2026-01-02"),
         (datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC), "2026-01-02T03:04:00+00:00"),
-        (decimal.Decimal("1.5"), "1.5"),
+        (decimal.Decimal("1.5"), 1.5),
         (uuid.UUID(int=5), str(uuid.UUID(int=5))),
         (pathlib.PurePosixPath("/a/b"), "/a/b"),
         (Colour.RED, "red"),

@@ -12,6 +12,7 @@ import pytest
 
 import elastic_events.recorder.format as format_module
 from elastic_events import ConfigError, Event, EventBus, EventSource, InputError
+from elastic_events.bus.codec import encode
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
@@ -74,7 +75,7 @@ def test_long_records_survive(folder: Path, length: int) -> None:
 def test_live_reader_passes_long_records_that_were_overwritten(folder: Path, earlier: int) -> None:
     """A burst of long records, of which only the last have their blocks, does not hide what follows from a live reader."""
     events, metrics = open_rings(folder, read_context(), 512)
-    blocks = shapes_of(512)[0].blocks
+    blocks = shapes_of(512)[0].small
     emitter = Emitter(events.pipe, metrics.pipe, Redactor())
     reader = RecorderReader(events.path)
     for number in range(earlier):
@@ -87,6 +88,57 @@ def test_live_reader_passes_long_records_that_were_overwritten(folder: Path, ear
     assert len(found) - len(numbers) == earlier
     reader.look(dead=True)  # which waits for no late one
     assert reader.lost == {"overwritten": 200 - blocks}
+
+
+def test_long_records_of_one_ring_cost_the_other_none(folder: Path) -> None:
+    """Of 2,000 events longer than a slot all are kept, whatever long names metrics have beside them."""
+    events, metrics = open_rings(folder, read_context())
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    for number in range(2_000):
+        emitter.record(Event("e", EventSource.WORKER, metadata={"n": number, "text": "x" * 600}))
+        emitter.put_metric("m" * 300, number)
+    emitter.record(Event("e", EventSource.WORKER, metadata={"n": 2_000, "text": "x" * 9_000}))
+    reader = RecorderReader(events.path)
+    records = list(reader.rest())
+    assert [one.fields[2]["n"] for one in records if one.kind == "event"] == list(range(2_001))
+    assert len(records) - 2_001 == shapes_of(None)[1].small
+    reader.look(dead=True)
+    assert reader.lost == {"overwritten": 2_000 - shapes_of(None)[1].small}
+
+
+def test_file_of_the_version_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the version before wrote, with large blocks only, is read to its last record."""
+    monkeypatch.setattr(format_module, "EVENTS", RingShape(8, EVENT_SLOT, 4))
+    monkeypatch.setattr(format_module, "METRICS", RingShape(8, METRIC_SLOT, 4))
+    events, metrics = open_rings(folder, read_context())
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    for number in range(3):
+        emitter.record(Event("e", EventSource.WORKER, metadata={"n": number, "text": "x" * 900 * number}))
+        emitter.put_metric("m", number)
+    data = bytearray(events.path.read_bytes())
+    header = msgspec.msgpack.decode(data[16 : 16 + int.from_bytes(data[8:12], "little")])
+    body = msgspec.msgpack.encode({**header, "version": 2, "shapes": [shape[:3] for shape in header["shapes"]]})
+    data[8:16] = len(body).to_bytes(4, "little") + crc32(body).to_bytes(4, "little")
+    data[16 : 16 + len(body)] = body
+    events.path.write_bytes(data)
+    records = list(RecorderReader(events.path).all_dead())
+    assert [len(one.fields[2]["text"]) for one in records if one.kind == "event"] == [0, 900, 1800]
+    assert [one.metric.value for one in records if one.kind == "metric"] == [0, 1, 2]
+
+
+def test_record_that_a_lapped_emitter_stored_over(folder: Path) -> None:
+    """An emitter that slept for a lap stores over a newer record: that one is gone, and is counted; no other is taken for it."""
+    events, metrics = open_rings(folder, read_context(), 8)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    take, slots, mask, now = metrics.pipe
+    seq = take()
+    for number in range(12):
+        emitter.put_metric("m", number)
+    slots[seq & mask] = encode((seq, now(), "late", "g", 1))
+    reader = RecorderReader(events.path)
+    records = list(reader.all_dead())
+    assert [one.metric.value for one in records] == [4, 5, 6, 8, 9, 10, 11]
+    assert reader.lost == {"overwritten": 5, "interrupted": 1}
 
 
 def test_record_whose_slot_was_torn_by_its_successor_is_overwritten(folder: Path) -> None:
@@ -225,7 +277,7 @@ def test_every_bit_flip(small_file: Path, tmp_path: Path) -> None:
     flipped.write_bytes(whole)
     geometry = Geometry((format_module.EVENTS, format_module.METRICS))
     events, metrics = geometry.slots
-    spilled = geometry.spill[0]
+    spilled = geometry.spill[0].large_at
     places = [
         *(*range(360), *range(2040, 2080), *range(events, events + 2 * EVENT_SLOT)),
         *(*range(metrics, metrics + 2 * METRIC_SLOT), *range(spilled, spilled + 700)),

@@ -1,0 +1,500 @@
+"""From a caller's value to what msgpack and JSON can hold: one walk, bounded in time and bytes, that runs no user code."""
+
+import datetime
+import decimal
+import enum
+import fractions
+import math
+import pathlib
+import types
+import uuid
+from collections.abc import Callable, Container, Iterable
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import msgspec
+
+from elastic_events.bus.errors import MetadataError
+from elastic_events.bus.numbers import big, number
+from elastic_events.bus.redact import REDACTED, Redactor, cut_secrets, nothing, redact_arguments
+from elastic_events.bus.signals import is_the_callers
+
+__all__ = ("Walk", "plain")
+
+_DEPTH = 16
+
+#: Items that a walk looks at one by one, at a microsecond each; of what holds nothing but numbers, so many at once.
+ITEMS = 128
+BULK = 1024
+
+#: Items that it costs beside to look at a name or a text for the first time, and to search a name that may be a secret's.
+_LOOK = 2
+_SEARCH = 4
+_MOST = 4096  # where nothing is said of time
+
+#: Characters of a key that stay, of a text that is cut to let others in, and of a text at all.
+KEY = 256
+SHORT = 128
+LONG = 16_384
+
+#: Characters beyond a cut that are looked at for a secret that reaches over it.
+_MARGIN = 512
+
+#: Bytes of a number; before a text; of a container with the note of what it lacks.
+_NUMBER = 9
+_HEADER = 5
+_NOTE = 64
+_MARK = 40  # what stands where a text was cut
+
+_PLAIN = frozenset({type(None), bool, float})
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_KEYS = _NUMBERS | {str}
+_NUMBER_64 = range(-(2**63), 2**64)
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
+_WORDS = (decimal.Decimal, fractions.Fraction, uuid.UUID, datetime.timedelta, complex)
+_FIELDS = "__dataclass_fields__"
+_ARGS: Any = vars(BaseException)["args"].__get__
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as None, bool, int, float, str, list and dict, however large; see `Walk`."""
+    walk = Walk()
+    return walk.finish([walk.plain(value)])[0]
+
+
+class Walk:
+    """One pass over a caller's value, into at most `room` bytes of msgpack.
+
+    What does not fit is left out whole, and a note says how many items that were. Long texts share the room that the rest
+    leaves, each with its head and its tail. What is short comes before what is nested.
+
+    Subclasses of builtins are read through the builtin's own methods, objects of unknown classes become `<module.Class>`:
+    their `__str__` could raise, sleep or emit (F59).
+    """
+
+    def __init__(self, redactor: Redactor | None = None, *, room: float = math.inf, strict: bool = False) -> None:
+        self.redactor = redactor
+        self.is_secret = nothing if redactor is None else redactor.is_secret
+        self._redacts = self.is_secret is not nothing
+        self._safe: Container[str] = redactor.safe if redactor is not None else ()
+        self.strict = strict
+        self.room = room
+        self.bounded = room < math.inf
+        self.items = float(ITEMS) if self.bounded else math.inf
+        self.bulk = BULK if self.bounded else _MOST
+        self._characters = 2.0 * LONG
+        self._window: float = LONG if self.bounded else math.inf
+        self._texts: list[tuple[Any, Any, _Text]] = []
+
+    def fields(self, values: Iterable[Any]) -> list[Any]:
+        """Return the plain forms of a record's fields, all of them."""
+        given = list(values)
+        result: list[Any] = [None] * len(given)
+        for place in sorted(range(len(given)), key=lambda place: isinstance(given[place], _CONTAINERS)):
+            cost = self._put(result, place, self.plain(given[place]))  # which takes its own part of the room
+            self.room -= cost
+        return self.finish(result)
+
+    def finish(self, result: list[Any]) -> list[Any]:
+        """Return `result` with its long texts, each as long as there is room for."""
+        for place, value in enumerate(result):
+            if type(value) is _Text:
+                self._put(result, place, value)
+        room = self.room + len(self._texts) * SHORT
+        waiting = sorted(self._texts, key=lambda one: one[2].size)
+        for at, (holder, place, text) in enumerate(waiting):
+            if holder[place] is not REDACTED:
+                share = room / (len(waiting) - at)
+                holder[place] = text.cut(share - _HEADER)
+                room -= min(share, text.size + _HEADER)
+        return result
+
+    def plain(self, value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one table of types
+        """Return the plain form of `value`; of a long text, what `finish` makes a text of."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind is str:
+            return self.text(value)
+        if kind is int:
+            return value if value in _NUMBER_64 else big(value)
+        if not issubclass(kind, _CONTAINERS):
+            return self.scalar(value, kind, depth)
+        if depth >= _DEPTH:
+            return "[too deep]"
+        if issubclass(kind, dict):
+            return self.mapping(value, depth)
+        base: Any = next(base for base in kind.__mro__ if base in _CONTAINERS)
+        return self.sequence(base.__iter__(value), base.__len__(value), depth)
+
+    # --- containers ---
+
+    def mapping(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:  # noqa: C901, PLR0912 - one loop
+        """Return a dict of the items that there is room for; keys stay apart as they were: 1 and "1" are two keys (F60)."""
+        size = dict.__len__(value)
+        if size > 4 and (bulk := self._numbers(value, size)) is not None:
+            return bulk
+        result: dict[Any, Any] = {}
+        repeats: dict[Any, int] = {}
+        nested: list[tuple[Any, Any]] = []
+        self.room -= _NOTE
+        for key, item in self._some(dict.items(value), size):
+            known = type(key) is str and key in self._safe and key.isascii()
+            name = key if known else self.key(key)
+            if name in result:
+                name = _unused(name, result, repeats)
+            kind = type(item)
+            cost = len(name) + _HEADER if known else _cost(name)
+            deep = False
+            if kind in _PLAIN:  # which is no secret
+                held, cost = item, cost + _NUMBER
+                if not known:  # the next time it is
+                    self._is_secret_name(key, name)
+            else:
+                # The key as it was, too: of a long one the name is cut.
+                secret = not known and self._is_secret_name(key, name)
+                deep = issubclass(kind, _CONTAINERS) and not secret
+                held = None if deep else self.plain(item, depth + 1)
+                if secret and not _is_number(item, held):
+                    held = REDACTED
+                cost += _NOTE if deep else _cost(held)
+            if cost > self.room or self.items <= 0:
+                break
+            self.items -= 1
+            self.room -= cost
+            if type(held) is _Text:
+                self._put(result, name, held)
+            else:
+                result[name] = held
+            if deep:
+                nested.append((name, item))
+        if nested:
+            self._descend(result, nested, depth)
+        if len(result) < size:
+            note = _unused("truncated", result, repeats) if "truncated" in result else "truncated"
+            result[note] = f"{size - len(result)} more"
+        return result
+
+    def sequence(self, items: Iterable[Any], size: int, depth: int) -> list[Any]:  # noqa: C901 - as above
+        """Return a list of the items that there is room for."""
+        if size > 4:
+            part = list(islice(items, self.bulk))
+            if _NUMBERS.issuperset(map(type, part)) and (bulk := self._list_of_numbers(part, size)) is not None:
+                return bulk
+            items = chain(part, items)
+        result: list[Any] = []
+        nested: list[tuple[Any, Any]] = []
+        self.room -= _NOTE
+        for item in self._some(items, size):
+            kind = type(item)
+            deep = False
+            if kind in _PLAIN:
+                held, cost = item, _NUMBER
+            else:
+                deep = issubclass(kind, _CONTAINERS)
+                held = None if deep else self.plain(item, depth + 1)
+                cost = _NOTE if deep else _cost(held)
+            if cost > self.room or self.items <= 0:
+                break
+            self.items -= 1
+            self.room -= cost
+            if deep:
+                nested.append((len(result), item))
+            result.append(held)
+            if type(held) is _Text:
+                self._put(result, len(result) - 1, held)
+        if self._redacts:
+            redact_arguments(result)
+        if nested:
+            self._descend(result, nested, depth)
+        if len(result) < size:
+            result.append(f"[truncated: {size - len(result)} more]")
+        return result
+
+    def _some(self, items: Iterable[Any], size: int) -> list[Any]:
+        """Return the items that may still be looked at, as they are now."""
+        return list(islice(items, int(min(size, max(self.items, 0), _MOST))))
+
+    def _is_secret_name(self, key: Any, name: Any) -> bool:
+        redactor = self.redactor
+        if redactor is None or not self._redacts:
+            return False
+        for text in (key,) if name is key else (key, name):
+            if type(text) is str and text not in redactor.safe:
+                self.items -= _LOOK if redactor.is_quick(text) else _SEARCH + min(len(text), KEY // 4) // 3
+                if redactor.is_secret(text):
+                    return True
+        return False
+
+    def _descend(self, result: Any, nested: list[tuple[Any, Any]], depth: int) -> None:
+        """Walk the containers in a container: each may take what those behind it are not likely to need."""
+        self.room += _NOTE * len(nested)
+        sizes = [len(item) for _, item in nested]
+        behind = sum(sizes)
+        if 4 * behind < self.items and self.room > LONG / 2:  # there is room for all
+            for place, item in nested:
+                result[place] = self.plain(item, depth + 1)
+            return
+        for at, (place, item) in enumerate(nested):
+            behind -= sizes[at]
+            others = 1 - 1 / (len(nested) - at)
+            room = items = 0.0
+            if self.bounded:
+                room = min(_NOTE * (len(nested) - at - 1) + 32.0 * behind, self.room * others)
+                items = min(float(behind), self.items * others)
+            self.room, self.items = self.room - room, self.items - items
+            result[place] = self.plain(item, depth + 1)
+            self.room, self.items = self.room + room, self.items + items
+
+    def _numbers(self, value: dict[Any, Any], size: int) -> dict[Any, Any] | None:
+        """Return a dict of nothing but numbers, at once: none of them is a secret. None for another."""
+        count = min(size, self.bulk)
+        if not (
+            _NUMBERS.issuperset(map(type, islice(dict.values(value), count)))
+            and _KEYS.issuperset(map(type, islice(dict.keys(value), count)))
+        ):
+            return None
+        try:
+            some = dict(islice(dict.items(value), 32))
+            if count > 32 and self.bounded:  # few of which fit need not all be taken
+                count = min(count, int(1.2 * self.room * len(some) / len(_encode(some))) + 32)
+            part = dict(islice(dict.items(value), count))
+            length = len(_encode(part))
+            if length + _NOTE > self.room and max((len(key) for key in part if type(key) is str), default=0) > KEY:
+                return None
+        except (ValueError, OverflowError):  # a lone surrogate, a number of more than 64 bits
+            return None
+        for key in some:  # next time they are known
+            if type(key) is str and key not in self._safe:
+                self._is_secret_name(key, key)
+                if self.items < ITEMS // 2:
+                    break
+        while length + _NOTE > self.room:
+            count = min(len(part) - 1, int(len(part) * max(self.room - _NOTE, 0) / length))
+            part = dict(islice(part.items(), count))
+            length = len(_encode(part))
+        self.room -= length
+        if len(part) < size:
+            part["truncated" if "truncated" not in part else _unused("truncated", part, {})] = (
+                f"{size - len(part)} more"
+            )
+        return part
+
+    def _list_of_numbers(self, part: list[Any], size: int) -> list[Any] | None:
+        """As `_numbers`, of a list."""
+        try:
+            length = len(_encode(part))
+        except OverflowError:
+            return None
+        while length + _NOTE > self.room:
+            part = part[: min(len(part) - 1, int(len(part) * max(self.room - _NOTE, 0) / length))]
+            length = len(_encode(part))
+        self.room -= length
+        return part if len(part) == size else [*part, f"[truncated: {size - len(part)} more]"]
+
+    def key(self, key: Any, depth: int = 0) -> Any:
+        """Return a key: a number as it is, all else as text."""
+        kind = type(key)
+        if kind is str:
+            return key if len(key) <= KEY and key.isascii() else _ends(_utf8(key), KEY)
+        if kind in _NUMBERS:
+            return key if kind is not int or key in _NUMBER_64 else big(key)
+        if issubclass(kind, (tuple, frozenset)):
+            base: Any = tuple if issubclass(kind, tuple) else frozenset
+            some = [] if depth > 2 else [self.key(part, depth + 1) for part in islice(base.__iter__(key), 8)]
+            text = repr(some if len(some) == base.__len__(key) else [*some, "..."])
+        else:
+            held = self.scalar(key, kind, _DEPTH)
+            text = held if type(held) is str else held.head if type(held) is _Text else repr(held)
+        return _ends(text, KEY)
+
+    # --- what holds nothing ---
+
+    def text(self, value: str) -> Any:
+        """Return text that UTF-8 can hold, without the secrets in it; a long one as `_Text`."""
+        if self.redactor is not None and self._redacts:
+            if value in self.redactor.texts:
+                cut = _whole
+            else:
+                self.items -= _LOOK
+                cut = _whole if len(value) <= SHORT and self.redactor.passes(value) else cut_secrets
+        else:
+            cut = _whole
+        if len(value) > self._window:
+            half = int(self._window) // 2
+            self._spend(2 * half)
+            return _Text(_utf8(_head(value, half, cut)), len(value) - 2 * half, _utf8(_tail(value, half, cut)))
+        if len(value) > SHORT:
+            self._spend(len(value))
+        value = _utf8(cut(value))
+        middle = len(value) // 2
+        return value if len(value) <= SHORT else _Text(value[:middle], 0, value[middle:])
+
+    def _spend(self, characters: int) -> None:
+        """Take from the characters that are looked at in all; of each further text there are some."""
+        self._characters -= characters
+        self._window = max(min(self._characters, LONG), 4 * SHORT) if self.bounded else math.inf
+
+    def scalar(self, value: Any, kind: type, depth: int) -> Any:
+        """Return the plain form of anything that is no builtin container."""
+        try:
+            return self._scalar(value, kind, depth)
+        except MetadataError:
+            raise
+        except Exception as error:  # a tensor that has no value to be read, a time zone that raises
+            if is_the_callers(error):
+                raise
+            return _label(kind)
+
+    def _scalar(self, value: Any, kind: type, depth: int) -> Any:  # noqa: C901, PLR0911 - one table of types
+        if issubclass(kind, enum.Enum) and depth < _DEPTH:
+            return self.plain(value._value_, depth + 1)
+        if issubclass(kind, str):
+            return self.text(str.__str__(value))
+        if issubclass(kind, float):
+            return float.__float__(value)
+        if issubclass(kind, int):
+            return self.plain(int.__int__(value))
+        found = number(value, kind)
+        if found is not None:
+            return self.plain(found, _DEPTH)
+        if self.strict:
+            raise MetadataError(
+                f"a value of type {kind.__name__} is not JSON: give str, int, float, bool, None, list or dict"
+            )
+        if issubclass(kind, (bytes, bytearray, memoryview)):
+            return self.text(bytes(value[: 2 * LONG]).decode(errors="backslashreplace"))
+        if kind in (datetime.datetime, datetime.date, datetime.time):
+            return str(value.isoformat())
+        if kind in _WORDS or issubclass(kind, pathlib.PurePath):
+            return self.text(str(value))
+        if issubclass(kind, BaseException):
+            return self.text(f"{kind.__name__}: {self._arguments(value)}")
+        fields = next((vars(base)[_FIELDS] for base in kind.__mro__ if _FIELDS in vars(base)), None)
+        if fields is not None and depth < _DEPTH:
+            return self.mapping({name: _field(value, name) for name in fields}, depth)
+        return _label(kind)
+
+    def _arguments(self, error: BaseException) -> str:
+        inner = Walk(self.redactor, room=LONG // 2)
+        return ", ".join(map(str, inner.fields(_ARGS(error)[:16])))
+
+    def _put(self, holder: Any, place: Any, held: Any) -> float:
+        """Store what was walked; a long text as its head, until it is known how much of it fits. Return its cost."""
+        if type(held) is _Text:
+            self._texts.append((holder, place, held))
+            holder[place] = held.head
+        else:
+            holder[place] = held
+        return _cost(held)
+
+
+class _Text(NamedTuple):
+    """A long text: its two ends, and how many characters between them are gone."""
+
+    head: str
+    gone: int
+    tail: str
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes with nothing more cut."""
+        return _bytes(self.head) + _bytes(self.tail) + (_MARK if self.gone else 0)
+
+    def cut(self, room: float) -> str:
+        """Return as much of both ends as `room` bytes hold, and between them how much is missing."""
+        if self.size <= room and not self.gone:
+            return self.head + self.tail
+        length = len(self.head) + len(self.tail)
+        keep = max(int(min((room - _MARK) * length / self.size, length)), 0)
+        while True:
+            head, tail = self.head[: keep - keep // 2], self.tail[len(self.tail) - keep // 2 :]
+            if _bytes(head) + _bytes(tail) + _MARK <= room or keep == 0:  # characters differ in their bytes
+                return f"{head}[truncated: {self.gone + length - keep} more]{tail}"
+            keep = keep * 3 // 4
+
+
+def _head(text: str, length: int, cut: Callable[[str], str]) -> str:
+    """Return the begin of a text; a secret that reaches beyond it shows by what is behind."""
+    return cut(text[: length + _MARGIN])[:-_MARGIN][:length]
+
+
+def _tail(text: str, length: int, cut: Callable[[str], str]) -> str:
+    """Return the end of a text. It is looked at from the begin of the word or of the key that reaches into it."""
+    start = len(text) - length
+    before = start - _MARGIN
+    key = text.rfind("-----BEGIN ", max(start - LONG, 0), start)
+    begin = key if key >= 0 else max(text.rfind(mark, max(before - LONG // 4, 0), max(before, 0)) for mark in " \n")
+    return cut(text[begin if begin >= 0 else max(before, 0) :])[-length:]
+
+
+def _whole(text: str) -> str:
+    return text
+
+
+def _utf8(text: str) -> str:
+    """Return text that UTF-8 can hold: a lone surrogate as its escape."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
+    return text
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _cost(held: Any) -> int:
+    """Bytes of what was walked; a container has paid for itself."""
+    kind = type(held)
+    if kind is str:
+        return _bytes(held) + _HEADER
+    if kind is _Text:
+        return SHORT
+    return 0 if kind is list or kind is dict else _NUMBER
+
+
+def _ends(text: str, most: int) -> str:
+    """Return `text`, of a long one `most` characters of both ends."""
+    if len(text) <= most:
+        return text
+    keep = most - _MARK
+    return f"{text[: keep // 2]}[truncated: {len(text) - keep} more]{text[-(keep // 2) :]}"
+
+
+def _unused(name: Any, taken: dict[Any, Any], repeats: dict[Any, int]) -> str:
+    """Return another name than those `taken`; `repeats` knows where the search for the same name ended last."""
+    while True:
+        repeats[name] = number_ = repeats.get(name, 0) + 1
+        other = f"{name}'" if number_ == 1 else f"{name}'{number_}"
+        if other not in taken:
+            return other
+
+
+def _is_number(value: Any, held: Any) -> bool:
+    """Whether this is a number, True, False or None, of which none is a secret."""
+    return type(held) in (int, float, bool, type(None)) or issubclass(type(value), int)
+
+
+def _field(value: Any, name: str) -> Any:
+    """Return a field of a dataclass without running a property."""
+    state = getattr(value, "__dict__", {})
+    if name in state:
+        return state[name]
+    for base in type(value).__mro__:
+        member = vars(base).get(name)
+        if type(member) is types.MemberDescriptorType:
+            return member.__get__(value)
+    return None
+
+
+def _label(kind: type) -> str:
+    """Return what stands for an object of `kind`; a metaclass that has its own opinion on names is not asked."""
+    module, name = (vars(type)[what].__get__(kind) for what in ("__module__", "__qualname__"))
+    return f"<{module}.{name}>" if type(module) is str else f"<{name}>"

@@ -12,7 +12,7 @@ from elastic_events import Event, EventSource
 from elastic_events.bus.context import Context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
-from elastic_events.cli import COMMANDS
+from elastic_events.cli.group import COMMANDS
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.sqlite import read_sqlite
 from tests.reading.runs import two_attempts
@@ -126,7 +126,7 @@ def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:
         (("replay", "rings", "--to", "nowhere://x"), "no sink is called 'nowhere'"),
         (("replay", "rings", "--to", "sqlite:///no/such/dir/x.db"), "mkdir"),
         (("demo", "no/such/dir/x.db"), "mkdir"),
-        (("nonsense",), "No such command"),
+        (("nonsense",), "there is no command"),
     ],
 )
 def test_mistakes_get_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
@@ -178,3 +178,34 @@ def test_every_command_has_help(tmp_path: Path) -> None:
     for name in COMMANDS:
         assert name in listed
         assert command(name, "--help", cwd=tmp_path).returncode == 0
+
+
+def test_help_says_each_command_whole(tmp_path: Path) -> None:
+    """The list of commands is complete, none of its sentences is cut; `-h` and `python -m elastic_events` show it, too."""
+    listed = command("-h", cwd=tmp_path).stdout
+    assert all(sentence in listed for sentence in COMMANDS.values())
+    assert "..." not in listed.partition("Commands:")[2]
+    call = [sys.executable, "-m", "elastic_events", "-h"]
+    assert "summary" in subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert command("slow", "-h", cwd=tmp_path).returncode == 0
+
+
+def test_version_names_what_runs(tmp_path: Path) -> None:
+    """`--version` says what a report of a fault needs: ours, Python's, torch's."""
+    said = command("--version", cwd=tmp_path).stdout
+    assert re.fullmatch(r"elastic-events \d+\.\d+\.\d+, Python 3\.\d+\.\d+\S*, (no torch|torch \S+)\n", said)
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    """A word that is nearly a command gets that command's name."""
+    done = command("sumary", "x.db", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no command 'sumary'; did you mean summary?" in done.stderr
+
+
+def test_ctrl_c_is_a_signals_end(tmp_path: Path) -> None:
+    """A command that Ctrl-C interrupts ends with 130, as shells know it, and no traceback."""
+    before = "import signal\nimport elastic_events.reading.source as s\n"
+    before += "def stuck(*args): signal.raise_signal(signal.SIGINT)\ns.read_stories = stuck"
+    done = command("summary", "x.db", cwd=tmp_path, before=before)
+    assert (done.returncode, done.stderr) == (130, "")

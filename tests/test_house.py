@@ -40,6 +40,7 @@ STOREYS = {
     "torchrun": 10,
     "demo": 11,
     "cli": 12,
+    "__main__": 13,
 }
 FILES = [*(ROOT / "elastic_events").rglob("*.py"), *(ROOT / "elastic_metrics").rglob("*.py")]
 

@@ -6,6 +6,7 @@ drain, so that a later change of the caller's dict does not show (M10). There is
 monotonic time into wall time, since a second read and its nine bytes would cost a fifth of the whole.
 """
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
@@ -47,11 +48,30 @@ class RecordRdzv(Protocol):
     def __call__(self, event: Any) -> None: ...  # pragma: no cover
 
 
+class Untraced:
+    """A block of which `torch.compile` does not trace the calls, where it is under way: it would compile our own code."""
+
+    __slots__ = ("_compiler", "_tracer")
+
+    def __enter__(self) -> None:
+        self._compiler: Any = sys.modules.get("torch._C._dynamo.eval_frame")
+        if self._compiler is not None:
+            self._tracer = self._compiler.set_eval_frame(None)
+
+    def __exit__(self, *_: object) -> None:
+        if self._compiler is not None:
+            self._compiler.set_eval_frame(self._tracer)
+
+
 F = TypeVar("F", bound=Callable[..., None])
 
 
 def _untraced(function: F) -> F:
-    """Have `torch.compile` call the function as it is: to trace it would be to walk all numbers of a ring."""
+    """Have `torch.compile` call the function as it is: to trace it would be to walk all numbers of a ring.
+
+    Where it tries all the same, in a call from code that it gave up on, it gives up on this one at the clock: in a `try`, and
+    before a ring's numbers are touched.
+    """
     vars(function)["_torchdynamo_disable"] = True
     return function
 
@@ -101,7 +121,8 @@ class Emitter:
                 except BaseException as error:
                     if is_the_callers(error):
                         raise
-                    frame = self._metric((seq, time, metric_name, metric_group, metric_value))
+                    with Untraced():
+                        frame = self._metric((seq, time, metric_name, metric_group, metric_value))
                 slots[seq & mask] = frame
             except RecursionError:  # no room for a call
                 return
@@ -146,15 +167,15 @@ class Emitter:
                             if value not in known and not self.passes(value):
                                 raise ValueError  # it carries a secret
                         elif kind not in _SCALARS:
-                            metadata = self._quick(metadata)
-                            break
+                            raise TypeError  # a value that may have keys of its own
                     frame = encode((seq, time, name, destination, event.source, event.timestamp, metadata))
                     if len(frame) > LIMIT:
                         raise OverflowError
                 except BaseException as error:
                     if is_the_callers(error):
                         raise
-                    frame = self._event((seq, time), event, destination)
+                    with Untraced():
+                        frame = self._quick((seq, time), event, destination)
                 slots[seq & mask] = frame
             except RecursionError:  # as above
                 return None
@@ -178,7 +199,9 @@ class Emitter:
                 take, slots, mask, now = pipe
                 time = now()
                 seq = take()
-                slots[seq & mask] = self._event((seq, time), event, "dynamic_rendezvous")
+                with Untraced():
+                    frame = self._event((seq, time), event, "dynamic_rendezvous")
+                slots[seq & mask] = frame
             except RecursionError:
                 return None
             except BaseException as error:
@@ -195,12 +218,22 @@ class Emitter:
         if destination != "null" and self.unheard is not None:
             self.unheard(event, destination)
 
-    def _quick(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Return `metadata` as the encoder takes it: NumPy's scalars as numbers, small lists and dicts as they are.
+    def _quick(self, head: tuple[int, int], event: Any, destination: Any) -> bytes:
+        """Encode an event with a few values that are easy: NumPy's scalars as numbers, small lists and dicts as they are."""
+        try:
+            if type(event) in KNOWN and type(event.metadata) is dict and len(event.metadata) <= _FEW:
+                fields = self._easy(event, destination)
+                if fields is not None and len(frame := encode(head + fields)) <= LIMIT:
+                    return frame
+        except Exception as error:
+            if is_the_callers(error):
+                raise
+        return self._event(head, event, destination)
 
-        Raises:
-            TypeError: it takes more than a look.
-        """
+    def _easy(self, event: Any, destination: Any) -> tuple[Any, ...] | None:
+        metadata = event.metadata
+        if not (self.vetted(metadata) and (event.name in self.texts or self.passes(event.name))):
+            return None
         result = metadata
         for key, value in metadata.items():
             kind = type(value)
@@ -219,8 +252,8 @@ class Emitter:
                     result = metadata.copy()
                 result[key] = found
             if not fine:
-                raise TypeError
-        return result
+                return None
+        return (event.name, destination, event.source, event.timestamp, result)
 
     def _fine(self, values: Iterable[Any]) -> bool:
         """Whether there is nothing but numbers and texts without a secret; one behind a flag may be any."""

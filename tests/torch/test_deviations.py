@@ -1,5 +1,6 @@
 """The deviations from torch that the README lists, each shown in both worlds: what torch does, and what we do."""
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -10,9 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 import elastic_events
@@ -215,6 +219,106 @@ def no_event(world: Any) -> Any:
         return results, [record.name for record in seen]
 
 
+def added_fields(world: Any) -> Any:
+    """Return where the field that a subclass adds is in the JSON that a handler gets."""
+
+    @dataclasses.dataclass
+    class Mine(world.events.Event):  # type: ignore[misc, name-defined]
+        rank: int = 3
+
+    keep = Keep()
+    with destination(world, keep):
+        world.events.record(Mine("n", world.events.EventSource.AGENT, 5), "mine")
+    said = json.loads(keep.texts[0])
+    return said.get("rank"), said["metadata"].get("rank")
+
+
+def rdzv_fields(world: Any) -> Any:
+    """Return whether a field that a subclass of a rendezvous event adds is kept."""
+
+    @dataclasses.dataclass
+    class Mine(world.events.RdzvEvent):  # type: ignore[misc, name-defined]
+        rank_of_mine: int = 3
+
+    keep = Keep()
+    fields = dataclasses.asdict(rdzv(world)) | {"node_state": world.events.NodeState.INIT}
+    with destination(world, keep):
+        world.events.record(Mine(**fields), "mine")
+    return "rank_of_mine" in json.loads(keep.texts[0])
+
+
+def number_kinds(world: Any) -> Any:
+    """Return the types of the values that a metric handler gets for numbers of other kinds."""
+    import torch
+
+    given = (numpy.float32(0.5), numpy.array([2]), Decimal("0.5"), Fraction(1, 2), 10**30, torch.tensor(3))
+    if world is OURS:
+        with capture() as seen:
+            for value in given:
+                world.metrics.put_metric("m", value)
+            return [type(point.value).__name__ for point in seen.metrics]
+    return [
+        type(value).__name__
+        for _, _, value in points_of(world, lambda w: [w.metrics.put_metric("m", value) for value in given])
+    ]
+
+
+def no_number(world: Any) -> Any:
+    """Return what a metric handler gets for an object."""
+    value = Keep()
+    if world is OURS:
+        with capture() as seen:
+            world.metrics.put_metric("m", value)
+            return isinstance(seen.metrics[0].value, str)
+    return isinstance(points_of(world, lambda w: w.metrics.put_metric("m", value))[0][2], str)
+
+
+def secret(world: Any) -> Any:
+    """Return whether a password is in the JSON that a handler gets."""
+    keep = Keep()
+    with destination(world, keep):
+        world.events.record(event(world, password="hunter2"), "mine")
+    return "hunter2" in keep.texts[0]
+
+
+def long_event(world: Any) -> Any:
+    """Return whether the JSON of an event of 100 KB is that long."""
+    keep = Keep()
+    with destination(world, keep):
+        world.events.record(event(world, text="x" * 100_000), "mine")
+    return len(keep.texts[0]) > 100_000
+
+
+def held_stream(world: Any) -> Any:
+    """Return who gets the point of a stream that was got before another handler was configured."""
+    seen: list[str] = []
+
+    class Named(world.metrics.MetricHandler):  # type: ignore[misc, name-defined]
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def emit(self, data: Any) -> None:
+            seen.append(self.name)
+
+    try:
+        world.metrics.configure(Named("first"), "held")
+        stream = world.metrics.getStream("held")
+        world.metrics.configure(Named("second"), "held")
+        stream.add_value("a", 1)
+        elastic_events.stop()
+    finally:
+        world.metrics_api._metrics_map.pop("held")
+    return seen
+
+
+def at_once(world: Any) -> Any:
+    """Return whether a handler has an event when `record` returns."""
+    keep = Keep()
+    with destination(world, keep), capture() if world is OURS else nullcontext():
+        world.events.record(event(world), "mine")
+        return len(keep.texts)
+
+
 NOTHING = ("returns", None)
 
 #: What the README's table says -> the call, what torch makes of it, what we do.
@@ -235,6 +339,18 @@ DEVIATIONS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
         {("raises", "TypeError")},
     ),
     "`@prof` on a `functools.partial`": (prof_partial, ("raises", "AttributeError"), ("returns", 12)),
+    "a field that a subclass of `Event` adds": (added_fields, (3, None), (None, 3)),
+    "a field that a subclass of `RdzvEvent` adds": (rdzv_fields, True, False),
+    "a metric's number of another kind": (
+        number_kinds,
+        ["float32", "ndarray", "Decimal", "Fraction", "int", "Tensor"],
+        ["float", "int", "float", "float", "float", "int"],
+    ),
+    "a metric's value that is no number": (no_number, False, True),
+    "a stream held over `configure`": (held_stream, ["first"], ["second"]),
+    "when a handler has a record": (at_once, 1, 0),
+    "a secret in metadata": (secret, True, False),
+    "an event of more than 16 KiB": (long_event, True, False),
     "`record()` of what is no event": (
         *(no_event, ({("raises", "AttributeError")}, [])),
         ({NOTHING}, ["unrecordable", "unrecordable"]),

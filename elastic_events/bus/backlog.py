@@ -195,8 +195,7 @@ class Backlog:
         """Take `records`; return how many fell out for them (of themselves, if the newest are dropped)."""
         before = self._collect_losses()
         spooling = self.spool is not None
-        for kind, group in groupby(records, attrgetter("kind")):
-            run = list(group)
+        for kind, run in _runs(records):
             queue, size = self._metrics if kind == "metric" else self._events, _size(run)
             if spooling or (len(queue) + len(run) <= self.records and queue.bytes + size <= self.bytes):
                 queue.append(run, range(self.entered, self.entered + len(run)), size)
@@ -317,5 +316,16 @@ class Backlog:
         return self._lost.total()
 
 
+_KIND, _SIZE = attrgetter("kind"), attrgetter("size")
+
+
+def _runs(records: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
+    """Return `records` in runs of one kind: all of them, nearly always."""
+    kinds = list(map(_KIND, records))
+    if kinds and kinds.count(kinds[0]) == len(kinds):
+        return [(kinds[0], records)]
+    return [(kind, list(run)) for kind, run in groupby(records, _KIND)]
+
+
 def _size(records: Sequence[Record]) -> int:
-    return sum([record.size for record in records])
+    return sum(map(_SIZE, records))

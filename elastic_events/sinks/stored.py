@@ -11,12 +11,13 @@ exceptions, which strict JSON forces:
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import astuple
 
 from elastic_events.bus.codec import plain
 from elastic_events.bus.context import Context
@@ -143,43 +144,50 @@ def to_lines(records: Sequence[Record]) -> bytes:
     """Return the lines of `records`, each with its newline; all at once, in less than half the time of one by one."""
     try:
         return _encoder.encode_lines(_lines(records))
-    except (TypeError, UnicodeEncodeError):  # no number of fields of its kind, or a lone surrogate: from no ring
+    except (TypeError, ValueError):  # no number of fields of its kind, or a lone surrogate: from no ring
         return b"".join([_line(record) + b"\n" for record in records])
 
 
 def _lines(records: Sequence[Record]) -> list[msgspec.Struct]:
+    if not records:
+        return []
+    kinds, _, _, _, _, _, _, contexts, *_ = columns = list(zip(*map(astuple, records), strict=True))
+    # By count, which compares by identity first: grouping asks each record for both, and costs as much as a column.
+    if kinds.count(kinds[0]) == contexts.count(contexts[0]) == len(records):
+        return _same(records[0].kind, records[0].context, columns)
     lines: list[msgspec.Struct] = []
     for (kind, context), group in groupby(records, attrgetter("kind", "context")):
-        line, raw = _LINES[kind], _context(context)
-        speaker = f"{context.run_id}/{context.process}/{RINGS[kind]}/"
-        run = list(group)
-        # Nearly all are numbers of metrics, which are looked at many at once.
-        fields = _numbers(run) if kind == "metric" else None
-        if fields is None:
-            fields = [[value if _is_strict(value) else strict(value) for value in record.fields] for record in run]
-        lines += [
-            line(
-                f"{speaker}{record.seq}",
-                kind,
-                record.seq,
-                record.time_ns,
-                record.monotonic_ns,
-                record.name if type(record.name) is str else _text(record.name),
-                record.channel if type(record.channel) is str else _channel(record.channel),
-                *its_fields,
-                record.recovered or UNSET,
-                raw,
-            )
-            for record, its_fields in zip(run, fields, strict=True)
-        ]
+        lines += _same(kind, context, list(zip(*map(astuple, group), strict=True)))
     return lines
 
 
-def _numbers(metrics: Sequence[Record]) -> Sequence[Sequence[float]] | None:
-    """Return the fields of `metrics` if strict JSON has them as they are: a number each, finite, and of 64 bits."""
-    fields = [record.fields for record in metrics]
+def _same(kind: Kind, context: Context, columns: Sequence[tuple[Any, ...]]) -> list[msgspec.Struct]:
+    """Return the lines of records of one kind and speaker, given by `Record`'s fields, a column each.
+
+    By columns, since a call with ten arguments for each record is as dear as the encoding.
+    """
+    _, seqs, times, clocks, names, channels, fields, _, _, recovered, _ = columns
+    # Nearly all are numbers of metrics, which are looked at many at once.
+    payload = _numbers(fields) if kind == "metric" else None
+    if payload is None:
+        payload = [
+            [value if type(value) is str or value is None else strict(value) for value in values] for values in fields
+        ]
+    try:
+        "".join(names + channels)  # the quickest way to see that all of them are text
+    except TypeError:
+        names, channels = tuple(map(_text, names)), tuple(map(_channel, channels))
+    speaker = f"{context.run_id}/{context.process}/{RINGS[kind]}/"
+    ids = [f"{speaker}{seq}" for seq in seqs]
+    again = [one or UNSET for one in recovered] if any(recovered) else repeat(UNSET)
+    head = ids, repeat(kind), seqs, times, clocks, names, channels
+    return list(map(_LINES[kind], *head, *zip(*payload, strict=True), again, repeat(_context(context))))
+
+
+def _numbers(fields: Sequence[Sequence[Any]]) -> Sequence[Sequence[float]] | None:
+    """Return the fields of metrics if strict JSON has them as they are: a number each, finite, and of 64 bits."""
     values = list(chain.from_iterable(fields))
-    if len(values) != len(metrics) or not _NUMBERS.issuperset(map(type, values)):
+    if len(values) != len(fields) or not _NUMBERS.issuperset(map(type, values)):
         return None
     try:
         finite = math.isfinite(sum(values))
@@ -256,12 +264,23 @@ def strict(value: Any) -> Any:
     A dict that is so already comes back itself, with whatever lone surrogates its strings hold.
     """
     if type(value) is dict:
-        # What almost every event holds.
+        # What almost every event holds; without a call an item, which would take twice as long.
         for key, item in value.items():
-            if type(key) is not str or not _is_strict(item):
+            kind = type(item)
+            if type(key) is not str:
+                break
+            if kind is int:
+                if not -(2**63) <= item < 2**64:
+                    break
+            elif kind is float:
+                if item - item != 0:
+                    break
+            elif kind not in _SAFE:
                 break
         else:
             return value
+    elif _is_strict(value) and type(value) is not str:
+        return value
     return _Walk().strict(value, 0)
 
 

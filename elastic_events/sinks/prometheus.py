@@ -39,8 +39,9 @@ class PrometheusSink:
     | `elastic_metric_distribution`, over all ranks | name, group, run |
     | `elastic_rank_last_step`, `elastic_rank_step_seconds`, `elastic_rank_restarts` | run, rank |
     | `elastic_rank_last_record_timestamp_seconds`: the last sign of life | run, rank |
+    | `elastic_rank_productive_seconds_total`: in finished steps, each counted once | run, rank |
     | `elastic_events_total` | name, source, run |
-    | `elastic_lane_*`, from the bus's own ledger | lane; dropped: reason too |
+    | `elastic_lane_*`, from the bus's own ledger | lane; dropped and failed: reason too |
     | `elastic_overflow_total`: records that went to the overflow series | kind |
 
     Delivered means: counted in this process. What is not scraped before the process ends is gone, and so is the endpoint
@@ -220,7 +221,8 @@ class PrometheusSink:
         )
         for what, text in RANK.items():
             lines = (line for rank in ranks if (line := rank.line(what, number)))
-            yield from whole_family(f"elastic_rank_{what}", "gauge", text, lines)
+            kind = "counter" if what.endswith("_total") else "gauge"
+            yield from whole_family(f"elastic_rank_{what}", kind, text, lines)
         counts = (
             labelled("elastic_events_total", {"name": key[0], "source": key[1], "run": key[2]}) + f"{count}.0\n"
             for key, count in events
@@ -235,19 +237,18 @@ class PrometheusSink:
         if self.stats is None:
             return
         lanes = self.stats().lanes
-        dropped = self._families.CounterMetricFamily(
-            "elastic_lane_dropped", "Records lost before the handler saw them.", labels=["lane", "reason"]
-        )
         for name, what, kind in _LEDGER:
             family_class = self._families.CounterMetricFamily if kind else self._families.GaugeMetricFamily
             family = family_class(f"elastic_lane_{name}", what, labels=["lane"])
             for lane, stats in lanes.items():
                 family.add_metric([lane], getattr(stats, name))
             yield family
-        for lane, stats in lanes.items():
-            for reason, count in stats.dropped.items():
-                dropped.add_metric([lane, reason], count)
-        yield dropped
+        for name, what, field in _LOSSES:
+            family = self._families.CounterMetricFamily(f"elastic_lane_{name}", what, labels=["lane", "reason"])
+            for lane, stats in lanes.items():
+                for reason, count in getattr(stats, field).items():
+                    family.add_metric([lane, reason], count)
+            yield family
 
     # --- the endpoint: called in the worker's thread ---
 
@@ -299,10 +300,16 @@ def from_url(url: SplitResult) -> PrometheusSink:
 _LEDGER = (
     ("accepted", "Records emitted while the lane was subscribed.", True),
     ("delivered", "Records its handler took.", True),
-    ("failed", "Records its handler refused.", True),
+    ("lost", "Records that failed, and that were dropped.", True),
     ("filtered", "Records it does not want.", True),
     ("retries", "Attempts after a first failed one.", True),
     ("dead_lettered", "Failed records kept in the dead letters.", True),
     ("pending", "Records on their way.", False),
     ("backlog_bytes", "Encoded size of the backlog.", False),
+)
+
+#: Name of the series, what it says, field of `LaneStats` with the counts by reason.
+_LOSSES = (
+    ("dropped", "Records lost before the handler saw them.", "dropped"),
+    ("failed", "Records its handler refused, by the error's name.", "failed_by"),
 )

@@ -88,15 +88,20 @@ class Spread:
 class Rank:
     """How far a rank has come, and when it last said anything."""
 
-    __slots__ = ("_begun", "_labels", "last_record_timestamp_seconds", "last_step", "restarts", "step_seconds")
+    __slots__ = (
+        *("_begun", "_furthest", "_labels", "last_record_timestamp_seconds", "last_step", "productive_seconds_total"),
+        *("restarts", "step_seconds"),
+    )
 
     def __init__(self, run: str, rank: int) -> None:
         self._labels = {"run": run, "rank": str(rank)}
         self._begun: tuple[object, int] = (None, 0)
+        self._furthest = -math.inf
         self.last_step: float | None = None
         self.step_seconds: float | None = None
         self.last_record_timestamp_seconds: float | None = None
         self.restarts: float | None = None
+        self.productive_seconds_total: float | None = None
 
     def see(self, record: Record) -> None:
         self.last_record_timestamp_seconds = max(self.last_record_timestamp_seconds or 0.0, record.time_ns / 1e9)
@@ -112,16 +117,20 @@ class Rank:
             self.last_step = number
             if self._begun[0] == number:
                 self.step_seconds = (record.monotonic_ns - self._begun[1]) / 1e9
+                again = 0.0 if number <= self._furthest else self.step_seconds
+                self.productive_seconds_total = (self.productive_seconds_total or 0.0) + again
+            self._furthest = max(self._furthest, number)
 
     def line(self, what: str, number: Callable[[float], str]) -> str:
         value = getattr(self, what)
         return "" if value is None else labelled(f"elastic_rank_{what}", self._labels) + f"{number(value)}\n"
 
 
-#: Gauge of a rank -> what it says.
+#: Gauge, or counter, of a rank -> what it says.
 RANK = {
     "last_step": "The last step that the rank finished.",
     "step_seconds": "How long that step took.",
     "last_record_timestamp_seconds": "When the rank last recorded anything, in seconds since the epoch.",
     "restarts": "Restarts of the worker, as torchrun counts them.",
+    "productive_seconds_total": "Seconds in finished steps, without those done before, ahead of a restart.",
 }

@@ -40,6 +40,9 @@ __all__ = (
 #: The bus started by `start()`, or by a destination or a metric handler that needs one.
 _background: dict[str, EventBus] = {}
 
+#: The sinks by URL that it has: a cell of a notebook that is run again must not write everything twice.
+_urls: set[str] = set()
+
 
 def unheard(event: Any, destination: Any) -> None:
     """With no bus open, start one where `destination` has a handler that writes, and record `event` there."""
@@ -77,7 +80,7 @@ def start(
     application, no directory for recorders) a background thread drains, with one warning; so it does for Python handlers.
 
     With no handler given, those of `ELASTIC_EVENTS_SINKS` (URLs, separated by commas) are used. A second call while the
-    first bus runs subscribes its handlers to that one.
+    first bus runs subscribes its handlers to that one, but for the URLs that it has already.
 
     Args:
         handlers: as for `EventBus`, and `options` likewise.
@@ -96,6 +99,8 @@ def start(
         made, link = _make(handlers, drain, options)
         bus = _claim(made)
         if bus is made:
+            _urls.clear()
+            _urls.update(_as_asked(handlers))
             handlers = ()
             if link is not None:
                 link.join_children()
@@ -103,10 +108,27 @@ def start(
         elif link is not None:  # another thread was faster
             link.abandon()
     for handler in handlers:
-        bus.subscribe(handler)
+        fresh = _as_asked([handler]) - _urls
+        if fresh or not isinstance(handler, str):
+            bus.subscribe(handler)
+            _urls.update(fresh)
     if handle_sigterm:
         signal.signal(signal.SIGTERM, _end)
     return bus
+
+
+def _as_asked(handlers: Sequence[Handler]) -> set[str]:
+    """Return the URLs among `handlers`, each as it is from every directory."""
+    found = set()
+    for url in handlers:
+        if isinstance(url, str):
+            from elastic_events.sinks.urls import absolute
+
+            try:
+                found.add(absolute(url))
+            except ValueError:  # it is told as the mistake that it is where it is opened
+                found.add(url)
+    return found
 
 
 def stop(deadline: float | None = None) -> FlushResult:

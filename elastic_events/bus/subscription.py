@@ -66,6 +66,11 @@ class Subscription:
             ConfigError: the handler is of no known shape, or an option is wrong.
         """
         sink = adapt(handler, batches=batch_size is not None)
+        grave = None if dead_letters is None else adapt(dead_letters, batches=True)
+        if grave is None and isinstance(handler, str):
+            from elastic_events.sinks.urls import open_dead_letters
+
+            grave = open_dead_letters(handler)
         patient = isinstance(handler, Sink | str)
         if rollup is not None:
             from elastic_events.sinks.rollup import Rollup
@@ -85,9 +90,12 @@ class Subscription:
             bytes=backlog_bytes,
             overflow=overflow,
             spool=None if spool is None else Path(spool),
-            dead_letters=None if dead_letters is None else adapt(dead_letters, batches=True),
+            dead_letters=grave,
         )
         made._check()
+        behind = getattr(sink, "sink", sink)  # of a roll-up
+        if hasattr(behind, "budget"):
+            behind.budget = made.retry.budget
         return made
 
     def make_backlog(self) -> Backlog:
@@ -153,11 +161,12 @@ def check_url(url: str) -> None:
         ConfigError: it names no sink, or a file that cannot be.
         MissingExtra: the sink needs a package that is not installed.
     """
-    from elastic_events.sinks.urls import open_url
+    from elastic_events.sinks.urls import open_dead_letters, open_url
 
-    check = getattr(open_url(url), "check", None)
-    if check is not None:
-        check()
+    for sink in (open_url(url), open_dead_letters(url)):
+        check = getattr(sink, "check", None)
+        if check is not None:
+            check()
 
 
 def handler_name(handler: Handler) -> str:

@@ -14,20 +14,23 @@
 As in SQLAlchemy, three slashes name a file relative to the working directory, four one from the root:
 `sqlite:////data/run.db`. Characters that mean something in a URL or in a list of them (`?`, `#`, `%`, `,` and space, in a
 login `/` and `@` too) are written percent-encoded. A sink's module is imported when its URL is opened.
+
+Each takes the option `dead_letters=URL`, by default that of ELASTIC_EVENTS_DEAD_LETTERS: where the records go that the sink
+refuses, `sqlite:///run.db?dead_letters=jsonl:///dead.jsonl`.
 """
 
 import difflib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
 from elastic_events.sinks.options import split_url, without_login
 
-__all__ = ("EXAMPLES", "SCHEMES", "SHIPPED", "absolute", "open_url", "parse_sinks")
+__all__ = ("EXAMPLES", "SCHEMES", "SHIPPED", "absolute", "open_dead_letters", "open_url", "parse_sinks")
 
 
 def _module(name: str) -> Callable[[SplitResult], Sink]:
@@ -78,6 +81,8 @@ SHIPPED = frozenset(SCHEMES)
 #: Schemes whose URLs name files.
 _FILES = frozenset({"jsonl", "mlflow", "sqlite", "tensorboard"})
 
+_DEAD_LETTERS = "dead_letters="
+
 _SUFFIXES = {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -88,10 +93,13 @@ def open_url(url: str) -> Sink:
         ConfigError: it names none; the sentence says what is wrong and what is known, and never repeats a password.
         MissingExtra: the sink needs a package that is not installed.
     """
+    url, _ = _split_dead_letters(url, {})
     parts = split_url(url)
     if not parts.scheme or ":" not in url:
         raise ConfigError(f"{_shown(url)} is not a sink's URL{_guess_file(url)}; {_known()}")
     loader = SCHEMES.get(parts.scheme)
+    if loader is None and parts.scheme in ("otlp", "otlp+grpc", "grpc"):
+        raise ConfigError("OTLP is spoken over HTTP only, not gRPC: write otlp+http://HOST:4318, or otlp+https://HOST")
     if loader is None:
         near = difflib.get_close_matches(parts.scheme, SCHEMES, 1, 0.6)
         guess = f", did you mean {near[0]}" if near else ""
@@ -104,10 +112,47 @@ def open_url(url: str) -> Sink:
         raise ConfigError(f"the {parts.scheme} URL cannot be read: after a host comes :PORT, a number") from None
 
 
+def open_dead_letters(url: str, environ: Mapping[str, str] = os.environ) -> Sink | None:
+    """Return the sink for what that of `url` refuses, by its option or the environment; None where neither names one.
+
+    Raises:
+        ConfigError: as `open_url`.
+        MissingExtra: likewise.
+    """
+    _, dead = _split_dead_letters(url, environ)
+    return open_url(dead) if dead else None
+
+
 def absolute(url: str) -> str:
-    """Return `url` such that it names the same file from every working directory."""
+    """Return `url` such that it means the same in another process: the same files, and the dead letters of this one."""
+    url, dead = _split_dead_letters(url, os.environ)
+    url = _absolute(url)
+    if not dead:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{_DEAD_LETTERS}{quote(_absolute(dead), safe='/:')}"
+
+
+def _split_dead_letters(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return `url` without its option for dead letters, and what that or the environment says, or ""."""
+    base, mark, query = url.partition("?")
+    options = query.split("&")
+    mine = [option for option in options if option.startswith(_DEAD_LETTERS)]
+    dead = (
+        unquote(mine[-1].removeprefix(_DEAD_LETTERS))
+        if mine
+        else environ.get("ELASTIC_EVENTS_DEAD_LETTERS", "").strip()
+    )
+    rest = "&".join(option for option in options if option not in mine)
+    return (f"{base}{mark if rest else ''}{rest}" if mine else url), dead
+
+
+def _absolute(url: str) -> str:
     parts = urlsplit(url.strip())
     path = parts.path.removeprefix("/")
+    if parts.scheme == "wandb":  # its directory is an option, by default the working directory
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        query["dir"] = os.path.join(os.getcwd(), query.get("dir", ""))
+        return urlunsplit(parts._replace(query=urlencode(query)))
     if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path:
         return url.strip()
     return urlunsplit(parts._replace(netloc="", path=f"//{quote(os.getcwd()).lstrip('/')}/{path}")).replace(

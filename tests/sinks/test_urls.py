@@ -87,6 +87,7 @@ def test_the_console_is_one_of_two(url: str, stream: str, color: bool | None) ->
         ("console://stderr", "console:stderr or console:stdout"),
         ("console:?colour=1", "no option 'colour'"),
         ("nats://[::1", "cannot be read"),
+        ("otlp+grpc://host:4317", "over HTTP only, not gRPC: write otlp+http://HOST:4318"),
     ],
 )
 def test_a_wrong_url_says_what_is_wrong_and_what_is_known(url: str, sentence: str) -> None:
@@ -202,3 +203,28 @@ def test_a_file_is_the_same_from_every_directory(url: str, tmp_path: Path, monke
     assert Path(open_url(moved).path) == before  # type: ignore[attr-defined]
     assert absolute(moved) == moved
     assert absolute("nats://host:4222/stream") == "nats://host:4222/stream"
+
+
+@pytest.mark.parametrize("drain", ["thread", "process"])
+def test_a_cell_that_is_run_again_writes_once(drain: str, tmp_path: Path) -> None:
+    """`start` with a URL that it has already, as by a cell of a notebook, adds no second lane; another URL is one."""
+    code = f"""
+import elastic_events
+from elastic_metrics import put_metric
+for _ in range(3):
+    elastic_events.start("jsonl:///run.jsonl", drain={drain!r})
+    put_metric("m", 1)
+elastic_events.start("jsonl:///{tmp_path}/run.jsonl", "jsonl:///other.jsonl")
+put_metric("m", 2)
+elastic_events.stop()
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ELASTIC_EVENTS_")}
+    environ = {**kept, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    values = [
+        [one.fields[0] for one in read_jsonl(tmp_path / f"{name}.jsonl") if one.kind == "metric"]
+        for name in ("run", "other")
+    ]
+    assert values == [[1, 1, 1, 2], [2]]

@@ -52,8 +52,6 @@ def no_loop_is_blocked() -> Iterator[None]:
                 "recorder/collect.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had
             function.can_block_in("bus/subscription.py", {"check_url"})  # a path, looked at as its sink is named
-            function.can_block_in("sinks/nats.py", {"_tell_of_window"})  # likewise
-            function.can_block_in("sinks/otlp.py", {"_tell"})  # likewise
             function.can_block_in("bus/tell.py", {"say"})  # a sentence on stderr, once
         yield
 

@@ -82,7 +82,13 @@ def nasty_records(long: str) -> list[Record]:
         ("metric", (long,)),
         ("metric", (1.0,)),
         ("rdzv", rdzv),
-        ("ledger", ({"lane": long, "accepted": 1, "delivered": long, "dropped": {long: 1}, "failed": long},)),
+        (
+            "ledger",
+            (
+                {"lane": long, "accepted": 1, "delivered": long, "dropped": {long: 1}, "failed": long}
+                | {"failed_by": {long: 1}, "last_error": long},
+            ),
+        ),
     ]
     for seq, (kind, fields) in enumerate(kinds, 1000):
         records.append(msgspec.structs.replace(last, kind=kind, seq=seq, name=f"n{long}", fields=fields))

@@ -129,7 +129,8 @@ class EventBus(Life):
                 `backlog_bytes` encoded bytes, likewise.
             overflow: which records a full backlog loses: "drop_oldest" or "drop_newest".
             dead_letters: a handler or URL ("jsonl:///dead.jsonl") for the records that were given up;
-                `elastic-events replay` sends them again.
+                `elastic-events replay` sends them again. Of a sink's URL by default what its option `dead_letters=` or
+                ELASTIC_EVENTS_DEAD_LETTERS says.
             rollup: seconds (or "10s") over which metric points are summed up before the handler gets them.
             spool: a directory of this lane's own, where its backlog goes on while its sink is away: up to 1 GiB, which
                 outlives the process.
@@ -260,8 +261,10 @@ class EventBus(Life):
 
     def __repr__(self) -> str:
         stats = self.stats()
-        dropped = sum(lane.lost for lane in stats.lanes.values())
-        return f"<EventBus {stats.state}, {len(stats.lanes)} lanes, {stats.accepted} accepted, {dropped} dropped>"
+        dropped = sum(sum(lane.dropped.values()) for lane in stats.lanes.values())
+        failed = sum(lane.failed for lane in stats.lanes.values())
+        lost = f"{dropped} dropped{f', {failed} failed' if failed else ''}"
+        return f"<EventBus {stats.state}, {len(stats.lanes)} lanes, {stats.accepted} accepted, {lost}>"
 
     # --- inside ---
 
@@ -283,7 +286,7 @@ class EventBus(Life):
         handler = find(name)
         if handler is None:
             unknown = ConfigError("no logging handler has that name; the bus's own handlers got the event")
-            self.report(f"destination {name!r}", unknown)
+            self.told.report(f"destination {name!r}", unknown)
         elif not is_null(handler):
             self.subscribe(
                 handler, name=f"log:{name}", metrics=False, where=lambda record: record.channel == name, since=seq

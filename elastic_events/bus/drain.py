@@ -15,6 +15,7 @@ from elastic_events.bus.errors import ConfigError, MissingExtra
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import FlushResult
 from elastic_events.bus.pump import BREATH, MANY, Pump, pace
+from elastic_events.bus.tell import Notices, Told
 from elastic_events.bus.thread import protect
 from elastic_events.bus.wakeup import Wakeup
 
@@ -22,6 +23,9 @@ __all__ = ("Drain",)
 
 #: Seconds that a bus waits at its start for sinks that neither open nor fail.
 OPENING = 5.0
+
+#: Seconds between two looks for what a person should be told of the lanes.
+NOTICE = 0.25
 
 
 class Drain:
@@ -32,9 +36,7 @@ class Drain:
     delivered by running it again in another (`resume`).
     """
 
-    def __init__(
-        self, pump: Pump, interval: float, patience: float, report: Callable[[str, BaseException], None]
-    ) -> None:
+    def __init__(self, pump: Pump, interval: float, patience: float, told: Told) -> None:
         self.pump = pump
         self.interval = interval
         self.patience = patience  # seconds that a close may take that nobody asked for
@@ -45,7 +47,9 @@ class Drain:
         self.over = False  # nothing moves any more, and every record is booked
         self.ended = Wakeup()
         self.at_end: list[Callable[[], object]] = []
-        self._report = report
+        self.notices: tuple[Notices, ...] = ()
+        self._told = told
+        self._noticed = 0.0
         self._deadline: float | None = None  # seconds the close may take
         self._closing: anyio.CancelScope | None = None
         self._wake = Wakeup()
@@ -62,6 +66,7 @@ class Drain:
     def add(self, lane: Lane) -> None:
         """Take a lane in; its task starts at the next look. Any thread may call it, one at a time."""
         self.lanes = (*self.lanes, lane)
+        self.notices = (*self.notices, Notices(lane, self._told.say))
 
     def add_source(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         """Run `source(*args)` as a task of the drain, cancelled when the close begins."""
@@ -108,7 +113,7 @@ class Drain:
         except (KeyboardInterrupt, GeneratorExit):
             raise  # the loop stops here; what is left is delivered in another (`resume`)
         except BaseException as error:
-            self._report("the drain ended by itself, and what is recorded now is lost", error)
+            self._told.report("the drain ended by itself, and what is recorded now is lost", error)
             with anyio.CancelScope(shield=True):
                 await self._shut_all()
             self._end(run)
@@ -159,6 +164,7 @@ class Drain:
     async def _work(self, sources: TaskGroup) -> None:
         rest = self.interval
         while self._deadline is None:
+            self._notice()
             most, rest = pace(self.pump.fill(), rest, self.interval)
             moved = self._look(most)
             self._start_new()
@@ -173,6 +179,14 @@ class Drain:
             # The timer; emitters never wake the drain (M2).
             with anyio.move_on_after(rest):
                 await self._wake.wait()
+
+    def _notice(self) -> None:
+        """Say what is new of the lanes, a few times a second."""
+        now = anyio.current_time()
+        if now - self._noticed >= NOTICE or not self._noticed:
+            self._noticed = now
+            for notices in self.notices:
+                notices.look(now)
 
     def _stir(self) -> None:
         """Let the lanes deliver what they were offered: once all is read, rather than in small batches while it is."""
@@ -216,12 +230,9 @@ class Drain:
         for lane in self.lanes:
             if lane not in self._started:
                 self._started.add(lane)
-                self._group.start_soon(protect(lane.run), self._refused)
+                self._group.start_soon(protect(lane.run))
             elif lane.ledger.ended and not lane.closing:
                 lane.close()
-
-    def _refused(self, lane: Lane, error: BaseException) -> None:
-        self._report(f"sink {lane.name!r} cannot be opened, trying again", error)
 
     def _look(self, most: int = MANY) -> int:
         try:
@@ -252,7 +263,7 @@ class Drain:
     def _fault(self, what: str, error: BaseException) -> None:
         self.errors += 1
         if self.errors == 1:
-            self._report(what, error)
+            self._told.report(what, error)
 
     def _last_call(self, call: Callable[[], object]) -> None:
         try:

@@ -16,7 +16,7 @@ __all__ = ("end_all", "take_over")
 
 
 def end_all() -> None:
-    """Close the open buses within the longest of their deadlines; say what they could not deliver."""
+    """Close the open buses within the longest of their deadlines; each says what it lost."""
     asked: dict[Life, tuple[float, Sequence[int]]] = {}
     latest = 0.0
     while fresh := [bus for bus in front.buses if bus not in asked]:  # others open meanwhile
@@ -28,7 +28,6 @@ def end_all() -> None:
         take_over({bus: asked[bus][0] - now for bus in fresh if bus.is_adrift})
         for bus in fresh:
             bus.finish(*asked[bus])
-            bus.say_lost()
 
 
 def take_over(adrift: "Mapping[Life, float]") -> None:

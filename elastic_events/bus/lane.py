@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from elastic_events.bus.errors import PERMANENT
+from elastic_events.bus.errors import PERMANENT, PermanentError
 from elastic_events.bus.handler import CallableSink, Sink
 from elastic_events.bus.ledger import LaneStats, Ledger
 from elastic_events.bus.pump import BREATH
@@ -26,6 +26,9 @@ SLICE = 0.0005
 
 #: Seconds that closing a sink may take beside the deadline.
 LAST_WORDS = 1.0
+
+#: Seconds that an attempt to open a sink may take, whatever its writes may.
+LONGEST_OPEN = 60.0
 
 #: When to try again to open a sink: for ever, while the lane lives.
 REOPEN = Retry(budget=math.inf)
@@ -68,6 +71,7 @@ class Lane:
         self._flight_from = 0
         self._given_up_from: int | None = None  # the oldest entry that was never settled
         self._failures = 0  # in a row, across batches: what opens the circuit
+        self._alone = 0  # records refused in a row, each by itself: so many are no poison, the sink refuses everything
         self._hurry: Callable[[bool], object] = getattr(self.sink, "hurry", lambda _on: None)
         self._adopt()
         self.resume()
@@ -151,7 +155,18 @@ class Lane:
     @property
     def circuit(self) -> str:
         """Whether the handler is tried with every batch or only probed."""
-        return "open" if self._failures >= self.subscription.retry.opens_after else "closed"
+        return "open" if max(self._failures, self._alone) >= self.subscription.retry.opens_after else "closed"
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the lane from delivering, for a sentence; "" where it delivers, or has failed once only."""
+        if self.refusal is not None:
+            return "cannot be opened, trying again"
+        if self._alone >= self.subscription.retry.opens_after:
+            return "refuses every record, one is tried now and then"
+        if self._failures > 1:
+            return "fails" if self.subscription.retry.attempts == 1 else "fails, trying again"
+        return ""
 
     def stats(self) -> LaneStats:
         """Return the ledger as it stands."""
@@ -164,15 +179,16 @@ class Lane:
 
     def __repr__(self) -> str:
         stats = self.stats()
-        return f"<Lane {self.name}, {stats.delivered} delivered, {stats.lost} lost, {stats.pending} pending>"
+        why = f" ({stats.why_lost})" if stats.lost else ""
+        return f"<Lane {self.name}, {stats.delivered} delivered, {stats.lost} lost{why}, {stats.pending} pending>"
 
     # --- the task ---
 
-    async def run(self, refused: Callable[["Lane", BaseException], object]) -> None:
-        """Open the sink, deliver until closed, write the ledger, close the sink; tell `refused` why it does not open."""
+    async def run(self) -> None:
+        """Open the sink, deliver until closed, write the ledger, close the sink."""
         if self.finished:
             return
-        if await self._open(refused):
+        if await self._open():
             if self._flight:  # of a task that was cut short
                 await self._deliver(self._flight)
             begun = 0.0
@@ -201,13 +217,13 @@ class Lane:
                 self._dead_letters_open = False
                 await self._attempt(grave.aclose)
 
-    async def _open(self, refused: Callable[["Lane", BaseException], object]) -> bool:
+    async def _open(self) -> bool:
         """Open the sink, trying again until it is open; closing wakes for one last attempt."""
         failures = 0
         while not self.opened:
             last = self.closing
             self._begun = True
-            error = await self._attempt(self.sink.open)
+            error = await self._attempt(self.sink.open, limit=LONGEST_OPEN)
             if error is None:
                 self.opened = True
                 break
@@ -215,7 +231,6 @@ class Lane:
             with anyio.move_on_after(LAST_WORDS, shield=True):
                 await self._close_sink()
             self.refusal = error
-            refused(self, error)
             self.backlog.spill()
             self.progress.set()
             if last:
@@ -262,7 +277,13 @@ class Lane:
                 await self._wake.wait()
 
     async def _deliver(self, batch: Sequence[Record]) -> None:
-        """Deliver one batch: try, try again within the budget, split what is refused until the poison stands alone."""
+        """Deliver one batch: try, try again within the budget, split what is refused until the poison stands alone.
+
+        Of a sink that refuses everything the next record is a probe, and the others wait: that is no fault of theirs.
+        """
+        while len(batch) > 1 and self._alone >= self.subscription.retry.opens_after:
+            await self._deliver(batch[:1])
+            batch = batch[1:]
         started = anyio.current_time()
         first_failures = self._failures
         while (error := await self._attempt(self.sink.write, batch)) is not None:
@@ -278,7 +299,7 @@ class Lane:
                 return await self._give_up(batch, error)
             self.ledger.retries += 1
             await self._pause(wait)
-        self._failures = 0
+        self._failures = self._alone = 0
         self.ledger.delivered += len(batch)
         return self._settle(batch)
 
@@ -294,23 +315,34 @@ class Lane:
         refused = {id(record) for record in getattr(error, "rejected", ())}
         if refused:
             accepted = [record for record in batch if id(record) not in refused]
+            self._alone = 0
             self.ledger.delivered += len(accepted)
             self._settle(accepted)
             await self._give_up([record for record in batch if id(record) in refused], error)
         elif len(batch) == 1:
             await self._give_up(batch, error)
+            await self._doubt(error)
         else:
             middle = len(batch) // 2
             await self._deliver(batch[:middle])
             await self._deliver(batch[middle:])
 
-    async def _attempt(self, call: Callable[..., Any], *args: Any) -> BaseException | None:
+    async def _doubt(self, error: BaseException) -> None:
+        """Note a record that was refused alone; with the circuit open, wait before the next. A closing lane cannot."""
+        retry = self.subscription.retry
+        self._alone += isinstance(error, PermanentError)
+        if self._alone >= retry.opens_after and not self.closing and len(self.backlog) + len(self._flight) > 0:
+            self.backlog.spill()
+            self.progress.set()
+            await self._pause(retry.wait(self._alone - retry.opens_after + 1, 0.0) or 0.0)
+
+    async def _attempt(self, call: Callable[..., Any], *args: Any, limit: float = math.inf) -> BaseException | None:
         """Call the handler once; return what it raised.
 
         The one broad except of the core: a handler may raise anything, `CancelledError` and `SystemExit` included, and it
         costs this batch only (F27, F32). A cancellation of our own scope is not a failure and goes on.
         """
-        timeout = self.subscription.timeout
+        timeout = min(self.subscription.timeout or math.inf, limit)
         try:
             with anyio.move_on_after(timeout) as scope:
                 await call(*args)
@@ -321,7 +353,7 @@ class Lane:
             if isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() == -math.inf:
                 raise
             return error
-        return TimeoutError(f"no answer within {timeout} s") if scope.cancelled_caught else None
+        return TimeoutError(f"no answer within {timeout:g} s") if scope.cancelled_caught else None
 
     def _settle(self, batch: Sequence[Record]) -> None:
         """Take records whose outcome was booked out of flight."""
@@ -343,7 +375,7 @@ class Lane:
         self._settle(batch)
 
     async def _bury(self, grave: Sink, batch: Sequence[Record]) -> bool:
-        error = None if self._dead_letters_open else await self._attempt(grave.open)
+        error = None if self._dead_letters_open else await self._attempt(grave.open, limit=LONGEST_OPEN)
         if error is None:
             self._dead_letters_open = True
             error = await self._attempt(grave.write, batch)

@@ -3,12 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
+from elastic_events.bus.redact import cut_secrets
 
 __all__ = ("BusStats", "FlushResult", "LaneStats", "Ledger")
+
+_SEQ = attrgetter("seq")
 
 
 class LaneStats(NamedTuple):
@@ -33,6 +37,13 @@ class LaneStats(NamedTuple):
         return self.failed + sum(self.dropped.values())
 
     @property
+    def why_lost(self) -> str:
+        """How many records failed, by the error's name, and how many were dropped, by reason; "" where none is lost."""
+        by = ", ".join(f"{count} {name}" for name, count in self.failed_by.items())
+        failed = [f"{self.failed} failed{f' ({by})' if by else ''}"] if self.failed else []
+        return ", ".join(failed + [f"{count} {reason}" for reason, count in self.dropped.items() if count])
+
+    @property
     def balanced(self) -> bool:
         """Whether the ledger adds up; it always does while nobody emits."""
         return self.accepted == self.delivered + self.lost + self.filtered + self.pending
@@ -41,6 +52,8 @@ class LaneStats(NamedTuple):
         """Return it as what a sink gets last, from which a reader tells a complete file from a cut one."""
         names = ("accepted", "delivered", "failed", "filtered", "pending", "retries", "dead_lettered")
         body = {"lane": lane, "dropped": self.dropped, **{name: getattr(self, name) for name in names}}
+        if self.failed:
+            body |= {"failed_by": self.failed_by, "last_error": cut_secrets(self.last_error)}
         return Record("ledger", seq, time_ns, monotonic_ns, "bus.ledger", lane, (body,), context)
 
 
@@ -88,8 +101,8 @@ class Ledger:
     def take(self, ring: int, records: list[Record]) -> list[Record]:
         """Return those of `records` that are the lane's, and note that the pump has handed them out."""
         first, end = self._origins[ring], self._ends[ring]
-        seqs = [record.seq for record in records]  # in order of time; an interrupted emitter's may not be that of seq
-        if min(seqs) < first or max(seqs) >= end:
+        # In order of time; an interrupted emitter's may not be that of seq.
+        if min(map(_SEQ, records)) < first or (end != math.inf and max(map(_SEQ, records)) >= end):
             records = [record for record in records if first <= record.seq < end]
         self._seen[ring] += len(records)
         return records
@@ -122,6 +135,11 @@ class Ledger:
     def ended(self) -> bool:
         """Whether the pump has handed out all that was accepted until the end."""
         return all(seen >= end for seen, end in zip(self._seen, self._ends, strict=True))
+
+    @property
+    def lost(self) -> int:
+        """Records that failed, and that were dropped."""
+        return self.failed.total() + self.dropped.total()
 
     @property
     def accepted(self) -> int:

@@ -31,7 +31,7 @@ from elastic_events.bus.pump import PipedRing, Pump
 from elastic_events.bus.record import Record
 from elastic_events.bus.ring import Ring
 from elastic_events.bus.subscription import Subscription, handler_name
-from elastic_events.bus.tell import Told, say
+from elastic_events.bus.tell import Told
 from elastic_events.bus.thread import MARGIN, LoopHome, ThreadHome, protect
 from elastic_events.front import front, open_recorder
 
@@ -78,7 +78,7 @@ class Life:
         self._home: ThreadHome | None = None
         self._state = "new"
         self._left: dict[str, int] = {}  # what the drain elsewhere had not delivered at the close
-        self.report = self._teller()
+        self.told = self._teller()
         self._build(rings or self._make_rings())
         buses.add(cast("EventBus", self))
 
@@ -248,14 +248,13 @@ class Life:
             self._home.call(self.drain.add_source, source, args)
 
     def say_lost(self) -> None:
-        """Say on stderr what this process gave up at its end."""
-        lost = ", ".join(f"{count} of {name}" for name, count in self.drain.given_up.items())
-        if lost:
-            say(f"elastic_events: not delivered by the end of the process: {lost}")
+        """Say on stderr what each lane lost in all."""
+        for notices in self.drain.notices:
+            notices.end()
 
-    def _teller(self) -> Callable[[str, BaseException], None]:
-        """Return what says once what cannot be raised to anybody."""
-        return Told().report
+    def _teller(self) -> Told:
+        """Return what says what cannot be raised to anybody."""
+        return Told()
 
     def _may_open(self) -> None:
         self._renew()
@@ -270,6 +269,7 @@ class Life:
     def _closed(self) -> None:
         if self._state != "closed":
             self._state = "closed"
+            self.say_lost()
             front.closed(cast("EventBus", self))
             self._let_go()
 
@@ -303,7 +303,7 @@ class Life:
         self.recorder = str(getattr(rings[0], "path", ""))
         self.pump = Pump(self.rings, self.context, self._wall_clock, self._destination)
         self._begin = self.pump.skip()
-        self.drain = Drain(self.pump, self.interval, self.deadline, self.report)
+        self.drain = Drain(self.pump, self.interval, self.deadline, self.told)
         self.emitter.events, self.emitter.metrics = (ring.pipe for ring in rings)
         for name, subscription in self._subscriptions:
             # A spool is the parent's; in a child the backlog is in memory.
@@ -352,7 +352,7 @@ class Life:
         if self._state == "closed":
             return
         self._subscribing = threading.Lock()
-        self.report = self._teller()
+        self.told = self._teller()
         in_loop = self._loop is not None
         self._group = self._loop = self._home = None
         self._becomes = "new" if self._state == "new" else "open"

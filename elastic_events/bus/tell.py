@@ -1,13 +1,27 @@
-"""What a bus says on stderr, since there is nobody to raise it to."""
+"""What a bus says on stderr, since there is nobody to raise it to; a sentence each, and never a flood."""
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-__all__ = ("Told", "say")
+from elastic_events.bus.handler import CallableSink
+from elastic_events.bus.redact import cut_secrets
+
+if TYPE_CHECKING:
+    from elastic_events.bus.lane import Lane
+
+__all__ = ("Notices", "Told", "say")
+
+#: Seconds between two sentences of a kind about one lane, at least: a sink that comes and goes all the time.
+QUIET = 60.0
+
+#: Characters of a sentence: a server's answer may be a page.
+_LONGEST = 1000
 
 
 class Told:
-    """Says a thing once; never through logging, which may lead back to the bus (F36)."""
+    """Says what a person should know; never through logging, which may lead back to the bus (F36)."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -16,10 +30,68 @@ class Told:
         """Say `what` failed and why, the first time."""
         if what not in self._said:
             self._said.add(what)
-            say(f"elastic_events: {what}: {type(error).__name__}: {error}")
+            self.say(f"{what}: {type(error).__name__}: {error}")
+
+    def say(self, sentence: str) -> None:
+        """Say a sentence."""
+        say(f"elastic_events: {sentence}")
+
+
+class Notices:
+    """What a person is told of one lane: that it begins to fail, is well again, begins to lose, and what it lost in all.
+
+    Looks at the lane now and then, so that a failure that the next attempt mends is none.
+    """
+
+    def __init__(self, lane: "Lane", say: Callable[[str], object]) -> None:
+        self.lane = lane
+        self._say = say
+        self._who = f"{'handler' if isinstance(lane.sink, CallableSink) else 'sink'} {lane.name!r}"
+        self._lost = 0  # records that are told as lost
+        self._quiet = {"fails": 0.0, "loses": 0.0}  # until when nothing of the kind is said
+        self._failing_since: float | None = None  # as told
+        self._remarks = 0  # of the sink's, that were told
+
+    def look(self, now: float) -> None:
+        """Say what is new; `now` is monotonic seconds."""
+        for sentence in self._new(now):
+            self._say(f"{self._who} {sentence}")
+
+    def end(self) -> None:
+        """Say what it lost in all; nothing where it lost nothing."""
+        stats = self.lane.stats()
+        if stats.lost:
+            why = f"; its last error: {stats.last_error}" if stats.last_error else ""
+            self._say(f"{self._who} lost {stats.lost} of {stats.accepted} records: {stats.why_lost}{why}")
+        spool = self.lane.subscription.spool
+        if stats.pending:
+            where = "are lost" if spool is None else f"wait in {spool} for the next start"
+            self._say(f"{self._who} did not deliver {stats.pending} records by the deadline, which {where}")
+
+    def _new(self, now: float) -> Iterator[str]:
+        lane = self.lane
+        remarks = getattr(lane.sink, "remarks", ())
+        yield from (f"says: {remark}" for remark in remarks[self._remarks :])
+        self._remarks = len(remarks)
+        lost = lane.ledger.lost
+        if lost > self._lost and now >= self._quiet["loses"]:
+            self._quiet["loses"] = now + QUIET
+            stats = lane.stats()
+            self._lost = stats.lost
+            why = f" ({stats.last_error})" if stats.failed else ""
+            yield f"loses records: so far {stats.why_lost}{why}"
+        trouble = lane.trouble
+        if trouble and self._failing_since is None and now >= self._quiet["fails"]:
+            self._quiet["fails"] = now + QUIET
+            self._failing_since = now
+            yield f"{trouble}: {lane.last_error}"
+        elif not trouble and self._failing_since is not None:
+            began, self._failing_since = self._failing_since, None
+            yield f"is well again after {now - began:.0f} s"
 
 
 def say(text: str) -> None:
-    """Write a line to stderr."""
+    """Write a line to stderr: plain, of bounded length, and without the secrets that show in it."""
+    plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in cut_secrets(text[:_LONGEST]))
     with contextlib.suppress(OSError):  # no stderr, nobody to tell
-        os.write(2, text.encode(errors="backslashreplace") + b"\n")
+        os.write(2, plain.encode(errors="backslashreplace") + b"\n")

@@ -55,6 +55,11 @@ class Worker:
             raise error
         return value  # type: ignore[no-any-return]
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread has not ended."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """Let the thread end after the calls it has. Does not wait: a call that hangs must not hang its lane."""
         self._calls.put(None)

@@ -260,11 +260,19 @@ def _ledgers(answer: Summary) -> Iterable[str]:
 
 
 def _ledger(facts: dict[str, Any], lost_before: bool) -> str:
-    dropped = facts.get("dropped")
-    reasons = dropped if isinstance(dropped, dict) else {}
+    dropped, failed = _reasons(facts, "dropped"), _reasons(facts, "failed_by")
     counts = [f"{facts.get(key)} {key}" for key in ("accepted", "delivered")]
-    counts += [f"{count} dropped ({reason})" for reason, count in reasons.items() if count]
-    counts += [f"{facts[key]} {key}" for key in ("failed", "filtered", "pending") if facts.get(key)]
-    if not facts.get("failed") and not any(reasons.values()) and not lost_before:
+    counts += [f"{count} dropped ({reason})" for reason, count in dropped.items() if count]
+    if facts.get("failed"):
+        by = ", ".join(f"{count} {name}" for name, count in failed.items())
+        counts.append(f"{facts['failed']} failed{f' ({by})' if by else ''}")
+    counts += [f"{facts[key]} {key}" for key in ("filtered", "pending") if facts.get(key)]
+    if not facts.get("failed") and not any(dropped.values()) and not lost_before:
         counts.append("none lost")
-    return f"Records through {facts.get('lane')}: {', '.join(counts)}."
+    error = f" Its last error: {error_line(str(facts['last_error']))}." if facts.get("last_error") else ""
+    return f"Records through {facts.get('lane')}: {', '.join(counts)}.{error}"
+
+
+def _reasons(facts: dict[str, Any], key: str) -> dict[Any, Any]:
+    found = facts.get(key)
+    return found if isinstance(found, dict) else {}

@@ -261,8 +261,8 @@ class Daemon:
             self._page.write(Standing(os.getpid(), time.time_ns(), lanes, ended=ended, stays=self._stay))
 
     def _complain(self, what: str, sentence: str) -> None:
-        """Say a sentence about `what`, once, in the log and to the programs that are served."""
-        if what not in self._complaints:
+        """Say a sentence in the log and to the programs that are served; about the same `what` once, about "" each time."""
+        if not what or what not in self._complaints:
             self._complaints.add(what)
             safe = escape(without_login(sentence))  # it may repeat what a program named its run, or typed
             with contextlib.suppress(OSError):

@@ -336,10 +336,8 @@ class Link:
             return  # the last process says it for all
         for name, lane in self.lanes().items():
             if lane.lost:
-                dropped = ", ".join(f"{count} {reason}" for reason, count in lane.dropped.items() if count)
-                failed = f"{lane.failed} refused" if lane.failed else ""
-                told = ", ".join(filter(None, (failed, dropped)))
-                yield f"{name} lost records: {told}{f' ({lane.last_error})' if lane.last_error else ''}"
+                why = f"; its last error: {lane.last_error}" if lane.last_error else ""
+                yield f"sink {name!r} lost {lane.lost} of {lane.accepted} records: {lane.why_lost}{why}"
 
 
 def recorder_directory(context: Context) -> Path:

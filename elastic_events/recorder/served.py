@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from elastic_events.bus.handler import Sink
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
+from elastic_events.bus.tell import Told
 from elastic_events.recorder.directory import SPOOL, secure
 from elastic_events.recorder.page import LaneLedger
 from elastic_events.recorder.request import VARIABLES, Request
-from elastic_events.sinks.urls import open_url
+from elastic_events.sinks.urls import open_dead_letters, open_url
 
 __all__ = ("IDLE", "LAST_WORDS", "Run")
 
@@ -40,23 +41,36 @@ class RunBus(EventBus):
         self._say = say
         super().__init__(**options)
 
-    def _teller(self) -> Callable[[str, BaseException], None]:
-        def tell_once(what: str, error: BaseException) -> None:
-            self._say(what, f"{what}: {type(error).__name__}: {error}")
+    def _teller(self) -> Told:
+        return _ToldElsewhere(self._say)
 
-        return tell_once
+    def say_lost(self) -> None:
+        """Say nothing: the last writer does, from the ledgers on the page."""
+
+
+class _ToldElsewhere(Told):
+    """Tells the collector, which tells its writers."""
+
+    def __init__(self, tell: Callable[[str, str], object]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def say(self, sentence: str) -> None:
+        """Say a sentence."""
+        self._tell("", sentence)
 
 
 class Late:
     """The sink of a URL that cannot be read here yet: its package is missing, say. A delay, told by its lane."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, request: Request) -> None:
+        self._request = request
         self._sink: Sink | None = None
 
     async def open(self) -> None:
         """Try again."""
-        self._sink = open_url(self._url)
+        _take_environment(self._request.environ)
+        self._sink = open_url(self._request.url)
         await self._sink.open()
 
     async def write(self, records: Sequence[Record]) -> None:
@@ -103,20 +117,20 @@ class Run:
     def add(self, request: Request) -> Lane:
         """Make a lane for `request`. Never raises for what is wrong with its URL, or with its spool."""
         sink: Sink
-        others = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(VARIABLES)}
-        os.environ.update(request.environ)
+        grave: Sink | None = None
+        _take_environment(request.environ)
         try:
             sink = open_url(request.url)
+            grave = open_dead_letters(request.url, {})  # who asked put those of its environment into the URL
         except ElasticEventsError:
-            sink = Late(request.url)
-        os.environ.update(others)  # some sinks read it when they write
+            sink = Late(request)
         name = request.url.partition(":")[0]
         try:
             secure(self._spools)
             spool = self._spools / f"{request.key:016x}"
-            lane = self.bus.subscribe(sink, name=name, retry=FOREVER, spool=spool)
+            lane = self.bus.subscribe(sink, name=name, retry=FOREVER, dead_letters=grave, spool=spool)
         except (ElasticEventsError, OSError):  # no room on the disk: in memory, then
-            lane = self.bus.subscribe(sink, name=name, retry=FOREVER)
+            lane = self.bus.subscribe(sink, name=name, retry=FOREVER, dead_letters=grave)
         self.lanes[request.key], self.requests[request.key] = lane, request
         return lane
 
@@ -144,3 +158,13 @@ class Run:
         for key, lane in self.lanes.items():
             every = self.requests[key].everyone
             yield LaneLedger(lane.name, self.run_id, key, every, lane.stats()._asdict(), over)
+
+
+def _take_environment(environ: Mapping[str, str]) -> None:
+    """Have what sinks read of the environment as the program has it that asked, and nothing else of the kind.
+
+    For good: libraries read it when they write. A process has one environment: where programs differ, the last one counts.
+    """
+    for name in [name for name in os.environ if name.startswith(VARIABLES)]:
+        del os.environ[name]
+    os.environ.update(environ)

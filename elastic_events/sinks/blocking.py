@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+import anyio
+
+from elastic_events.bus.errors import TransientError
 from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
@@ -33,6 +36,7 @@ class BlockingSink(ABC):
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
+        self._stuck: Worker | None = None  # of an attempt that nobody waited for to its end
         self._hurried = False
         self._pid = 0
         self._unsure: Sequence[Record] | None = None  # the batch whose call was not waited for to its end
@@ -40,8 +44,13 @@ class BlockingSink(ABC):
 
     async def open(self) -> None:
         """Start the thread and open; in a forked child, open anew what the parent has open."""
-        if self._worker is not None and self._pid != os.getpid():
-            self.abandon()
+        if self._pid != os.getpid():
+            self._stuck = None
+            if self._worker is not None:
+                self.abandon()
+        if self._stuck is not None and self._stuck.alive:
+            # Not a thread more for each attempt, all at work on one sink.
+            raise TransientError("the last attempt to open it has not ended yet")
         self._pid = os.getpid()
         self._unsure = self._written = None
         self._worker = Worker(self.thread_name)
@@ -75,6 +84,9 @@ class BlockingSink(ABC):
         elif worker is not None:
             try:
                 await worker.run(self.close_now)
+            except anyio.get_cancelled_exc_class():
+                self._stuck = worker
+                raise
             finally:
                 worker.close()
 

@@ -14,6 +14,7 @@ points of its name before it. Events pass these sinks by, and so do values that 
 import contextlib
 import math
 import re
+import socket
 from abc import abstractmethod
 from bisect import bisect_right
 from collections import deque
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, unquote
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
@@ -34,6 +35,8 @@ __all__ = ("MlflowSink", "Point", "TensorBoardSink", "WandbSink", "from_url")
 #: Step marks of a process that are kept: a point comes no later, even through a roll-up of a minute, at 500 steps a second.
 MARKS = 32_768
 
+#: Seconds in which a tracking server takes a connection.
+LOOK = 5.0
 
 _FOREIGN = re.compile(r"[^\w\-. /]", re.ASCII)  # mlflow.utils.validation: what a metric's name may not hold
 
@@ -219,6 +222,7 @@ class MlflowSink(Bridge):
 
     def open_now(self) -> None:
         """Find the experiment, or make it, and start a run."""
+        self._look_for_server()
         try:
             self._client = self._tracking.MlflowClient(tracking_uri=self.tracking_uri)
             found = self._client.get_experiment_by_name(self.experiment)
@@ -226,6 +230,16 @@ class MlflowSink(Bridge):
             self.run_id = self._client.create_run(experiment, run_name=self.run_name).info.run_id
         except (OSError, self._errors) as error:
             raise ConfigError(without_login(f"MLflow: no run at {self.tracking_uri}: {error}")) from None
+
+    def _look_for_server(self) -> None:
+        """Find out within seconds that no server is there: MLflow's client would try for minutes."""
+        parts = urlsplit(self.tracking_uri)
+        if parts.scheme in ("http", "https"):
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            try:
+                socket.create_connection((parts.hostname or "", port), LOOK).close()
+            except OSError as error:
+                raise TransientError(f"MLflow: no server answers at {parts.hostname}:{port}: {error}") from None
 
     def log(self, points: Sequence[Point]) -> None:
         """Log the points, a thousand a request."""

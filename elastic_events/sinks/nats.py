@@ -1,8 +1,7 @@
 """NATS JetStream: the engine for more than one machine."""
 
 import asyncio
-import contextlib
-import os
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,14 +17,11 @@ from elastic_events.bus.slices import in_slices
 from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_pack import MESSAGE_BYTES, Message, pack, subject
 from elastic_events.sinks.nats_read import NatsReader, read_nats, read_nats_sync
-from elastic_events.sinks.nats_target import Target, target
+from elastic_events.sinks.nats_target import DUPLICATE_WINDOW, Target, target
 from elastic_events.sinks.options import Options
 from elastic_events.sinks.stored import to_lines
 
 __all__ = ("NatsReader", "NatsSink", "from_url", "read_nats", "read_nats_sync", "subject")
-
-#: Seconds for which a lane retries a batch unless it is told otherwise.
-_BUDGET = Retry().budget
 
 #: Messages of one write that may be under way at once.
 WINDOW = 1000
@@ -63,9 +59,10 @@ class NatsSink:
         self.target = servers if stream is None else replace(servers, stream=stream)
         self.timeout = timeout
         self.duplicates = 0  #: messages that the server had already
+        self.budget = Retry().budget  #: seconds for which a batch is tried; its lane says
+        self.remarks: list[str] = []  #: what a person should know of the stream; told by the lane
         self._link = Link(self.target, min(timeout, 5.0))
         self._most = MESSAGE_BYTES  # of a message, header included
-        self._told = False
         self._waiting: dict[str, Message] = {}
         self._serial = 0
         self._inbox = ""
@@ -74,14 +71,12 @@ class NatsSink:
         """Connect, and create the stream if it is missing.
 
         Raises:
-            ConfigError: no server, no JetStream, no rights, or a trio loop.
+            ConfigError: no JetStream, no rights, or a trio loop.
+            TransientError: no server answers now.
         """
         self._link.forget()
         self._link.denied, self._link.lost = self._denied, self._lost
-        try:
-            await self._ready()
-        except TransientError as error:
-            raise ConfigError(str(error)) from None
+        await self._ready()
 
     async def write(self, records: Sequence[Record]) -> None:
         """Publish and wait until every message is acknowledged.
@@ -113,7 +108,7 @@ class NatsSink:
             try:
                 await self._link.ensure_stream()
                 self._most = min(MESSAGE_BYTES, self._link.largest)
-                self._tell_of_window()
+                self._check_window()
                 self._inbox = self._link.client.new_inbox()
                 await self._link.client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
             except BaseException:
@@ -194,18 +189,21 @@ class NatsSink:
             self.duplicates += answer is _DUPLICATE
             message.settle(answer)
 
-    def _tell_of_window(self) -> None:
-        """Say once that the stream forgets message ids sooner than a lane gives up trying."""
-        window = self._link.duplicate_window
-        if window is None or window >= _BUDGET or self._told:
+    def _check_window(self) -> None:
+        """Remark that the stream forgets message ids sooner than a lane gives up trying.
+
+        A lane that never gives up is held to the window of the streams that are made here: no window is long enough for it.
+        """
+        window, never = self._link.duplicate_window, self.budget == math.inf
+        if window is None or window >= (DUPLICATE_WINDOW if never else self.budget):
             return
-        self._told = True
-        text = (
-            f"elastic_events: the NATS stream {self.target.stream!r} knows a message again for {window:g} s, and a batch is "
-            f"tried for {_BUDGET:g} s: what comes twice is stored twice; elastic-events reads it once\n"
+        remark = (
+            f"the NATS stream {self.target.stream!r} knows a message again for {window:g} s, and a batch is tried "
+            f"{'until it arrives' if never else f'for {self.budget:g} s'}: what comes again later is stored twice; "
+            "elastic-events reads it once"
         )
-        with contextlib.suppress(OSError):  # no stderr, nobody to tell
-            os.write(2, text.encode(errors="backslashreplace"))
+        if remark not in self.remarks:
+            self.remarks.append(remark)
 
     def _denied(self, denied: str) -> None:
         for message in list(self._waiting.values()):

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, unquote
 from elastic_events.bus.errors import ConfigError
 from elastic_events.sinks.options import LOGIN_MARKS, Options
 
-__all__ = ("Target", "target", "token")
+__all__ = ("DUPLICATE_WINDOW", "Target", "target", "token")
 
 #: Seconds in which a retried message is recognised: three times the 300 s for which a lane retries a batch by default.
 DUPLICATE_WINDOW = 900.0

@@ -62,6 +62,7 @@ class OtlpSink:
         self.settings = endpoint if isinstance(endpoint, OtlpSettings) else read_settings(endpoint)
         self.rejected = 0  #: records that a server refused within a request that it took
         self.last_rejection = ""
+        self.remarks = self.settings.remarks  #: what the environment asks for that is not done; told by the lane
         self._client: Any = None
         self._addresses: dict[str, list[str]] = {}  # of the hosts, for the end of the interpreter
         try:
@@ -80,7 +81,6 @@ class OtlpSink:
         Raises:
             ConfigError: a certificate cannot be read.
         """
-        _tell(self.settings.remarks)
         self._client = self._http.AsyncClient(
             timeout=self.settings.timeout,
             # A proxy of the environment is for what is far away: this machine is reached without.
@@ -260,18 +260,6 @@ def from_url(url: SplitResult) -> OtlpSink:
     )
     options.finish()
     return OtlpSink(settings)
-
-
-def _tell(remarks: Sequence[str]) -> None:
-    """Say each remark on stderr, once in this process."""
-    for remark in remarks:
-        if remark not in _told:
-            _told.add(remark)
-            with suppress(OSError):  # no stderr, nobody to tell
-                os.write(2, f"elastic_events: {remark}\n".encode(errors="backslashreplace"))
-
-
-_told: set[str] = set()
 
 
 def _is_here(url: str) -> bool:

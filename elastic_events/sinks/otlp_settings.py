@@ -23,7 +23,7 @@ class OtlpSettings:
         timeout: seconds of one request.
         certificate, client_certificate, client_key: paths of PEM files: whom to trust, and who we are.
         resource: attributes of every resource.
-        remarks: told on stderr when the sink opens.
+        remarks: told once, by the lane of the sink.
     """
 
     logs: str | None

@@ -93,6 +93,11 @@ class Rollup:
         self._turn = anyio.Lock()  # a sink is called by one task at a time, and the timer is another
         self._timer: anyio.CancelScope | None = None
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the sink behind remarks."""
+        return getattr(self.sink, "remarks", ())
+
     async def open(self) -> None:
         """Open the sink behind, and start the timer."""
         self._reset()

@@ -1,5 +1,6 @@
 """Sinks that cannot be opened, or written to, for a while: a delay, told once, and a last attempt at the close."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from trio.testing import MockClock
 
 from elastic_events import ConfigError, EventBus, MissingExtra, Record, Retry
 from elastic_events.bus.errors import TransientError
+from elastic_events.sinks.blocking import BlockingSink
 from elastic_events.testing import FailingSink, ListSink
 from elastic_metrics import put_metric
 
@@ -90,6 +92,61 @@ async def test_sink_that_hangs_while_it_opens_delays_the_start_for_seconds_only(
         assert anyio.current_time() - began < 10
     assert len(well.payload) == 1
     assert anyio.current_time() - began < 20
+
+
+async def test_an_open_that_hangs_has_a_limit(capfd: pytest.CaptureFixture[str]) -> None:
+    """A sink that hangs as it opens is tried again, though its lane waits for its writes without limit, and is told of."""
+
+    class HangsOnce(ListSink):
+        async def open(self) -> None:
+            await super().open()
+            if self.opened == 1:
+                await anyio.sleep_forever()
+
+    sink = HangsOnce()
+    async with EventBus() as bus:
+        bus.subscribe(sink, name="slow", timeout=None)
+        put_metric("m", 1)
+        with anyio.fail_after(200):
+            await bus.settled()
+    assert sink.opened == 2
+    said = "elastic_events: sink 'slow' cannot be opened, trying again: TimeoutError: no answer within 60 s"
+    assert capfd.readouterr().err.splitlines()[0] == said
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_open_that_hangs_in_its_thread_takes_one_thread() -> None:
+    """However often a blocking sink is tried again while its first attempt hangs, one thread hangs."""
+    gate, threads = threading.Event(), []
+
+    class Hangs(BlockingSink):
+        thread_name = "hangs"
+
+        def open_now(self) -> None:
+            threads.append(threading.current_thread())
+            gate.wait(60)
+
+        def write_now(self, records: Sequence[Record]) -> None:
+            written.extend(records)
+
+        def close_now(self) -> None:
+            pass
+
+        def abandon(self) -> None:
+            pass
+
+    written: list[Record] = []
+    async with EventBus() as bus:
+        lane = bus.subscribe(Hangs(), timeout=0.05)
+        bus.put_metric("m", 1)
+        with anyio.fail_after(30):
+            while "has not ended yet" not in lane.last_error:
+                await anyio.sleep(0.01)
+        assert len(threads) == 1
+        gate.set()
+        with anyio.fail_after(60):
+            await bus.settled()
+    assert [one.fields[0] for one in written if one.kind == "metric"] == [1]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

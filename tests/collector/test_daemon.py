@@ -1,14 +1,20 @@
 """The collector's loop, taken apart."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import msgspec
+import pytest
 
 from elastic_events.bus.context import read_context
 from elastic_events.recorder.daemon import Daemon, Run
 from elastic_events.recorder.directory import take
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import Request, submit
+from elastic_events.recorder.served import Late
 from elastic_events.recorder.writer import open_rings
 
 
@@ -38,3 +44,31 @@ def test_a_sink_that_was_just_asked_for_misses_nothing(tmp_path: Path) -> None:
     assert len(outlet[0]) == 2
     daemon._end()
     events.file.close()
+
+
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """Have the environment afterwards as it was."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_sink_has_the_environment_of_who_asked(tmp_path: Path) -> None:
+    """What sinks read of the environment, at once, late or as they write, is as the program has it, not as the collector."""
+    os.environ.update({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://of-the-collector:1", "OTEL_EXPORTER_OTLP_HEADERS": "a=b"})
+    asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://of-the-program:1", "MLFLOW_TRACKING_TOKEN": "t"}
+    request = Request("otlp+http:", "job", environ=asked)
+    run = Run("job", tmp_path / "recorders", lambda _what, _sentence: None)
+    at_once: Any = run.add(request).sink
+    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://of-another:1"
+    late = Late(request)
+    anyio.run(late.open)
+    for sink in (at_once, late._sink):
+        assert sink.settings.logs == "http://of-the-program:1/v1/logs"
+        assert sink.settings.logs_headers == {}
+    assert os.environ["MLFLOW_TRACKING_TOKEN"] == "t"
+    assert "OTEL_EXPORTER_OTLP_HEADERS" not in os.environ
+    anyio.run(late.aclose)

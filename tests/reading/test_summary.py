@@ -72,6 +72,18 @@ def test_what_was_lost_before_it_was_collected() -> None:
     assert "none lost" not in text
 
 
+def test_what_a_sink_lost_has_its_reasons() -> None:
+    """The line of a sink that lost records says how many failed of what, and were dropped why, and its last error."""
+    run = two_attempts()
+    facts = {"lane": "db", "accepted": 9, "delivered": 2, "dropped": {"overwritten": 3}, "failed": 4}
+    facts |= {"failed_by": {"OSError": 3, "PermanentError": 1}, "last_error": "OSError: disk full"}
+    run.records.append(msgspec.structs.replace(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,)))
+    line = (
+        "Records through db: 9 accepted, 2 delivered, 3 dropped (overwritten), 4 failed (3 OSError, 1 PermanentError)."
+    )
+    assert f"{line} Its last error: OSError: disk full." in shown(run)
+
+
 def test_eighty_columns() -> None:
     """On a terminal of 80 columns nothing is cut off."""
     text = shown(two_attempts(), width=80)

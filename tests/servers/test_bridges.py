@@ -17,6 +17,7 @@ from elastic_events.bus.errors import ConfigError, PermanentError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.bridges import MlflowSink, Steps, TensorBoardSink, WandbSink, from_url
 from elastic_events.sinks.rollup import Rollup
+from tests.servers.conftest import free_port
 from tests.servers.factory import EPOCH, context, event, metric
 
 #: Steps 5 and 6 with two points each, of two ranks; an event and a text that pass by.
@@ -261,6 +262,15 @@ def test_what_mlflow_refuses_is_permanent(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="MLflow"):
         sink.write_now([metric(1, "../../x")])
     sink.close_now()
+
+
+def test_a_tracking_server_that_is_down_delays_its_lane_only() -> None:
+    """A bus starts beside a server that is not there, within seconds, and says so; MLflow's client would try for minutes."""
+    pytest.importorskip("mlflow.tracking")
+    began = time.monotonic()
+    with EventBus(f"mlflow+http://127.0.0.1:{free_port()}", deadline=0.1) as bus:
+        assert "no server answers" in bus.lanes[0].stats().last_error
+    assert time.monotonic() - began < 30
 
 
 # --- URLs ---

@@ -471,16 +471,36 @@ def test_the_environment_says_whether(
     assert named.metrics is not None
 
 
-async def test_what_is_not_supported_is_told_once(
-    collector: Collector, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each remark is one line on stderr, however many sinks are opened."""
-    monkeypatch.setattr("elastic_events.sinks.otlp._told", set())
+async def test_what_is_not_supported_is_told_once(collector: Collector, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each remark is one line on stderr, however often the drain looks."""
     settings = OtlpSettings(f"{collector.url}/v1/logs", None, remarks=("Not here.",))
-    for _ in range(2):
-        async with opened(settings) as sink:
-            await sink.write([event(1)])
-    assert capfd.readouterr().err == "elastic_events: Not here.\n"
+    async with EventBus(OtlpSink(settings)):
+        await anyio.sleep(0.7)  # three looks of the drain at what its sinks remark
+    assert capfd.readouterr().err == "elastic_events: sink 'otlp' says: Not here.\n"
+
+
+@pytest.mark.parametrize("status", [400, 413])
+async def test_a_server_that_refuses_everything_is_only_probed(collector: Collector, status: int) -> None:
+    """Of a server that answers all with one refusal the circuit opens: a request now and then, and the others wait for it."""
+    collector.answers = [Answer(status)] * 10_000
+    async with EventBus() as bus:
+        lane = bus.subscribe(OtlpSink(collector.url), name="otlp", retry=Retry(base=0.2, cap=0.2))
+        for number in range(2000):
+            bus.put_metric("m", number)
+        with anyio.fail_after(20):
+            while lane.stats().circuit != "open":
+                await anyio.sleep(0.01)
+        asked = len(collector.requests)
+        assert asked < 30
+        await anyio.sleep(0.5)
+        assert len(collector.requests) < asked + 40
+        collector.answers = []
+        with anyio.fail_after(20):
+            await bus.settled()
+        stats = lane.stats()
+    assert stats.circuit == "closed"
+    assert stats.delivered == len(collector.points) == 2000 - stats.failed
+    assert stats.failed < 60
 
 
 async def test_no_proxy_stands_before_this_machine(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

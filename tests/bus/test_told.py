@@ -1,0 +1,165 @@
+"""What a person is told of a lane: a sentence when it fails, is well again, loses, and what it lost; never a flood."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from elastic_events import EventBus, PermanentError, Record, Retry
+from elastic_events.bus.tell import say
+from elastic_events.testing import FailingSink, ListSink
+from elastic_metrics import put_metric
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Run on trio with a clock that jumps to the next deadline."""
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+class Server(FailingSink):
+    """A sink that is away while `away`."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda *_: OSError("connection refused") if self.away else None)
+        self.away = False
+
+
+async def test_lane_says_that_it_fails_and_is_well_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """A sink that goes away under way is told once, however long it takes, and once that it is back."""
+    sink = Server()
+    async with EventBus() as bus:
+        bus.subscribe(sink, name="db")
+        put_metric("m", 1)
+        await bus.settled()
+        assert capfd.readouterr().err == ""
+        sink.away = True
+        put_metric("m", 2)
+        await anyio.sleep(100)
+        assert capfd.readouterr().err == "elastic_events: sink 'db' fails, trying again: OSError: connection refused\n"
+        sink.away = False
+        await bus.settled()
+        await anyio.sleep(1)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("elastic_events: sink 'db' is well again after 1")
+    assert len(sink.payload) == 2
+
+
+async def test_failure_that_the_next_attempt_mends_is_none(capfd: pytest.CaptureFixture[str]) -> None:
+    """One failed attempt among many is not worth a sentence."""
+    sink = FailingSink(lambda _, attempt: OSError("hiccup") if attempt % 2 else None)
+    async with EventBus() as bus:
+        bus.subscribe(sink)
+        for number in range(20):
+            put_metric("m", number)
+            await anyio.sleep(1)
+    assert capfd.readouterr().err == ""
+
+
+async def test_sink_that_comes_and_goes_is_no_flood(capfd: pytest.CaptureFixture[str]) -> None:
+    """Away and back every two seconds for ten minutes, it is told as often as once a minute."""
+    sink = Server()
+    async with EventBus() as bus:
+        bus.subscribe(sink, retry=Retry(base=0.01, cap=0.1))
+        for number in range(300):
+            sink.away = not sink.away
+            put_metric("m", number)
+            await anyio.sleep(2)
+        sink.away = False
+        await bus.settled()
+    lines = capfd.readouterr().err.splitlines()
+    assert 10 <= len(lines) <= 22
+    assert sum("fails" in line for line in lines) == len(lines) / 2
+
+
+async def test_losses_are_told_as_they_begin_and_in_all_at_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    """A handler that raises on each record says so while it does, and what that came to, with the reason."""
+
+    async def odd(record: Record) -> None:
+        raise KeyError(record.name)
+
+    async with EventBus(odd) as bus:
+        for number in range(2000):
+            put_metric("loss", number)
+            if number % 100 == 0:
+                await anyio.sleep(1)
+        await bus.settled()
+        assert repr(bus) == "<EventBus open, 1 lanes, 2000 accepted, 0 dropped, 2000 failed>"
+        assert "2000 lost (2000 failed (2000 KeyError))" in repr(bus.lanes[0])
+    first, last = capfd.readouterr().err.splitlines()
+    assert first.startswith("elastic_events: handler 'odd' loses records: so far 1 failed (1 KeyError)")
+    total = "lost 2000 of 2000 records: 2000 failed (2000 KeyError); its last error: KeyError: 'loss'"
+    assert last == f"elastic_events: handler 'odd' {total}"
+
+
+async def test_losses_of_ring_and_backlog_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """What was overwritten before it was read, and what fell out of a backlog, are told with their reasons."""
+    sink = Server()
+    sink.away = True
+    async with EventBus(capacity=256) as bus:
+        bus.subscribe(sink, name="db", backlog=100)
+        for number in range(1000):
+            put_metric("m", number)
+        await anyio.sleep(1)
+        sink.away = False
+    err = capfd.readouterr().err
+    assert "sink 'db' loses records: so far 744 overwritten" in err
+    assert "lost 900 of 1000 records: 744 overwritten, 156 backlog" in err
+
+
+async def test_the_ledger_s_record_has_the_reasons() -> None:
+    """The last record of a sink says by what records failed, and the last error, without the secret in it."""
+
+    def fails(records: Sequence[Record], _attempt: int) -> BaseException | None:
+        refused = [one for one in records if one.kind == "metric" and one.fields[0] == 7]
+        return PermanentError("no: token=abcdefgh12345", refused) if refused else None
+
+    sink = FailingSink(fails)
+    async with EventBus(sink) as bus:
+        for number in range(10):
+            bus.put_metric("m", number)
+    body = sink.records[-1].fields[0]
+    assert (body["failed"], body["failed_by"]) == (1, {"PermanentError": 1})
+    assert body["last_error"] == "PermanentError: no: token=[redacted]"
+
+
+async def test_remarks_of_a_sink_are_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a sink finds when it opens, and a person should know, is said once, though it opens again."""
+
+    class Finds(ListSink):
+        def __init__(self) -> None:
+            super().__init__()
+            self.remarks: list[str] = []
+
+        async def open(self) -> None:
+            self.remarks.append("the stream is small") if not self.remarks else None
+
+    async with EventBus(Finds()) as bus:
+        await anyio.sleep(5)
+        bus.put_metric("m", 1)
+        await bus.settled()
+    assert capfd.readouterr().err == "elastic_events: sink 'Finds' says: the stream is small\n"
+
+
+def test_what_is_said_is_one_plain_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever an error's text holds, it is one line of bounded length that commands no terminal and shows no secret."""
+    say("a\nb \x1b[2J \u202e postgres://joe:hunter2@db " + "x" * 10_000)
+    err = capfd.readouterr().err
+    assert err.startswith(r"a\nb \x1b[2J \u202e postgres://[redacted]@db x")
+    assert err.count("\n") == 1
+    assert len(err) < 1100
+
+
+def test_a_thread_tells_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    """A bus in a background thread says what one in an event loop does."""
+
+    async def odd(_record: Record) -> None:
+        raise ValueError("no")
+
+    with EventBus(odd):
+        put_metric("m", 1)
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "elastic_events: handler 'odd' lost 1 of 1 records: 1 failed (1 ValueError); its last error: ValueError: no"
+    )

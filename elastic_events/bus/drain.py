@@ -66,7 +66,9 @@ class Drain:
     def add(self, lane: Lane) -> None:
         """Take a lane in; its task starts at the next look. Any thread may call it, one at a time."""
         self.lanes = (*self.lanes, lane)
-        self.notices = (*self.notices, Notices(lane, self._told.say))
+        notices = Notices(lane, self._told.say)
+        lane.tell = lambda: notices.look(anyio.current_time())
+        self.notices = (*self.notices, notices)
 
     def add_source(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
         """Run `source(*args)` as a task of the drain, cancelled when the close begins."""

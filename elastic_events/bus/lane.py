@@ -64,6 +64,9 @@ class Lane:
         self.refusal: BaseException | None = None  # why the sink is not open; None before the first attempt as well
         self.hasty = False  # somebody waits for all that is in the backlog
         self.last_error = ""
+        self.tell: Callable[[], object] = lambda: (
+            None
+        )  # somebody should look at once: what fails may be over before the next look
         self._last_record = ledger
         self._begun = False  # the sink was opened, or it was tried
         self._dead_letters_open = False
@@ -231,6 +234,7 @@ class Lane:
             with anyio.move_on_after(LAST_WORDS, shield=True):
                 await self._close_sink()
             self.refusal = error
+            self.tell()
             self.backlog.spill()
             self.progress.set()
             if last:
@@ -291,6 +295,7 @@ class Lane:
             if isinstance(error, PERMANENT):
                 return await self._refused(batch, error)
             self._failures += 1
+            self.tell()
             if self.circuit == "open":  # it may be long: what waits is safe on disk
                 self.backlog.spill()
             tries = self._failures - first_failures
@@ -372,6 +377,7 @@ class Lane:
         if grave is not None and batch and await self._bury(grave, batch):
             self.ledger.dead_lettered += len(batch)
         self.ledger.failed[type(error).__name__] += len(batch)
+        self.tell()
         self._settle(batch)
 
     async def _bury(self, grave: Sink, batch: Sequence[Record]) -> bool:

@@ -168,7 +168,7 @@ def _same(kind: Kind, context: Context, columns: Sequence[tuple[Any, ...]]) -> l
     """
     _, seqs, times, clocks, names, channels, fields, _, _, recovered, _ = columns
     # Nearly all are numbers of metrics, which are looked at many at once.
-    payload = _numbers(fields) if kind == "metric" else None
+    payload: Sequence[Sequence[Any]] | None = _numbers(fields) if kind == "metric" else None
     if payload is None:
         payload = [
             [value if type(value) is str or value is None else strict(value) for value in values] for values in fields

@@ -25,6 +25,7 @@ STOREYS = {
     "sinks": 4,
     "handlers": 4,
     "training": 4,
+    "observe": 5,
     # What makes of the parts a bus that writes to files and sinks.
     "bus.subscription": 5,
     "bus.lane": 6,

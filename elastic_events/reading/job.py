@@ -226,6 +226,7 @@ class _Job:
         worker.ended_ns, worker.outcome = time_ns, "failed"
         worker.exit_code, worker.signal = integer(facts.get("exit_code")), signal_name(facts.get("signal"))
         worker.message = _text(facts.get("message"))
+        worker.left = {name: facts[name] for name in _LEFT if name in facts}
         worker.first, worker.victim = facts.get("first") is True, facts.get("victim") is True
 
     def finish(self) -> Story:
@@ -286,6 +287,9 @@ _HEARD: dict[str, Callable[[_Job, _Agent, int, Mapping[str, Any]], None]] = {
     "job.failed": lambda job, *about: job.job_ended(*about, "failed"),
     "agent.left": lambda job, *about: job.job_ended(*about, "left"),
 }
+
+#: What a dead worker left in its folder, among the facts of its failure.
+_LEFT = ("file", "line", "function", "traceback", "stderr")
 
 _ORDER = {name: place for place, name in enumerate(_HEARD)}
 _LAST = _ORDER["job.succeeded"]

@@ -12,7 +12,7 @@ from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("DEATHS", "FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "later", "whole")
+__all__ = ("DEATHS", "ENDS", "FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "later", "whole")
 
 #: The id of a run that nobody gave one: torchrun's default, and ours.
 NAMELESS = "none"
@@ -28,6 +28,10 @@ FACTS = frozenset(
 
 #: What a collector says of a dead process, in the name of that process: not a sign of its life.
 DEATHS = frozenset({"worker.died", "agent.died"})
+
+#: What a worker says of its own end, and how many of these are kept.
+ENDS = frozenset({"worker.exception", "thread.exception", "worker.exit"})
+_ENDS = 16
 
 #: Facts that only an agent's own story has: with one of these, torch's raw stream of the same process is not needed.
 _OWN = frozenset({"job.started", "attempt.started", "worker.started"})
@@ -123,6 +127,7 @@ class Speaker:
             "_owns",
             "_repair",
             "_running",
+            "_said_last",
             "_spans",
             "_start_ns",
             "_starts",
@@ -155,6 +160,7 @@ class Speaker:
             Any, list[int]
         ] = {}  # what another mark is called -> the entries that are open, the newest last
         self._spans: list[Span] = []
+        self._said_last: list[tuple[str, Mapping[str, Any]]] = []
         self._facts: list[Said] = []
         self._derived: list[Said] = []  # from torch's own stream
         self._owns = False
@@ -189,6 +195,8 @@ class Speaker:
             self._owns = self._owns or name in _OWN
         elif name == "recorder.lost":
             self._lost(metadata)
+        elif name in ENDS:
+            self._said_last = [*self._said_last[1 - _ENDS :], (name, metadata)]
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
         elif isinstance(name, str) and name.startswith(_TORCH):
@@ -268,7 +276,7 @@ class Speaker:
         if self._starts:
             self.seen(min(self._starts))
         marks = (self._spans, self._steps, self._starts, self._ends, self._names, self._errors, self._epochs)
-        process = Process(self.context, self._first_ns, self._last_ns, *marks)
+        process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last)
         _block(process)
         return process
 

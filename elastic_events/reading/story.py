@@ -4,7 +4,7 @@ Times are nanoseconds since the epoch, on the clock of the reference host where 
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,8 @@ class Process:
     #: Entry -> when an exception left the step; the script may have caught it.
     errors: dict[int, int] = field(default_factory=dict)
     epochs: "array[int] | None" = None  #: an entry a step, where the marks name an epoch
+    #: What it said of its own end, in order: event and facts. The script may have caught it, and gone on.
+    said: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
     @property
     def first_step_ns(self) -> int | None:
@@ -105,6 +107,7 @@ class Worker:
     first: bool = False  #: the first of its node to fail, by itself
     victim: bool = False  #: ended by the agent, since another had failed
     consequence: bool = False  #: failed by itself, but after another, and as one fails whose peer is gone
+    left: Mapping[str, Any] = field(default_factory=dict)  #: what it left in its folder, as its agent read it
     process: Process | None = None  #: what it recorded itself
     children: list[Process] = field(default_factory=list)  #: processes that it started, such as a DataLoader's workers
 

@@ -8,6 +8,7 @@ import msgspec
 
 from elastic_events.bus.record import Record
 from elastic_events.reading.costs import Cost, Repeated, costs, repeated
+from elastic_events.reading.faults import fault_of
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
 __all__ = (
@@ -34,10 +35,17 @@ class Failure(msgspec.Struct, frozen=True):
     pid: int | None  #: on its node
     signal: str | None  #: its name, where one ended it
     exit_code: int | None  #: where it ended by itself
-    message: str | None  #: of the worker's error file
+    message: (
+        str | None
+    )  #: of the worker's error file, or as it said itself: type and message, or the call that ended it
     at_s: float | None  #: seconds from the beginning of the job: when it died, or when that was noticed
     noticed: bool = True  #: `at_s` is when its end was noticed
     attempt: int = 0  #: in which
+    file: str | None = None  #: where it happened: the innermost frame of the script's own code
+    line: int | None = None  #: in `file`
+    function: str | None = None  #: the function there
+    traceback: str | None = None  #: in short: frames of frameworks are folded
+    stderr: str | None = None  #: the last lines of its stderr, where torchrun redirected that
 
 
 class Departure(msgspec.Struct, frozen=True):
@@ -267,8 +275,18 @@ def _row(story: Story, attempt: Attempt, before: Attempt | None) -> AttemptRow:
 
 def _failure(story: Story, attempt: Attempt, worker: Worker) -> Failure:
     at = _since(story, worker.ended_ns) if worker.ended_ns is not None else None
-    told = (worker.signal, worker.exit_code, worker.message)
-    return Failure(worker.rank, worker.place, worker.pid, *told, at, worker.died_ns is None, attempt.number)
+    fault = fault_of(worker)
+    return Failure(
+        rank=worker.rank,
+        node=worker.place,
+        pid=worker.pid,
+        signal=worker.signal,
+        exit_code=worker.exit_code,
+        at_s=at,
+        noticed=worker.died_ns is None,
+        attempt=attempt.number,
+        **fault._asdict(),
+    )
 
 
 def _waits(story: Story) -> list[Wait]:

@@ -19,12 +19,13 @@ __all__ = ("summary_terminal",)
 _ATTEMPTS = 30  # rows on a screen; the first and the last ones are shown
 _STEPS = 6
 _FEW = 3
+_TRACE = 16  # lines of a traceback
 
 
 def summary_terminal(answer: Summary) -> RenderableType:
     """Draw the summary for a terminal."""
     # Of an error of several lines one is shown: it is chosen while they are lines.
-    messages = [shown(message) for message in _messages(answer.attempts)]
+    messages = [shown(line) for line in _messages(answer.attempts)]
     answer = shown(msgspec.structs.replace(answer, reason=answer.reason and error_line(answer.reason)))
     return Group(
         *_headline(answer),
@@ -118,14 +119,36 @@ def _went(departure: Departure) -> str:
 
 def _messages(rows: list[AttemptRow]) -> Iterable[str]:
     """The error of each first failure, once where attempts share it."""
-    said: dict[str, list[int]] = {}
+    said: dict[str, list[tuple[int, Failure]]] = {}
     for row in rows:
         for one in [row.first_failure] if row.first_failure is not None else row.suspects:
-            if one.message:
+            if one.message or one.file or one.stderr:
                 who = "" if row.first_failure is not None else f"{_who(one)}: "
-                said.setdefault(who + error_line(one.message), []).append(row.attempt)
-    for message, attempts in said.items():
-        yield f"Attempt {spans(list(dict.fromkeys(attempts)))} failed with: {message}"
+                said.setdefault(f"{who}{_what(one)}{_where(one)}", []).append((row.attempt, one))
+    for at, (message, failures) in enumerate(said.items()):
+        yield f"Attempt {spans(list(dict.fromkeys(number for number, _ in failures)))} failed with: {message}"
+        if at < _FEW:
+            yield from _trace(failures[0][1])
+
+
+def _what(one: Failure) -> str:
+    cause = one.signal or (f"exit code {one.exit_code}" if one.exit_code is not None else "cause unknown")
+    return error_line(one.message) if one.message else cause
+
+
+def _where(one: Failure) -> str:
+    if one.file is None:
+        return ""
+    inside = f" in {one.function}" if one.function and one.function != "<module>" else ""
+    return f", at {one.file}{f':{one.line}' if one.line is not None else ''}{inside}"
+
+
+def _trace(one: Failure) -> Iterable[str]:
+    """The short traceback, else the end of its stderr. Its last lines say most."""
+    lines = (one.traceback or one.stderr or "").splitlines()
+    if len(lines) > _TRACE:
+        yield f"  ... {counted(len(lines) - _TRACE, 'line')} before"
+    yield from (f"  {line}" for line in lines[-_TRACE:])
 
 
 def _words(answer: Summary) -> list[RenderableType]:

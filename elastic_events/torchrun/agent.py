@@ -3,12 +3,14 @@
 Every wrapper calls the original, returns what it returned and raises what it raised; what it does besides is shielded.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from elastic_events.observe.report import left_behind
 from elastic_events.torchrun.repair import Exit, Fact, Repair, error_message
 from elastic_events.torchrun.shield import shielded
 
@@ -203,11 +205,20 @@ class _Seen:
             failure = known.get(local_rank)
             if failure is not None:
                 message, at = error_message(failure.error_file_data), float(failure.timestamp)
-                exits.append(end(failure.exitcode, message=message, time=at, victim=local_rank in alive))
+                left = _left(_error_file(context, local_rank), failure.error_file_data) or {}
+                exits.append(end(failure.exitcode, message=message, time=at, victim=local_rank in alive, left=left))
             elif code is not None:
                 # Workers that are functions: torch.multiprocessing ends the others itself, before the group is closed.
                 exits.append(end(code, victim=local_rank in alive or bool(known)))
         return exits
+
+
+_left = shielded(left_behind)
+
+
+def _error_file(context: Any, local_rank: int) -> str:
+    files = getattr(context, "error_files", None) or {}
+    return str(files.get(local_rank) or os.devnull)
 
 
 def _processes(context: Any) -> Iterator[tuple[int, int | None, int | None]]:

@@ -10,6 +10,7 @@ the agent does it (`agent_thread`).
 | `ELASTIC_EVENTS_DIR` | directory of the recorders; by default one of the run under the system's temporary directory. The workers inherit it, so that what they record themselves joins |
 | `ELASTIC_EVENTS_RUN_ID` | the run; by default torchrun's `--rdzv-id`, and where there is none, time and pid |
 | `ELASTIC_EVENTS_TICKS` | `all` keeps every metric of the agent's monitor; by default they are thinned (`Ticks`) |
+| `ELASTIC_EVENTS_OBSERVE` | what is observed in the workers: `on` by default, `off`, or a list (see `elastic_events.observe`) |
 | `ELASTIC_EVENTS_DEADLINE` | seconds that the agent's exit waits until all is delivered, 5 by default. The collector goes on with the rest |
 """  # noqa: E501 - a table
 
@@ -69,6 +70,7 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     _begun.append(os.getpid())
     run = os.environ.get("ELASTIC_EVENTS_RUN_ID") or run_name(run_id)
     os.environ["ELASTIC_EVENTS_RUN_ID"] = run
+    os.environ.setdefault("ELASTIC_EVENTS_OBSERVE", "on")  # the workers inherit it
     named = parse_sinks(os.environ.get("ELASTIC_EVENTS_SINKS", ""))
     for url in named:
         open_url(url)  # connects to nothing; what is wrong with it is said here, where somebody reads it

@@ -9,6 +9,7 @@ import contextlib
 import json
 import signal
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 __all__ = ("Exit", "Fact", "Repair", "error_message", "unpack")
@@ -35,6 +36,7 @@ class Exit(NamedTuple):
     victim: bool = False  #: it was alive when the agent told the group to end
     alive_ns: int | None = None  #: wall clock when its agent last saw it alive, and
     died_ns: int | None = None  #: when it first saw it dead
+    left: Mapping[str, Any] = MappingProxyType({})  #: what it left in its folder; see `observe.report`
 
 
 class _Worker(NamedTuple):
@@ -263,6 +265,7 @@ class Repair:
             victim=end.victim,
             alive_ns=end.alive_ns,
             died_ns=end.died_ns,
+            **end.left,
         )
 
     def _fact(self, name: str, worker: _Worker, **more: Any) -> Fact:

@@ -1,0 +1,156 @@
+"""Why a process ends: the exception, the exit, or the crash that it ends with, and where.
+
+| what | how it is seen | event |
+|---|---|---|
+| an exception that nobody catches | `sys.excepthook`; where a program replaces that later, at exit | `worker.exception` |
+| the same in another thread | `threading.excepthook` | `thread.exception` |
+| `sys.exit(n)`, `os._exit(n)` | a wrapper of the function | `worker.exit` |
+| segfault, abort, bus error | `faulthandler`, into a file beside torch's error file | the agent's `worker.failed` |
+
+Whatever hook there was before is called with what it would have got. Exit code and output stay as they are.
+"""
+
+import atexit
+import faulthandler
+import os
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Any, BinaryIO, NoReturn
+
+from elastic_events.api import Event, EventSource
+from elastic_events.front import record
+from elastic_events.observe.folded import fold, is_framework
+from elastic_events.observe.guard import guarded
+from elastic_events.observe.report import claim
+
+__all__ = ("begin",)
+
+#: Characters of a message that are kept.
+MESSAGE = 2000
+
+
+def begin() -> None:
+    """Have this process say why it ends."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    report = claim(path) if path else None
+    if path and report is None:
+        return  # a program that a rank runs; its end is not the rank's
+    _Words(path, report).begin()
+
+
+class _Words:
+    """The hooks of one process. A child that it forks is not it."""
+
+    def __init__(self, error_file: str | None, report: BinaryIO | None) -> None:
+        self._pid = os.getpid()
+        self._error_file = error_file
+        self._report = report  # faulthandler writes there; open until the end
+        self._told: BaseException | None = None
+
+    def begin(self) -> None:
+        if self._report is not None and not faulthandler.is_enabled():
+            # Of the thread that crashed: to walk all of them can crash again, and end by another signal (cpython#116008).
+            faulthandler.enable(self._report, all_threads=False)
+        self._hook_exceptions()
+        self._hook_exits()
+        atexit.register(self._at_exit)
+
+    def _hook_exceptions(self) -> None:
+        before, thread_before = sys.excepthook, threading.excepthook
+
+        def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            self._raised(error, trace)
+            before(kind, error, trace)
+
+        def thread_excepthook(args: threading.ExceptHookArgs, /) -> None:
+            self._raised_in_thread(args)
+            thread_before(args)
+
+        sys.excepthook, threading.excepthook = excepthook, thread_excepthook
+
+    def _hook_exits(self) -> None:
+        leave, leave_at_once = sys.exit, os._exit
+
+        def exit(status: Any = None, /) -> NoReturn:  # noqa: A001 - it stands for that
+            self._leaving("sys.exit", status)
+            leave(status)
+
+        def _exit(status: int) -> NoReturn:
+            self._leaving("os._exit", status)
+            leave_at_once(status)
+
+        exit.__doc__, _exit.__doc__ = leave.__doc__, leave_at_once.__doc__
+        sys.exit, os._exit = exit, _exit
+
+    @guarded("errors")
+    def _raised(self, error: BaseException, trace: TracebackType | None) -> None:
+        if os.getpid() != self._pid or error is self._told:
+            return
+        self._told = error
+        record(Event("worker.exception", EventSource.WORKER, 0, _about(error, trace)))
+        if self._error_file and isinstance(error, Exception) and not os.path.exists(self._error_file):
+            _write_error_file(error, trace)
+
+    @guarded("errors")
+    def _raised_in_thread(self, args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        if os.getpid() != self._pid or error is None or isinstance(error, SystemExit):
+            return
+        thread = args.thread.name if args.thread is not None else None
+        about = {**_about(error, args.exc_traceback), "thread": thread}
+        record(Event("thread.exception", EventSource.WORKER, 0, about))
+
+    @guarded("errors")
+    def _leaving(self, how: str, status: Any) -> None:
+        if os.getpid() != self._pid or status is None or status == 0:
+            return
+        code = status & 0xFF if isinstance(status, int) else 1  # as the system cuts it (exit(3)); a text is 1
+        message = f"{how}({status!r})"[:MESSAGE]
+        record(Event("worker.exit", EventSource.WORKER, 0, {"code": code, "message": message, **_caller()}))
+
+    @guarded("errors")
+    def _at_exit(self) -> None:
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, BaseException):
+            self._raised(error, getattr(sys, "last_traceback", None))
+
+
+def _about(error: BaseException, trace: TracebackType | None) -> dict[str, Any]:
+    """Return the facts of an exception."""
+    kind = type(error)
+    module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+    text, place = fold("".join(traceback.format_exception(kind, error, trace)))
+    about: dict[str, Any] = {"type": f"{module}{kind.__qualname__}", "message": _message(error), "traceback": text}
+    if place is not None:
+        about["file"], about["line"], about["function"] = place
+    return about
+
+
+def _message(error: BaseException) -> str:
+    """Return the message; of one that holds the traceback of a child, what it begins and ends with."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        text = f"{lines[0]} {lines[-1]}"
+    return text[:MESSAGE]
+
+
+def _caller() -> dict[str, Any]:
+    """Return the place of the innermost frame of the script."""
+    frame = sys._getframe(2)  # noqa: SLF001 - documented
+    while frame.f_back is not None and is_framework(frame.f_code.co_filename):
+        frame = frame.f_back
+    return {"file": frame.f_code.co_filename, "line": frame.f_lineno, "function": frame.f_code.co_name}
+
+
+def _write_error_file(error: BaseException, trace: TracebackType | None) -> None:
+    """Let torch write the file that its launcher shows. It asks for the traceback of what is being handled: so it is raised."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    try:
+        raise error
+    except BaseException as handled:  # noqa: BLE001 - it is what ended the script
+        handled.__traceback__ = trace  # without our own frame, which raising has put in front
+        get_error_handler().record_exception(handled)

@@ -1,0 +1,66 @@
+"""What is observed, and whether in this process."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from elastic_events.api import Event, EventSource
+from elastic_events.front import record
+from elastic_events.observe.guard import switch_off
+
+__all__ = ("PARTS", "asked", "begin")
+
+#: What `ELASTIC_EVENTS_OBSERVE` may name -> the module that does it; `on` is all of them.
+PARTS = {
+    "errors": "elastic_events.observe.last_words",
+}
+
+#: Torch's launchers: they import torch as well, and are no worker.
+_LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch", "elastic_events.torchrun")
+
+_begun: list[int] = []  # pids
+
+
+def asked(value: str) -> list[str]:
+    """Return the parts that a value of `ELASTIC_EVENTS_OBSERVE` asks for; what it names beside them is left out, and told."""
+    words = [word.strip().lower() for word in value.split(",") if word.strip()]
+    if not words or words == ["off"]:
+        return []
+    if words in (["on"], ["1"], ["all"]):
+        return list(PARTS)
+    unknown = [word for word in words if word not in PARTS]
+    if unknown:
+        text = f"elastic_events: ELASTIC_EVENTS_OBSERVE: no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}\n"
+        os.write(2, text.encode(errors="backslashreplace"))
+    return [part for part in PARTS if part in words]
+
+
+def begin(value: str) -> None:
+    """Observe this process, if it is a worker and not yet observed. A part that cannot begin is off, and the others are not."""
+    parts = asked(value)
+    if not parts or _begun or not is_worker(sys.orig_argv):
+        return
+    _begun.append(os.getpid())
+    # Opens the recorder, now: what closes it at exit is registered before what says the last words there.
+    about = {"parts": ",".join(parts), "torch": _torch_version()}
+    record(Event("observe.started", EventSource.WORKER, 0, {**about}))
+    for part in parts:
+        try:
+            import_module(PARTS[part]).begin()
+        except Exception as error:  # noqa: BLE001 - a torch that we do not know
+            switch_off(part, f"{type(error).__name__}: {error}")
+
+
+def is_worker(argv: Sequence[str]) -> bool:
+    """Whether this process trains: no launcher, and no child of `multiprocessing`, such as a DataLoader's."""
+    if multiprocessing.parent_process() is not None:
+        return False
+    program = os.path.basename(argv[1]) if len(argv) > 1 else ""
+    return "RANK" in os.environ or not (program == "torchrun" or any(word in _LAUNCHERS for word in argv[1:4]))
+
+
+def _torch_version() -> str | None:
+    torch = sys.modules.get("torch")
+    return getattr(getattr(torch, "version", None), "__version__", None)

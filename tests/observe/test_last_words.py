@@ -1,0 +1,95 @@
+"""Why a script that nobody changed has died, and where."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.observe.jobs import HERE, Job, launch, needs_observer, summary
+from tests.torchrun.jobs import TIMEOUT
+
+pytestmark = [*needs_observer, pytest.mark.timeout(2 * TIMEOUT)]
+
+SCRIPT = HERE / "deaths.py"
+
+#: Kind -> exit code or signal, what the message begins with, and the comment of the line that is to be named.
+DEATHS = {
+    "raises": (1, "ValueError: the loss is no number", "raises"),
+    "in_torch": (1, "RuntimeError: mat1 and mat2", "in_torch"),
+    "chain": (1, "RuntimeError: no such thing", "chain"),
+    "group": (1, "ExceptionGroup: several (2 sub-exceptions)", "raises"),
+    "loader": (1, "IndexError: Caught IndexError in DataLoader worker process 0.", "loader"),
+    "thread": (1, "ZeroDivisionError: division by zero (in thread helper)", "thread"),
+    "exits": (7, "sys.exit(7)", "exits"),
+    "at_once": (9, "os._exit(9)", "at_once"),
+    "segfault": ("SIGSEGV", None, "segfault"),
+    "abort": ("SIGABRT", None, "abort"),
+    "imports": (1, "ModuleNotFoundError: No module named", "imports"),
+    "hooked": (1, "ValueError: the loss is no number", "raises"),
+    "recorded": (1, "ValueError: the loss is no number", "raises"),
+}
+
+
+def line_of(comment: str) -> int:
+    """The number of the line that ends with a comment."""
+    lines = SCRIPT.read_text("utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if f"  # {comment}" in line)
+
+
+def failures(job: Job) -> list[dict[str, Any]]:
+    """The first failure of each attempt."""
+    return [attempt["first_failure"] for attempt in summary(job)["attempts"]]
+
+
+def test_every_death_is_told_with_its_place(tmp_path: Path) -> None:
+    """Whatever way an unmodified script dies, the summary names type or signal, message, file and line; codes are its own."""
+    job = launch(tmp_path, SCRIPT, ",".join(DEATHS), restarts=len(DEATHS) - 1)
+    found = failures(job)
+    assert len(found) == len(DEATHS), job.output
+    for failure, (kind, (ending, message, comment)) in zip(found, DEATHS.items(), strict=True):
+        assert failure["signal" if isinstance(ending, str) else "exit_code"] == ending, kind
+        assert (failure["message"] or "").startswith(message or ""), kind
+        assert (failure["file"], failure["line"]) == (str(SCRIPT), line_of(comment)), kind
+    assert not job.events("observe.off")
+    # The script's own output, with the whole traceback.
+    assert job.output.count("ValueError: the loss is no number") >= 3
+    assert "the direct cause of the following exception" in job.output
+
+
+def test_torchruns_box_shows_the_traceback(tmp_path: Path) -> None:
+    """Torch's error file is written as `@record` would have written it: torchrun shows the exception, not a hint."""
+    job = launch(tmp_path, SCRIPT, "raises")
+    box = job.output.partition("Root Cause")[2]
+    assert f'File "{SCRIPT}", line {line_of("raises")}, in raises' in box, job.output
+    assert "To enable traceback see" not in box
+    assert "elastic_events" not in box
+
+
+def test_the_end_of_a_redirected_stderr_is_kept(tmp_path: Path) -> None:
+    """What a rank wrote to its stderr last is part of its failure, where torchrun has it in a file."""
+    script = tmp_path / "quits.py"
+    script.write_text("import sys, torch\nprint('no licence', file=sys.stderr)\nraise SystemExit(4)\n", "utf-8")
+    (tmp_path / "job").mkdir()
+    launcher = {"PET_REDIRECTS": "3", "PET_LOG_DIR": str(tmp_path)}
+    (failure,) = failures(launch(tmp_path / "job", script, **launcher))
+    assert (failure["exit_code"], failure["stderr"].splitlines()[-1]) == (4, "no licence")
+
+
+def test_switched_off(tmp_path: Path) -> None:
+    """`ELASTIC_EVENTS_OBSERVE=off` leaves the workers as they are: torchrun's box gives its hint."""
+    job = launch(tmp_path, SCRIPT, "raises", ELASTIC_EVENTS_OBSERVE="off")
+    assert not job.events("observe.*")
+    assert "To enable traceback see" in job.output
+
+
+def test_a_program_that_a_rank_runs_is_not_the_rank(tmp_path: Path) -> None:
+    """It inherits the environment; its exception is neither in the rank's error file nor the rank's last word."""
+    script = tmp_path / "runs.py"
+    tool = "import torch; raise KeyError(1)"
+    script.write_text(
+        f"import subprocess, sys, torch\nsubprocess.run([sys.executable, '-c', {tool!r}])\nraise ValueError(2)\n",
+        "utf-8",
+    )
+    (tmp_path / "job").mkdir()
+    (failure,) = failures(launch(tmp_path / "job", script))
+    assert (failure["message"], failure["line"]) == ("ValueError: 2", 3)

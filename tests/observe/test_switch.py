@@ -1,0 +1,74 @@
+"""What asks for the observer, and what it costs where nobody does."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from elastic_events.observe.switch import PARTS, asked, is_worker
+from tests.observe.jobs import needs_observer
+from tests.torchrun.jobs import needs_torch
+from tests.torchrun.test_inert import ours, python
+
+DOOR = {"elastic_events", "elastic_events.observe"}
+
+
+def test_the_entry_point_is_there() -> None:
+    """The distribution names the front door where torch looks for it."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["entry-points"]["torch.backends"] == {"elastic_events": "elastic_events.observe:autoload"}
+
+
+def test_what_asks_for_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """`on`, `off` or a list; a word that means nothing is said once and left out."""
+    assert asked("on") == asked("1") == list(PARTS)
+    assert asked("off") == asked("") == []
+    assert asked(" errors ,") == ["errors"]
+    assert capfd.readouterr().err == ""
+    assert asked("errors,colours") == ["errors"]
+    assert "no such part: colours; there are" in capfd.readouterr().err
+
+
+def test_launchers_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts workers imports torch as well; only what trains is observed."""
+    monkeypatch.delenv("RANK", raising=False)
+    assert not is_worker([sys.executable, "/usr/bin/torchrun", "train.py"])
+    assert not is_worker([sys.executable, "-m", "torch.distributed.run", "train.py"])
+    assert is_worker([sys.executable, "train.py"])
+    monkeypatch.setenv("RANK", "0")
+    assert is_worker([sys.executable, "-m", "torch.distributed.run"])  # a rank that launches something has said enough
+
+
+def test_the_front_door_costs_less_than_a_millisecond(tmp_path: Path) -> None:
+    """Where nobody asks, `import torch` loads two tiny modules and calls a function that reads one variable."""
+    costs = []
+    for _ in range(5):
+        done = python(
+            *("-X", "importtime", "-c", "import typing; from elastic_events.observe import autoload; autoload()"),
+            PYTHONPYCACHEPREFIX=str(tmp_path),
+        )
+        rows = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines() if "|" in line]
+        own = {name.strip(): int(cost) for cost, _, name in rows if cost.strip().isdigit()}
+        assert ours(own) == DOOR
+        costs.append(sum(own[name] for name in DOOR))
+    assert min(costs) < 1000
+
+
+@needs_torch
+@needs_observer[1]
+def test_import_torch_loads_the_door_and_nothing_more() -> None:
+    """In a process that nobody asked to observe, torch finds the front door, and that is all."""
+    code = "import sys, torch; assert sys.excepthook is sys.__excepthook__; print(*sys.modules)"
+    assert ours(python("-c", code).stdout.split()) == DOOR
+    assert ours(python("-c", code, ELASTIC_EVENTS_OBSERVE="off").stdout.split()) == DOOR
+
+
+@needs_torch
+@needs_observer[1]
+def test_a_fault_of_the_observer_breaks_no_import(tmp_path: Path) -> None:
+    """If it cannot even begin, it says so in a line, and torch is imported all the same."""
+    (tmp_path / "msgspec.py").write_text("raise RuntimeError('planted')\n", "utf-8")
+    done = python("-c", "import torch; print('trained')", PYTHONPATH=str(tmp_path), ELASTIC_EVENTS_OBSERVE="on")
+    assert done.stdout == "trained\n"
+    assert "not observing this process: RuntimeError: planted" in done.stderr

@@ -20,7 +20,6 @@ import anyio
 from anyio.abc import TaskGroup
 
 from elastic_events.bus.lane import Lane
-from elastic_events.recorder.alive import is_locked
 from elastic_events.recorder.aside import Aside
 from elastic_events.recorder.collect import Collector, Outlet
 from elastic_events.recorder.directory import REQUESTS, Kicks, holds, let_go, remove, rings, take
@@ -71,7 +70,8 @@ class Daemon:
         #: The last sign of a writer or a delivery, or when somebody asked for the end.
         self._patience_from = time.monotonic()
         self._stopped = False
-        self._begin_again = False  # what a sink was opened with is out of date
+        self.begins_again = False  #: what a sink was opened with is out of date
+        self._met: set[str] = set()  # files that were there at the last scan
         self._seen: dict[str, int] = {}
         self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}
@@ -88,6 +88,11 @@ class Daemon:
         self._kicked = True
         self._woken = anyio.Event()
 
+    @property
+    def has_missed(self) -> bool:
+        """Whether a process came since the last scan, dead by now perhaps; what was given up is for the next start."""
+        return any(path.name not in self._met for path in rings(self.directory))
+
     async def run(self) -> None:
         """Collect until nothing is left to do; close what was opened and remove what was made."""
         async with anyio.create_task_group() as tasks:
@@ -96,7 +101,7 @@ class Daemon:
             await self._work(tasks)
             async with anyio.create_task_group() as closing:
                 for run in self._runs.values():
-                    seconds = BEGIN_AGAIN if self._begin_again else LAST_WORDS if run.settled else self._patience
+                    seconds = BEGIN_AGAIN if self.begins_again else LAST_WORDS if run.settled else self._patience
                     closing.start_soon(run.close, seconds)
             tasks.cancel_scope.cancel()
         self._end()
@@ -115,6 +120,7 @@ class Daemon:
             kicked, self._kicked = self._kicked, False
             if kicked or now - scanned >= SCAN:
                 self._woken = anyio.Event()
+                self._met = {path.name for path in rings(self.directory)}
                 self.collector.scan()
                 await self._open_requests(tasks)  # after the scan: a program writes its requests before its ring
                 self._finish_runs(tasks)
@@ -122,7 +128,7 @@ class Daemon:
                     self._aside.step(self.collector.pids)
                 scanned = now
             filled = self.collector.sweep()
-            if self._begin_again or self._done():
+            if self.begins_again or self._done():
                 return
             pause, looked = _pause(filled, now - looked), now
             with anyio.move_on_after(pause):
@@ -173,8 +179,8 @@ class Daemon:
         fresh, wrong = read_requests(self.directory, self._seen)
         for sentence in wrong:
             self._complain(sentence, sentence)
-        self._begin_again = self._begin_again or any(map(self._would_help, fresh.values()))
         self.known.update(fresh)
+        self.begins_again = any(map(self._would_help, self.known.values()))
         for key, request in list(self.known.items()):
             run = self._runs.get(request.run_id)
             if (run is None or (key not in run.lanes and not run.closing)) and self._wanted(request):
@@ -182,9 +188,9 @@ class Daemon:
 
     def _would_help(self, request: Request) -> bool:
         """Whether a sink that keeps failing has a new environment by this request: another password, perhaps."""
-        before, run = self.known.get(request.key), self._runs.get(request.run_id)
+        run = self._runs.get(request.run_id)
         lane = run.lanes.get(request.key) if run is not None else None
-        if self._stay or before is None or lane is None or before.environ == request.environ:
+        if self._stay or run is None or lane is None or run.requests[request.key].environ == request.environ:
             return False
         return lane.refusal is not None or lane.circuit == "open"
 
@@ -275,7 +281,7 @@ class Daemon:
         self.collector.commit()
         self.collector.scan()
         self.undelivered = sum(sum(run.bus.drain.given_up.values()) for run in self._runs.values())
-        self._note(ended=not self._begin_again)
+        self._note(ended=not self.begins_again)
         private = any(request.private for request in self.known.values())
         wanted = any(map(self._is_wanted, self.collector.files)) or self.undelivered
         if not wanted and holds(self.directory, self._lock):
@@ -304,13 +310,9 @@ def collect_to_the_end(directory: Path, lock: int, aside: Aside | None = None) -
         daemon = Daemon(directory, held, known, aside=aside)
         anyio.run(daemon.run)
         known = daemon.known
-        if not (holds(directory, held) and _is_written(directory)):
+        if not (holds(directory, held) and (daemon.begins_again or daemon.has_missed)):
             let_go(held)
-            held = take(directory) if _is_written(directory) else None
-
-
-def _is_written(directory: Path) -> bool:
-    return any(is_locked(path) for path in rings(directory))
+            held = take(directory) if daemon.has_missed else None
 
 
 def main(directory: str, lock: int, aside: Aside) -> None:

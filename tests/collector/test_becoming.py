@@ -1,6 +1,9 @@
 """What a program becomes, or comes to late: another program, a second bus, a collector that is gone, a new password."""
 
+import textwrap
 from pathlib import Path
+
+import pytest
 
 from elastic_events.bus.context import read_context
 from elastic_events.bus.emit import Emitter
@@ -65,28 +68,33 @@ def test_a_program_that_nobody_collects_any_more_says_so(place: Place) -> None:
     assert "elastic-events collect --once" in done.stdout
 
 
+#: A server that takes what comes under the key "new", and programs that send there.
+KEYS = """
+import http.server
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        ok = self.headers["X-Key"] == "new"
+        taken.append(self.path) if ok else refused.append(self.path)
+        self.send_response(200 if ok else 503); self.send_header("Content-Length", "0"); self.end_headers()
+    def log_message(self, *args): pass
+taken, refused = [], []
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = f"otlp+http://127.0.0.1:{server.server_port}"
+code = "import elastic_events, os, sys; from elastic_metrics import put_metric\\n"
+code += f"bus = elastic_events.start({url!r}, deadline=float(sys.argv[1])); put_metric('m', 1)\\n"
+def program(key, deadline, end="input()"):
+    own = {"ELASTIC_EVENTS_DIR": os.path.abspath("recorders"), "ELASTIC_EVENTS_RUN_ID": "r"}
+    own["OTEL_EXPORTER_OTLP_HEADERS"] = f"x-key={key}"
+    call = [sys.executable, "-c", code + end, deadline]
+    return subprocess.Popen(call, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **own})
+"""
+
+
 def test_a_new_password_is_used(place: Place) -> None:
     """A program that asks for a sink that keeps failing, with another environment, has it opened anew, and all arrives."""
     body = """
-    import http.server
-    class Server(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            ok = self.headers["X-Key"] == "new"
-            taken.append(self.path) if ok else refused.append(self.path)
-            self.send_response(200 if ok else 503); self.send_header("Content-Length", "0"); self.end_headers()
-        def log_message(self, *args): pass
-    taken, refused = [], []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"otlp+http://127.0.0.1:{server.server_port}"
-    code = "import elastic_events, sys; from elastic_metrics import put_metric\\n"
-    code += f"bus = elastic_events.start({url!r}, deadline=float(sys.argv[1])); put_metric('m', 1); input()\\n"
-    def program(key, deadline):
-        own = {"ELASTIC_EVENTS_DIR": os.path.abspath("recorders"), "ELASTIC_EVENTS_RUN_ID": "r"}
-        own["OTEL_EXPORTER_OTLP_HEADERS"] = f"x-key={key}"
-        call = [sys.executable, "-c", code, deadline]
-        return subprocess.Popen(call, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **own})
     old = program("old", "0.1")
     while len(refused) < 6: time.sleep(0.01)
     old.communicate(b"\\n")
@@ -95,6 +103,22 @@ def test_a_new_password_is_used(place: Place) -> None:
     server.shutdown()
     server.server_close()
     """
-    done = place.run(body, timeout=120)
+    done = place.run(KEYS + textwrap.dedent(body), timeout=120)
     assert done.stdout.endswith(" True\n"), (done.stdout, done.stderr)
     assert "not delivered" not in done.stdout
+
+
+@pytest.mark.parametrize("failures", [1, 6])
+def test_a_new_password_outlives_its_program(place: Place, failures: int) -> None:
+    """It is used however few times the sink has failed by then, and though the program with it died at once."""
+    body = f"""
+    old = program("old", "0.1")
+    while len(refused) < {failures}: time.sleep(0.01)
+    old.communicate(b"\\n")
+    program("new", "0.1", "os._exit(0)").communicate()
+    while not taken: time.sleep(0.01)
+    server.shutdown()
+    server.server_close()
+    """
+    done = place.run(KEYS + textwrap.dedent(body), timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -117,6 +117,8 @@ class Daemon:
         scanned, looked = 0.0, time.monotonic()
         while True:
             now = time.monotonic()
+            # Stopped, with its machine perhaps, it could try no sink: that is no time of patience.
+            self._patience_from += max(now - looked - IDLE, 0.0)
             kicked, self._kicked = self._kicked, False
             if kicked or now - scanned >= SCAN:
                 self._woken = anyio.Event()

@@ -118,6 +118,18 @@ def test_signals_do_not_end_a_collector_while_somebody_writes(place: Place, numb
     assert program.returncode == 0
 
 
+def test_a_collector_that_was_stopped_has_its_patience_still(place: Place) -> None:
+    """Stopped while its writer dies, as with a container that is paused, it delivers the rest when it goes on."""
+    program = place.start(ONE_LINE + "emit(1); input(); emit(1000); os._exit(0)", ELASTIC_EVENTS_PATIENCE="0.5")
+    until(lambda: place.count() == 1)
+    (collector,) = place.collectors()
+    os.kill(collector, signal.SIGSTOP)
+    program.communicate("\n", timeout=60)
+    time.sleep(1)  # longer than its patience
+    os.kill(collector, signal.SIGCONT)
+    until(lambda: place.count() == 1001)
+
+
 def test_killed_collector_is_started_again(place: Place) -> None:
     """Killed ten times while a program records, the collector delivers every record, each once."""
     program = place.start(

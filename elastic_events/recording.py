@@ -109,7 +109,7 @@ def start(
             link.abandon()
     for handler in handlers:
         fresh = _as_asked([handler]) - _urls
-        if fresh or not isinstance(handler, str):
+        if fresh or not isinstance(handler, str) or not bus.lanes:  # a collector knows by itself what it was asked for
             bus.subscribe(handler)
             _urls.update(fresh)
     if handle_sigterm:

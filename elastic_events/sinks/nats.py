@@ -66,6 +66,7 @@ class NatsSink:
         self._waiting: dict[str, Message] = {}
         self._serial = 0
         self._inbox = ""
+        self._hurried = False
 
     async def open(self) -> None:
         """Connect, and create the stream if it is missing.
@@ -100,6 +101,10 @@ class NatsSink:
         """Close the connection, within a second."""
         await self._link.drop()
 
+    def hurry(self, on: bool) -> None:
+        """Work without pauses from now on, or with them again."""
+        self._hurried = on
+
     def __repr__(self) -> str:
         return f"<NatsSink {self.target.where}/{self.target.stream}>"
 
@@ -117,7 +122,7 @@ class NatsSink:
 
     async def _write(self, records: Sequence[Record]) -> None:
         await self._ready()
-        lines = b"".join(await in_slices(to_lines, records)).split(b"\n")
+        lines = b"".join(await in_slices(to_lines, records, hurried=self._hurried)).split(b"\n")
         messages = pack(records, lines, self.target.root, self._most)
         done: list[Message] = []
         try:

@@ -64,6 +64,7 @@ class OtlpSink:
         self.last_rejection = ""
         self.remarks = self.settings.remarks  #: what the environment asks for that is not done; told by the lane
         self._client: Any = None
+        self._hurried = False
         self._addresses: dict[str, list[str]] = {}  # of the hosts, for the end of the interpreter
         try:
             # Here, not in open(): an import reads files, and would block the drain's loop.
@@ -130,6 +131,10 @@ class OtlpSink:
         if client is not None:
             await client.aclose()
 
+    def hurry(self, on: bool) -> None:
+        """Work without pauses from now on, or with them again."""
+        self._hurried = on
+
     def __repr__(self) -> str:
         return f"<OtlpSink {_origin(self.settings.logs or self.settings.metrics or '')}>"
 
@@ -138,7 +143,7 @@ class OtlpSink:
         if not records or url is None:
             return
         # Messages of protobuf one behind the other are one message: their lists are joined.
-        body = b"".join(await in_slices(getattr(self._encoder, signal), records))
+        body = b"".join(await in_slices(getattr(self._encoder, signal), records, hurried=self._hurried))
         response = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
         if response.status_code // 100 != 2:
             raise self._failure(response, records)

@@ -153,10 +153,8 @@ class Emitter:
                     name, metadata, known = event.name, event.metadata, self.texts
                     if type(event) not in KNOWN or type(metadata) is not dict or len(metadata) > _MANY:
                         raise ValueError  # the long way
-                    if not self.vetted(
-                        metadata
-                    ):  # a key seen for the first time, or a secret one: likewise, it redacts
-                        raise ValueError
+                    if not self.vetted(metadata):
+                        raise ValueError  # a key seen for the first time, or a secret one: likewise, it redacts
                     if name not in known and not self.passes(name):
                         raise ValueError
                     # One pass, and no call but for a text that is new: two cost a quarter of the whole.
@@ -271,8 +269,9 @@ class Emitter:
         if type(value) in _SCALARS and type(head[2]) is str and len(head[2]) <= _MANY:
             try:
                 return encode((*head, value))
-            except (TypeError, ValueError, OverflowError):  # a group that is no text, a lone surrogate
-                pass
+            except BaseException as error:  # a group that is no text, a lone surrogate
+                if is_the_callers(error):
+                    raise
         return self._hard((*head, value), ("unrecordable", "torchelastic", f"<{type(value).__name__}>"))
 
     def _event(self, head: tuple[int, int], event: Any, destination: Any) -> bytes:

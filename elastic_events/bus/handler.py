@@ -1,11 +1,13 @@
 """What a lane can deliver to: a sink, and an async function as one."""
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from elastic_events.bus.record import Record
 
-__all__ = ("BATCH", "CallableSink", "Handler", "Sink")
+__all__ = ("BATCH", "CallableSink", "Emitting", "Handler", "Sink", "is_async")
 
 #: Records of a call to a sink, at most, unless its subscription says otherwise.
 BATCH = 1024
@@ -32,7 +34,24 @@ class Sink(Protocol):
         """Release what `open` took. Called once after each call of `open`, also after a failed one."""
 
 
-Handler = Sink | Callable[[Record], Awaitable[object]] | Callable[[Sequence[Record]], Awaitable[object]] | str | Any
+class Emitting(Protocol):
+    """A torch-style `MetricHandler`, or a `logging.Handler`: its synchronous `emit` runs in a thread of its lane's own."""
+
+    def emit(self, entry: Any, /) -> Any:
+        """Take one metric point, or one LogRecord."""
+
+
+Handler = Sink | Callable[[Record], Awaitable[object]] | Callable[[list[Record]], Awaitable[object]] | str | Emitting
+
+
+def is_async(call: object) -> bool:
+    """Return whether calling `call` gives something to wait for, as far as it says."""
+    while isinstance(call, partial):
+        call = call.func
+    if callable(call) and any(map(inspect.iscoroutinefunction, (call, type(call).__call__, inspect.unwrap(call)))):
+        return True
+    returned = getattr(call, "__annotations__", {}).get("return", "")
+    return "Awaitable" in str(returned) or "Coroutine" in str(returned)
 
 
 class CallableSink:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, get_args
 from elastic_events.bus.backlog import Backlog, Overflow
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.filter import Patterns, wanted
-from elastic_events.bus.handler import BATCH, CallableSink, Handler, Sink
+from elastic_events.bus.handler import BATCH, CallableSink, Handler, Sink, is_async
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import NO_RETRY, Retry
 
@@ -147,6 +147,10 @@ def adapt(handler: Handler, *, batches: bool) -> Sink:
         sink = as_sink(handler)
         if sink is not None:
             return sink
+        if callable(handler) and not is_async(handler):
+            raise ConfigError(
+                f"{handler!r} is no async function: write `async def`, and what blocks into `anyio.to_thread.run_sync`"
+            )
         if callable(handler):
             return CallableSink(handler, batches=batches)
     raise ConfigError(

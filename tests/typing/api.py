@@ -89,6 +89,19 @@ async def launcher() -> None:
         await bus.aclose(2.0)
 
 
+def mistaken(record: Record) -> None:
+    """Take one record, but not in an event loop."""
+
+
+def mistakes() -> None:
+    """Give what is no handler: each is an error here, and when it is run."""
+    bus = EventBus(mistaken)  # type: ignore[arg-type]
+    bus.subscribe(print)  # type: ignore[arg-type]
+    bus.subscribe(lambda record: None)  # type: ignore[arg-type]
+    bus.subscribe(3)  # type: ignore[arg-type]
+    bus.subscribe(Mine)  # type: ignore[arg-type]
+
+
 def worker() -> None:
     """Use the module functions."""
     bus: EventBus = elastic_events.start("jsonl:///run.jsonl", interval=0.1)

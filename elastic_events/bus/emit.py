@@ -222,7 +222,7 @@ class Emitter:
                 fields = self._easy(event, destination)
                 if fields is not None and len(frame := encode(head + fields)) <= LIMIT:
                     return frame
-        except Exception as error:
+        except BaseException as error:
             if is_the_callers(error):
                 raise
         return self._event(head, event, destination)

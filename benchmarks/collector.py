@@ -28,7 +28,7 @@ import sys, time, json
 import elastic_events
 from elastic_events import Event, record
 began = time.perf_counter()
-bus = elastic_events.start("sqlite:///run.db", deadline=30)
+bus = elastic_events.start("sqlite:///run.db", timeout=30)
 called = time.perf_counter() - began
 record(Event("first", "WORKER"))
 bus.flush_sync(30)
@@ -55,7 +55,7 @@ LOAD = """
 import sys, time
 import elastic_events
 from elastic_metrics import put_metric
-elastic_events.start("sqlite:///run.db", deadline=60)
+elastic_events.start("sqlite:///run.db", timeout=60)
 rate, seconds = int(sys.argv[1]), float(sys.argv[2])
 began, n = time.monotonic(), 0
 while n < rate * seconds:

@@ -147,7 +147,7 @@ def ours(hung: int = 0, recorder: bool = False) -> Iterator[EventBus]:
         pass
 
     with tempfile.TemporaryDirectory() as folder:
-        bus = EventBus(recorder=Path(folder) / "r" if recorder else None, deadline=0.1)
+        bus = EventBus(recorder=Path(folder) / "r" if recorder else None, timeout=0.1)
         for number in range(hung):
             bus.subscribe(hang, name=f"hung{number}", timeout=None, batch_size=100)
         if not hung:

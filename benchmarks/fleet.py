@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 
 from benchmarks.measure import Row, print_table, table
-from elastic_events import EventBus, Record, collect
+from elastic_events import EventBus, Record
 
 WORKER = """
 import sys, time
@@ -60,9 +60,9 @@ async def _run(folder: Path, workers: int, seconds: float, rate: int) -> Row:
 
     folder.mkdir(0o700)
     environ = {**os.environ, "ELASTIC_EVENTS_DIR": str(folder)}
-    async with EventBus(deadline=60) as bus:
+    async with EventBus(timeout=60) as bus:
         bus.subscribe(counting, batch_size=1000)
-        bus.add_source(collect, folder, bus)
+        await bus.collect(folder)
         arguments = [sys.executable, "-c", WORKER, str(rate), str(seconds)]
         start = partial(subprocess.Popen, arguments, env=environ, stdout=subprocess.PIPE, text=True)
         # In a thread: starting 256 processes takes seconds, for which this loop would collect nothing.

@@ -218,7 +218,7 @@ def _discard(_folder: Path) -> Subject:
 def _collected(folder: Path) -> Subject:
     import elastic_events
 
-    bus = elastic_events.start(f"sqlite:///{folder}/out", deadline=60)
+    bus = elastic_events.start(f"sqlite:///{folder}/out", timeout=60)
     assert threading.active_count() == 1  # no collector could be started, and a thread drains
     bus.put_metric("first", 0)
     bus.flush_sync(60)  # it collects: what its start costs, `collector.py` says

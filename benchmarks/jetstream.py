@@ -127,7 +127,7 @@ async def measure(server: Server, options: argparse.Namespace) -> bool:
 
 async def measure_bus(server: Server, options: argparse.Namespace) -> bool:
     """Emit all through a bus, read all, compare with the ledger, print the table."""
-    bus = EventBus(capacity=65_536, interval=0.01, deadline=60.0)
+    bus = EventBus(capacity=65_536, interval=0.01, timeout=60.0)
     sink = NatsSink(f"127.0.0.1:{server.port}", "benchmark")
     lane = bus.subscribe(
         sink, batch_size=options.batch, retry=Retry(base=0.05, cap=0.5), backlog=4_000_000, backlog_bytes=2**31

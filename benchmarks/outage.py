@@ -41,8 +41,8 @@ PROGRAM = """
 import sys, threading, time
 import elastic_events
 from elastic_metrics import put_metric
-url, rate, deadline = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-bus = elastic_events.start(url, deadline=deadline)
+url, rate, timeout = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+bus = elastic_events.start(url, timeout=timeout)
 assert threading.active_count() == 1, "a thread drains"
 over = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
@@ -243,13 +243,13 @@ def opened(name: str, folder: Path) -> Iterator[Any]:
 
 
 def start_program(
-    url: str, folder: Path, rate: float, deadline: float = PATIENCE, **env: str
+    url: str, folder: Path, rate: float, timeout: float = PATIENCE, **env: str
 ) -> "subprocess.Popen[str]":
     """Start a program that records numbers; its recorder is in `folder`/recorders."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ELASTIC_EVENTS_", "RANK"))}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, url, str(rate), str(deadline)],
+        [sys.executable, "-c", PROGRAM, url, str(rate), str(timeout)],
         env={**kept, "PYTHONPATH": path, "ELASTIC_EVENTS_DIR": str(folder / "recorders"), **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

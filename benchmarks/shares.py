@@ -54,7 +54,7 @@ def _pair(name: str, kind: str, records: int, folder: Path) -> tuple[float, floa
     event = Event("step.ended", EventSource.WORKER, metadata=METADATA)
     for number in range(records):
         bus.record(event) if kind == "event" else bus.put_metric("loss", number * 0.5, "train")
-    frames: list[Any] = [frame for frame in bus.rings[kind == "metric"].frames(0, records) if frame is not None]
+    frames: list[Any] = [frame for frame in bus._rings[kind == "metric"].frames(0, records) if frame is not None]
     limit = bare(frames, bus)
     ours = anyio.run(_drain, bus)
     (lane,) = bus.stats().lanes.values()

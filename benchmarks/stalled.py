@@ -106,7 +106,7 @@ def ours(recorder: bool = False) -> Stuck:
     async def hang(_records: Any) -> None:
         await anyio.sleep_forever()
 
-    bus = EventBus(recorder=Path(tempfile.mkdtemp()) / "r" if recorder else None, deadline=0.1)
+    bus = EventBus(recorder=Path(tempfile.mkdtemp()) / "r" if recorder else None, timeout=0.1)
     bus.subscribe(hang, name="stuck", timeout=None, batch_size=100)
     bus.open()
 

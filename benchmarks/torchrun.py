@@ -125,7 +125,7 @@ def main() -> None:
         {"torchrun": (plain, "ok", (), {}), "with the plug-in, into SQLite": (plain, "ok", ours, {})},
         options.runs,
     )
-    none = {"ELASTIC_EVENTS_SINKS": LOCKED, "ELASTIC_EVENTS_DEADLINE": "0"}
+    none = {"ELASTIC_EVENTS_SINKS": LOCKED, "ELASTIC_EVENTS_TIMEOUT": "0"}
     away = {
         "torchrun": (plain, "killed", (), {}),
         "the plug-in, into SQLite": (plain, "killed", ours, {}),

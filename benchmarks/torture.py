@@ -33,7 +33,7 @@ PROGRAM = """
 import mmap, os, sys, threading
 import elastic_events
 from elastic_metrics import put_metric
-elastic_events.start(sys.argv[2], deadline=0)
+elastic_events.start(sys.argv[2], timeout=0)
 assert threading.active_count() == 1, "a thread drains"
 shared = memoryview(mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 8)).cast("Q")
 n = 0

@@ -8,7 +8,7 @@ The tour, in the order you are likely to need it:
 - A handler is an async function, a sink or its URL ("sqlite:///run.db"), a torch-style `MetricHandler`, a `logging.Handler`.
 - `bus.stats()` is the ledger: for every lane, accepted = delivered + failed + dropped + filtered + pending.
 - `EventBus(recorder=DIR)`, or ELASTIC_EVENTS_DIR in the environment, keeps the rings in a file that outlives the process;
-  `collect(DIR)` in the launcher delivers what the workers wrote, also those that were killed.
+  `bus.collect(DIR)` in the launcher delivers what the workers wrote, also those that were killed.
 - `step(n)`, `checkpoint(n)` and `restore(n)` mark a training loop, for `elastic-events goodput`.
 - `elastic_events.testing` captures records without a sleep.
 """
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
         BusClosed,
         ConfigError,
         ElasticEventsError,
+        HandlerFailed,
         InputError,
         MetadataError,
         MissingExtra,
         PermanentError,
+        Undelivered,
+        WouldDeadlock,
     )
     from elastic_events.bus.handler import Sink
     from elastic_events.bus.lane import Lane
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from elastic_events.bus.retry import Retry
     from elastic_events.front import record, record_rdzv_event
     from elastic_events.handlers import _events_loggers, _get_or_create_logger, get_logging_handler
-    from elastic_events.recorder.collect import collect
     from elastic_events.recording import construct_and_record_rdzv_event, current_bus, start, stop
     from elastic_events.training import checkpoint, restore, step
 
@@ -51,6 +53,7 @@ __all__ = (
     "EventMetadataValue",
     "EventSource",
     "FlushResult",
+    "HandlerFailed",
     "InputError",
     "Lane",
     "LaneStats",
@@ -62,10 +65,11 @@ __all__ = (
     "Record",
     "Retry",
     "Sink",
+    "Undelivered",
+    "WouldDeadlock",
     "_events_loggers",
     "_get_or_create_logger",
     "checkpoint",
-    "collect",
     "construct_and_record_rdzv_event",
     "current_bus",
     "get_logging_handler",
@@ -93,10 +97,13 @@ _TO_DELIVER = {
         "BusClosed",
         "ConfigError",
         "ElasticEventsError",
+        "HandlerFailed",
         "InputError",
         "MetadataError",
         "MissingExtra",
         "PermanentError",
+        "Undelivered",
+        "WouldDeadlock",
     ),
     "elastic_events.bus.handler": ("Sink",),
     "elastic_events.bus.lane": ("Lane",),
@@ -112,8 +119,6 @@ _SUBMODULES = frozenset({"api", "bus", "front", "handlers", "recording", "testin
 if not TYPE_CHECKING:  # a type checker must still find a name that is not here
 
     def __getattr__(name: str) -> Any:
-        if name == "collect":  # for launchers; a worker that only records does not pay for importing it
-            return import_module("elastic_events.recorder.collect").collect
         if name in _SUBMODULES:
             return import_module(f"elastic_events.{name}")
         if name not in __all__:

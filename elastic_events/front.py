@@ -93,7 +93,7 @@ class Front:
     def _point(self, bus: "EventBus | None") -> None:
         emitter = self.emitter
         if bus is not None:
-            own = bus.emitter
+            own = bus._emitter
             emitter.strict, emitter.redactor = own.strict, own.redactor
             emitter.vetted, emitter.texts, emitter.passes = own.vetted, own.texts, own.passes
             emitter.events, emitter.metrics = own.events, own.metrics

@@ -62,7 +62,7 @@ def default_bus() -> EventBus:
     if bus is None:
         bus = _claim(made := EventBus())
         if bus is made:
-            bus.launch()  # it has no handler to open, so there is nothing to wait for
+            bus._open_soon()  # noqa: SLF001 - it has no handler to open, so there is nothing to wait for
     return bus
 
 
@@ -131,10 +131,10 @@ def _as_asked(handlers: Sequence[Handler]) -> set[str]:
     return found
 
 
-def stop(deadline: float | None = None) -> FlushResult:
-    """Close the bus of `start()`: deliver what is left within `deadline` seconds. Without one, do nothing."""
+def stop(timeout: float | None = None) -> FlushResult:
+    """Close the bus of `start()`: deliver what is left within `timeout` seconds. Without one, do nothing."""
     bus = _started()
-    return FlushResult({}) if bus is None else bus.close(deadline)
+    return FlushResult({}) if bus is None else bus.close(timeout)
 
 
 #: Options of a bus that only a drain in this process can serve.

@@ -3,24 +3,50 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
 from elastic_events.bus.bus import EventBus
 from elastic_events.bus.pump import Cursor, to_records
 from elastic_events.bus.record import Record
+from elastic_events.bus.ring import END
 from elastic_events.front import front
 
 __all__ = ("Capture", "FailingSink", "FakeClock", "GatedSink", "ListSink", "capture")
 
 
+class _Tap:
+    """Reads the rings of one bus, beside its own drain."""
+
+    def __init__(self, bus: EventBus, begin: Sequence[int]) -> None:
+        self.bus = bus
+        self._cursors = [Cursor(ring) for ring in bus._rings]
+        for cursor, position in zip(self._cursors, begin, strict=True):
+            cursor.position = position
+        self._ends: Sequence[int] = [END] * len(self._cursors)
+
+    def end(self) -> None:
+        """Read nothing of what comes from now on."""
+        self._ends = self.bus._pump.heads()
+
+    def read(self) -> list[Record]:
+        """Return what came since the last call."""
+        make = partial(to_records, context=self.bus.context, offset=self.bus._wall_offset())
+        found: list[Record] = []
+        for cursor, end in zip(self._cursors, self._ends, strict=True):
+            found += cursor.look(END, 0.0, make, end)
+            assert not any(reason == "overwritten" for reason, _, _ in cursor.lost), (
+                f"more was recorded than the {cursor.ring.capacity} slots hold: give capture() a capacity=, or the bus"
+            )
+        return found
+
+
 class Capture(Sequence[Record]):
     """The records since the `with` began, in order of their time. Reading it is the whole synchronisation."""
 
-    def __init__(self, bus: EventBus) -> None:
-        self._bus = bus
-        self._cursors = [Cursor(ring) for ring in bus.rings]
+    def __init__(self) -> None:
+        self._taps: list[_Tap] = []
         self._records: list[Record] = []
 
     def __getitem__(self, index: Any) -> Any:
@@ -47,29 +73,45 @@ class Capture(Sequence[Record]):
         return [record for record in self._read() if record.name == name]
 
     def _read(self) -> list[Record]:
-        bus = self._bus
-        offset = bus.wall_offset()
-        fresh: list[Record] = []
-        for cursor in self._cursors:
-            fresh += cursor.look(2**31, 0.0, partial(to_records, context=bus.context, offset=offset))
-            assert not any(reason == "overwritten" for reason, _, _ in cursor.lost), (
-                "capture() was too small: give capacity="
-            )
+        fresh = [record for tap in list(self._taps) for record in tap.read()]
         self._records += sorted(fresh, key=lambda record: record.monotonic_ns)
         return self._records
 
+    def _end(self) -> None:
+        for tap in self._taps:
+            tap.end()
+
+    def _tap(self, bus: EventBus, *, whole: bool = True) -> None:
+        """Read what `bus` records, from the first record that it was made for, or from now on."""
+        if not any(tap.bus is bus for tap in self._taps):
+            self._taps.append(_Tap(bus, bus._begin if whole else bus._pump.heads()))
+
 
 @contextmanager
-def capture(capacity: int = 65_536, **options: Any) -> Iterator[Capture]:
+def capture(capacity: int = 65_536, *, buses: Literal["own", "all"] = "own", **options: Any) -> Iterator[Capture]:
     """Catch what `record` and `put_metric` emit in the block, in any thread; nothing runs in the background.
 
-    A bus that is open keeps running, but gets nothing while the block lasts. `options` are those of `EventBus`.
+    By default a bus that is open keeps running, but gets nothing while the block lasts. With `buses="all"` every bus works
+    as it does, and what is recorded on any of them is seen, also on one that is opened meanwhile: that of a service under
+    test, say. `options` are those of `EventBus`.
     """
     bus = EventBus(capacity=capacity, recorder=False, **options)
-    front.opened(bus)
+    seen = Capture()
+    seen._tap(bus)
+    if buses == "own":
+        front.opened(bus)
+    else:
+        for other in front.buses:
+            seen._tap(other, whole=False)
+        front.callbacks.append(seen._tap)
+        front.buses.insert(0, bus)  # beneath the others: for what is recorded while none of them is open
+        front.point()
     try:
-        yield Capture(bus)
+        yield seen
     finally:
+        seen._end()
+        if buses == "all":
+            front.callbacks.remove(seen._tap)
         front.closed(bus)
 
 

@@ -37,7 +37,7 @@ class _Routes:
         if process != bus.context.process:  # a bus that is new here, or a forked child's, whose sequence begins again
             since, tables = (), ()
         # The head is read after the lanes exist: what comes in between still has the handler of before.
-        self._history = (bus.context.process, (*since, bus.metric_head()), (*tables, table))
+        self._history = (bus.context.process, (*since, bus._metric_head()), (*tables, table))
 
     def find(self, record: Record) -> Any:
         """Return the handler that was in force when `record` was put; for another process's record, the one of now."""

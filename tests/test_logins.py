@@ -86,11 +86,11 @@ def test_no_command_shows_a_login(tmp_path: Path) -> None:
         url = f"nats://{login}127.0.0.1:9/s"
         lines += [(name, url) for name in ("summary", "timeline", "goodput", "slow", "tail")]
         lines += [("diff", "a.db", url), ("export", url, "--csv", "t"), ("tail", "-f", url), ("recover", url)]
-        lines += [("replay", "a.db", "--to", url, "--deadline", "0.1"), ("replay", url, "--to", "sqlite:///b.db")]
+        lines += [("replay", "a.db", "--to", url, "--timeout", "0.1"), ("replay", url, "--to", "sqlite:///b.db")]
         lines += [("collect", "rings", f"natz://{login}h"), ("collect", "rings", f"{url}?x=1")]
-        lines += [("recover", ".", "--to", url, "--deadline", "0.1"), ("run", "--to", f"{url}?x=1", "--", "true")]
+        lines += [("recover", ".", "--to", url, "--timeout", "0.1"), ("run", "--to", f"{url}?x=1", "--", "true")]
         lines += [("summary", "a.db", "--check", "--nope", url), ("tail", "a.db", url), ("demo", "a", url), (url,)]
-        lines += [("replay", "a.db", "--to", f"otlp+http://{login}127.0.0.1:9", "--deadline", "0.1")]
+        lines += [("replay", "a.db", "--to", f"otlp+http://{login}127.0.0.1:9", "--timeout", "0.1")]
         lines += [
             ("replay", "a.db", "--to", f"jsonl://{login}127.0.0.1/x"),
             ("run", "--to", f"natz://{login}h", "--", "true"),
@@ -115,7 +115,7 @@ async def test_no_ledger_shows_a_login(url: str, tmp_path: Path) -> None:
     """What a lane says of a server that is away names the server only, and so do its bus, its sink and its files."""
     said: list[Any] = []
     with anyio.fail_after(30):
-        async with EventBus(f"jsonl:///{tmp_path}/x.jsonl", deadline=0.1) as bus:
+        async with EventBus(f"jsonl:///{tmp_path}/x.jsonl", timeout=0.1) as bus:
             lane = bus.subscribe(url, timeout=1)
             bus.put_metric("m", 1)
             while not lane.last_error:

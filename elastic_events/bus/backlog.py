@@ -40,6 +40,10 @@ class Queue:
         """Entry number of the first record."""
         return self.entries[0] if self.entries else None
 
+    def before(self, mark: int) -> int:
+        """Return how many records have entry numbers below `mark`."""
+        return sum(1 for _ in takewhile(lambda entry: entry < mark, self.entries))
+
     def append(self, records: Sequence[Record], entries: Sequence[int], size: int) -> None:
         """Put `records` of `size` bytes at the end."""
         self.records.extend(records)
@@ -87,6 +91,9 @@ class Spooled(Protocol):
     @property
     def first(self) -> int | None:
         """As of `Queue`; while the disk cannot be read, a number that is no larger."""
+
+    def before(self, mark: int) -> int:
+        """As of `Queue`, or more: the numbers are on disk. 0 where there are none."""
 
     def take(self, most: int, bytes_: float = ..., before: float = ...) -> tuple[list[Record], list[int]]:
         """As of `Queue`, but perhaps fewer than there are; none while the disk cannot be read."""
@@ -176,6 +183,14 @@ class Backlog:
         firsts = [queue.entries[0] for queue in self._memory if queue]
         firsts += [part.entries[0] for part in self._in_flight if part.queue in self._memory]
         return min(firsts, default=self.entered)
+
+    def before(self, mark: int, flight: Sequence[Record]) -> int:
+        """Return how many that entered before entry number `mark` wait, or are in `flight`, of the last take."""
+        flying = set(map(id, flight))
+        taken = (pair for part in self._in_flight for pair in zip(part.records, part.entries, strict=True))
+        return sum(queue.before(mark) for queue in self._queues) + sum(
+            1 for record, entry in taken if entry < mark and id(record) in flying
+        )
 
     def adopt(self) -> Found:
         """Return what an earlier process left in the spool; its records are here and count as entered."""

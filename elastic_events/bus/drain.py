@@ -5,27 +5,43 @@ The rule: look, move at most so many records, sleep (`pump.pace`). Lanes deliver
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from elastic_events.bus.errors import ConfigError, MissingExtra
+from elastic_events.bus.errors import USERS
+from elastic_events.bus.handler import OnFailure
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import FlushResult
 from elastic_events.bus.pump import BREATH, MANY, Pump, pace
 from elastic_events.bus.tell import Notices, Told
 from elastic_events.bus.thread import protect
-from elastic_events.bus.wakeup import Wakeup
+from elastic_events.bus.wakeup import Signal, Wakeup
 
-__all__ = ("Drain",)
+__all__ = ("Drain", "Source")
 
 #: Seconds that a bus waits at its start for sinks that neither open nor fail.
 OPENING = 5.0
 
 #: Seconds between two looks for what a person should be told of the lanes.
 NOTICE = 0.25
+
+
+class Source(Protocol):
+    """What feeds records of other processes to the lanes; a flush covers it."""
+
+    async def run(self) -> None:
+        """Feed until cancelled."""
+
+    async def flush(self) -> None:
+        """Feed all that was recorded before the call."""
+
+    @property
+    def behind(self) -> int:
+        """How many records of before the last flush are not fed."""
+        ...
 
 
 class Drain:
@@ -36,7 +52,14 @@ class Drain:
     delivered by running it again in another (`resume`).
     """
 
-    def __init__(self, pump: Pump, interval: float, patience: float, told: Told) -> None:
+    def __init__(
+        self,
+        pump: Pump,
+        interval: float,
+        patience: float,
+        told: Told,
+        fail: Callable[[BaseException], None],
+    ) -> None:
         self.pump = pump
         self.interval = interval
         self.patience = patience  # seconds that a close may take that nobody asked for
@@ -50,11 +73,13 @@ class Drain:
         self.notices: tuple[Notices, ...] = ()
         self._told = told
         self._noticed = 0.0
-        self._deadline: float | None = None  # seconds the close may take
+        self._fail = fail  # ends the block of the bus
+        self._timeout: float | None = None  # seconds the close may take
         self._closing: anyio.CancelScope | None = None
-        self._wake = Wakeup()
+        self._wake = Signal()
         self._group: TaskGroup | None = None
-        self._sources: list[tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
+        self.sources: list[Source] = []  #: that a flush covers
+        self._to_start: list[tuple[Callable[[], Awaitable[Any]], OnFailure]] = []
         self._started: set[Lane] = set()
         self._until: float | None = None  # when it must have ended, by the loop's clock
         self._refusal: BaseException | None = None  # why the start failed
@@ -65,38 +90,91 @@ class Drain:
 
     def add(self, lane: Lane) -> None:
         """Take a lane in; its task starts at the next look. Any thread may call it, one at a time."""
+        lane.ended = self._ended
         self.lanes = (*self.lanes, lane)
         notices = Notices(lane, self._told.say)
         lane.tell = lambda: notices.look(anyio.current_time())
         self.notices = (*self.notices, notices)
 
-    def add_source(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
-        """Run `source(*args)` as a task of the drain, cancelled when the close begins."""
-        self._sources.append((source, args))
+    def remove(self, lane: Lane) -> None:
+        """Forget a lane, which ends at once. In the loop, or before it runs; one thread at a time."""
+        self.lanes = tuple(other for other in self.lanes if other is not lane)
+        self.notices = tuple(other for other in self.notices if other.lane is not lane)
+        self._started.discard(lane)
+        lane.discard()
 
-    def request_close(self, deadline: float) -> None:
-        """Begin to close; of a second request only a deadline of 0 counts: it has come."""
-        if self._deadline is None or deadline <= 0:
-            self._deadline = max(deadline, 0.0)
+    async def _ended(self, lane: Lane) -> None:
+        """Wait for the end of a lane that was unsubscribed."""
+        self._wake.set()
+        while self._group is not None and not (lane.finished or self.over):
+            await lane.progress.wait()
+
+    def start(self, task: Callable[[], Awaitable[Any]], on_failure: OnFailure = "continue") -> None:
+        """Run `task()` in the drain's loop, from the next look until the close begins."""
+        self._to_start.append((task, on_failure))
+
+    def follow(self, source: Source, on_failure: OnFailure = "continue") -> None:
+        """Run `source`, which flushes cover from now on."""
+        self.sources.append(source)
+        self.start(source.run, on_failure)
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
+
+    def request_close(self, timeout: float) -> None:
+        """Begin to close; of a second request only a timeout of 0 counts."""
+        if self._timeout is None or timeout <= 0:
+            self._timeout = max(timeout, 0.0)
             if self._closing is not None:
                 self._closing.cancel()
         self._wake.set()
 
-    async def flush(self, deadline: float) -> FlushResult:
-        """Wait until all that was recorded before the call is settled in every lane, `deadline` seconds at most."""
+    async def flush(self, timeout: float) -> FlushResult:
+        """Wait until all that was recorded before the call is settled in every lane, `timeout` seconds at most.
+
+        What the workers of the sources have recorded by then belongs to it.
+        """
         heads = self.pump.heads()
-        with anyio.move_on_after(deadline):
-            while self.pump.behind(heads) and not self.over:
-                await self._step()
+        marks: list[tuple[Lane, int]] = []
+        self._wake.set()  # who was subscribed since the last look gets its task
+        with anyio.move_on_after(timeout):
+            for source in self.sources:
+                await source.flush()
+            await self._read(heads)
             marks = [(lane, lane.backlog.entered) for lane in self.lanes]
+            await self._settle(marks)
+        behind = self.pump.behind(heads)
+        marks = marks or [(lane, lane.backlog.entered) for lane in self.lanes]
+        left = {lane.name: min(behind, lane.ledger.unread) + lane.waiting(mark) for lane, mark in marks}
+        away = sum(source.behind for source in self.sources)
+        return FlushResult({name: count + away for name, count in left.items() if count + away})
+
+    async def _read(self, heads: Sequence[int]) -> None:
+        """Read the rings up to `heads`, and not beyond before that is done: what came later is not waited for."""
+        self.pump.bounds.append(heads)
+        try:
+            while not self.over:
+                self._look()
+                if not self.pump.behind(heads):
+                    break
+                await self._rest()
+        finally:
+            self.pump.bounds.remove(heads)
+        self._stir()
+
+    @staticmethod
+    async def _settle(marks: Sequence[tuple[Lane, int]]) -> None:
+        for lane, _ in marks:
+            lane.waiters += 1
+            lane.hasten()
+        try:
             for lane, mark in marks:
                 while lane.unsettled_from < mark and not lane.finished:
-                    lane.hasty = True
                     await lane.progress.wait()
-        for lane in self.lanes:
-            lane.hasty = False
-        behind = self.pump.behind(heads)
-        return FlushResult({lane.name: count for lane in self.lanes if (count := behind + lane.unsettled)})
+        finally:
+            for lane, _ in marks:
+                lane.waiters -= 1
 
     # --- the task ---
 
@@ -124,12 +202,12 @@ class Drain:
         if self._refusal is not None:
             raise self._refusal
 
-    def resume(self, deadline: float) -> None:
-        """Make ready to run in another loop, and to close within `deadline` seconds: the one of before is gone."""
+    def resume(self, timeout: float) -> None:
+        """Make ready to run in another loop, and to close within `timeout` seconds: the one of before is gone."""
         self._run = object()
-        self._deadline, self._until = deadline, None
+        self._timeout, self._until = timeout, None
         self._closing = self._group = None
-        self._wake, self.ended = Wakeup(), Wakeup()
+        self._wake, self.ended = Signal(), Wakeup()
         for lane in self.lanes:
             lane.resume()
 
@@ -139,7 +217,7 @@ class Drain:
         try:
             async with anyio.create_task_group() as self._group:
                 self._start_new()
-                if patient:
+                if patient and self._timeout is None:
                     await self._tried()
                 if self._refusal is None:
                     task_status.started()
@@ -161,18 +239,16 @@ class Drain:
                 while not lane.opened and lane.refusal is None:
                     await lane.progress.wait()
         refusals = (lane.refusal for lane in self.lanes)
-        self._refusal = next((error for error in refusals if isinstance(error, (ConfigError, MissingExtra))), None)
+        self._refusal = next((error for error in refusals if isinstance(error, USERS)), None)
 
     async def _work(self, sources: TaskGroup) -> None:
         rest = self.interval
-        while self._deadline is None:
+        while self._timeout is None:
             self._notice()
             most, rest = pace(self.pump.fill(), rest, self.interval)
             moved = self._look(most)
             self._start_new()
-            while self._sources:
-                source, args = self._sources.pop()
-                sources.start_soon(protect(self._guard), source, args)
+            self._start_tasks(sources)
             if moved:  # what comes next is not added to the look: it begins with the GIL handed over
                 await anyio.sleep(BREATH)
             if moved >= most:
@@ -181,6 +257,7 @@ class Drain:
             # The timer; emitters never wake the drain (M2).
             with anyio.move_on_after(rest):
                 await self._wake.wait()
+        self._start_tasks(sources)  # one that came with the close has its last look
 
     def _notice(self) -> None:
         """Say what is new of the lanes, a few times a second."""
@@ -190,19 +267,25 @@ class Drain:
             for notices in self.notices:
                 notices.look(now)
 
+    def _start_tasks(self, sources: TaskGroup) -> None:
+        while self._to_start:
+            sources.start_soon(protect(self._guard), *self._to_start.pop())
+
     def _stir(self) -> None:
         """Let the lanes deliver what they were offered: once all is read, rather than in small batches while it is."""
         for lane in self.lanes:
             lane.stir()
 
-    async def _guard(self, source: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
+    async def _guard(self, task: Callable[[], Awaitable[Any]], on_failure: OnFailure) -> None:
         try:
-            await source(*args)
+            await task()
         except Exception as error:  # noqa: BLE001 - a source is a handler in reverse: its fault is its own
             self._fault("a source ended", error)
+            if on_failure == "raise":
+                self._fail(error)
 
     async def _close(self) -> None:
-        self._until = self._until or anyio.current_time() + (self._deadline or 0.0)
+        self._until = self._until or anyio.current_time() + (self._timeout or 0.0)
         # From here on an emitted record counts as closed.
         self.closed_heads = self.closed_heads or self.pump.heads()
         for lane in self.lanes:
@@ -218,9 +301,13 @@ class Drain:
                     await lane.progress.wait()
 
     async def _step(self) -> None:
-        """Look once, out of turn; wait a little where only interrupted emitters are missing, which have their grace."""
+        """Look once, out of turn."""
         self._look()
         self._start_new()
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """Let others run; wait a little where only interrupted emitters are missing, which have their grace."""
         unread = any(cursor.position < cursor.ring.head for cursor in self.pump.cursors)
         if not unread:
             self._stir()
@@ -232,16 +319,24 @@ class Drain:
         for lane in self.lanes:
             if lane not in self._started:
                 self._started.add(lane)
-                self._group.start_soon(protect(lane.run))
-            elif lane.ledger.ended and not lane.closing:
+                self._group.start_soon(protect(lane.run), self._fail)
+            if lane.ledger.ended and not lane.closing:
                 lane.close()
 
     def _look(self, most: int = MANY) -> int:
         try:
-            return self.pump.look(lambda: self.lanes, time.monotonic(), most)
+            self._catch_up()
+            return self.pump.look(lambda: [lane for lane in self.lanes if not lane.is_new], time.monotonic(), most)
         except Exception as error:  # noqa: BLE001 - the drain outlives its own faults, and counts them (F31)
             self._fault("the drain failed on a record", error)
             return 0
+
+    def _catch_up(self) -> None:
+        """Hand new lanes what the pump has read since their first record, or before: they may begin in the past."""
+        for lane in self.lanes:
+            if lane.is_new:
+                lane.is_new = False
+                self.pump.replay(lane, lane.ledger.origins)
 
     async def _shut_all(self) -> None:
         """Close the sinks that did not come to it themselves, all at once."""
@@ -275,6 +370,7 @@ class Drain:
 
     def _abandon(self, lane: Lane) -> None:
         reason = "not_opened" if lane.refusal is not None else "shutdown_deadline"
-        gone = lane.abandon("drain_died" if self._deadline is None else reason) + lane.unsettled
+        gone = lane.abandon("drain_died" if self._timeout is None else reason) + lane.unsettled
+        lane.progress.set()
         if gone:
             self.given_up[lane.name] = gone

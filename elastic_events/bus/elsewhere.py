@@ -57,7 +57,7 @@ class LaneElsewhere:
         """Return its ledger as the other process last wrote it, or None before the first time."""
         return self._elsewhere.lanes().get(self.name)
 
-    def retire(self) -> None:
+    def unsubscribe(self) -> None:
         """Refuse: the other process serves the run, not one subscription.
 
         Raises:

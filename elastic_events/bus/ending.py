@@ -21,13 +21,13 @@ def end_all() -> None:
     latest = 0.0
     while fresh := [bus for bus in front.buses if bus not in asked]:  # others open meanwhile
         now = time.monotonic()
-        latest = latest or now + max(bus.deadline for bus in fresh)
+        latest = latest or now + max(bus.timeout for bus in fresh)
         for bus in fresh:
-            asked[bus] = min(now + bus.deadline, latest), bus.pump.heads()
-            bus.ask_to_close(asked[bus][0] - now)
-        take_over({bus: asked[bus][0] - now for bus in fresh if bus.is_adrift})
+            asked[bus] = min(now + bus.timeout, latest), bus._pump.heads()
+            bus._ask_to_close(asked[bus][0] - now)
+        take_over({bus: asked[bus][0] - now for bus in fresh if bus._is_adrift})
         for bus in fresh:
-            bus.finish(*asked[bus])
+            bus._finish(*asked[bus])
 
 
 def take_over(adrift: "Mapping[Life, float]") -> None:
@@ -36,10 +36,10 @@ def take_over(adrift: "Mapping[Life, float]") -> None:
     async def run_all() -> None:
         async with anyio.create_task_group() as tasks:
             for bus in adrift:
-                tasks.start_soon(bus.drain.run)
+                tasks.start_soon(bus._drain.run)
 
     for bus, seconds in adrift.items():
-        bus.drain.resume(max(seconds, 0.0))
+        bus._drain.resume(max(seconds, 0.0))
     if adrift:
         with contextlib.suppress(Exception):  # what failed was said, and what is left is counted
             anyio.run(run_all)

@@ -1,6 +1,6 @@
 """The errors that reach a user; the emit path raises none of them unless `strict=True` asks for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,14 +8,18 @@ if TYPE_CHECKING:
 
 __all__ = (
     "PERMANENT",
+    "USERS",
     "BusClosed",
     "ConfigError",
     "ElasticEventsError",
+    "HandlerFailed",
     "InputError",
     "MetadataError",
     "MissingExtra",
     "PermanentError",
     "TransientError",
+    "Undelivered",
+    "WouldDeadlock",
 )
 
 
@@ -47,6 +51,27 @@ class BusClosed(ElasticEventsError, RuntimeError):
     """A call that needs an open bus, on one that is closed or not yet open."""
 
 
+class HandlerFailed(ElasticEventsError, RuntimeError):
+    """A handler with `on_failure="raise"` gave up records: it ends the block of its bus. `lane` names it, `__cause__` is why."""
+
+    def __init__(self, lane: str, error: BaseException) -> None:
+        super().__init__(f"the handler {lane!r} failed: {type(error).__name__}: {error}")
+        self.lane = lane
+
+
+class WouldDeadlock(ElasticEventsError, RuntimeError):
+    """A flush or a close that could only wait for itself: in a handler of its bus, or in the thread of its loop."""
+
+
+class Undelivered(ElasticEventsError, TimeoutError):
+    """Records were not delivered within a timeout; `undelivered` has their number, by lane."""
+
+    def __init__(self, undelivered: Mapping[str, int]) -> None:
+        left = ", ".join(f"{count} of {lane}" for lane, count in undelivered.items() if count)
+        super().__init__(f"not delivered in time: {left}")
+        self.undelivered = dict(undelivered)
+
+
 class PermanentError(ElasticEventsError):
     """Raised by a handler: trying again cannot help.
 
@@ -73,3 +98,6 @@ class TransientError(ElasticEventsError):
 
 #: Failures that trying again cannot help: the handler said so, or the record does not fit its code.
 PERMANENT = (PermanentError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+#: Why a sink does not open, where only the user can put it right.
+USERS = (ConfigError, MissingExtra)

@@ -16,16 +16,20 @@ Patterns = bool | str | Iterable[str]
 
 def wanted(
     events: Patterns = True,
-    metrics: Patterns = True,
+    metrics: Patterns | None = None,
     source: str | None = None,
-    where: Callable[[Record], Any] | None = None,
-) -> Callable[[Record], Any] | None:
+    where: Callable[[Record], bool] | None = None,
+) -> Callable[[Record], bool] | None:
     """Return the predicate, or None where every record is wanted.
+
+    Who names events gets no metrics unless they are asked for.
 
     Raises:
         ConfigError: `events` or `metrics` is neither a bool nor patterns.
     """
-    tests: list[Callable[[Record], Any]] = []
+    if metrics is None:
+        metrics = isinstance(events, bool)
+    tests: list[Callable[[Record], bool]] = []
     if events is not True or metrics is not True:
         tests.append(_by_name(_matcher(events), _matcher(metrics)))
     if source is not None:
@@ -38,8 +42,8 @@ def wanted(
     return lambda record: all(test(record) for test in tests)
 
 
-def _by_name(events: Callable[[str], Any], metrics: Callable[[str], Any]) -> Callable[[Record], Any]:
-    return lambda record: (metrics if record.kind == "metric" else events)(record.name)
+def _by_name(events: Callable[[str], Any], metrics: Callable[[str], Any]) -> Callable[[Record], bool]:
+    return lambda record: bool((metrics if record.kind == "metric" else events)(record.name))
 
 
 def _matcher(patterns: Patterns) -> Callable[[str], Any]:

@@ -3,14 +3,18 @@
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from elastic_events.bus.record import Record
 
-__all__ = ("BATCH", "CallableSink", "Emitting", "Handler", "Sink", "is_async")
+__all__ = ("BATCH", "CallableSink", "Emitting", "Handler", "OnFailure", "Sink", "is_async")
 
 #: Records of a call to a sink, at most, unless its subscription says otherwise.
 BATCH = 1024
+
+
+#: What a failure of a handler or a source does beside being counted or told: nothing, or it ends the block of the bus.
+OnFailure = Literal["continue", "raise"]
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from elastic_events.bus.context import Context
+from elastic_events.bus.errors import Undelivered
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import cut_secrets
 
@@ -70,12 +71,21 @@ class BusStats(NamedTuple):
 
 
 class FlushResult(NamedTuple):
-    """What `flush` and `close` could not deliver by their deadline. True when nothing is left."""
+    """What of all that was recorded before `flush` or `close` was not delivered in time. True when nothing is left."""
 
     undelivered: dict[str, int]  #: lane name -> records still pending, or given up at close
 
     def __bool__(self) -> bool:
         return not any(self.undelivered.values())
+
+    def raise_if_undelivered(self) -> None:
+        """Do nothing where all is delivered.
+
+        Raises:
+            Undelivered: something is left.
+        """
+        if not self:
+            raise Undelivered(self.undelivered)
 
 
 class Ledger:
@@ -94,13 +104,13 @@ class Ledger:
         self.failed: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._heads = heads
-        self._origins = list(origins)  # first sequence of each ring that is the lane's
-        self._ends: Sequence[float] = [math.inf] * len(self._origins)  # first that is no longer
+        self.origins = list(origins)  #: first sequence of each ring that is the lane's
+        self._ends: Sequence[float] = [math.inf] * len(self.origins)  # first that is no longer
         self._seen = list(origins)  # sequences handed out so far, lost ones included
 
     def take(self, ring: int, records: list[Record]) -> list[Record]:
         """Return those of `records` that are the lane's, and note that the pump has handed them out."""
-        first, end = self._origins[ring], self._ends[ring]
+        first, end = self.origins[ring], self._ends[ring]
         # In order of time; an interrupted emitter's may not be that of seq.
         if min(map(_SEQ, records)) < first or (end != math.inf and max(map(_SEQ, records)) >= end):
             records = [record for record in records if first <= record.seq < end]
@@ -109,7 +119,7 @@ class Ledger:
 
     def lose(self, ring: int, reason: str, first: int, count: int) -> None:
         """Count the lane's share of `count` records that are gone from sequence `first` on."""
-        mine = int(min(first + count, self._ends[ring])) - max(first, self._origins[ring])
+        mine = int(min(first + count, self._ends[ring])) - max(first, self.origins[ring])
         if mine > 0:
             self._seen[ring] += mine
             self.dropped[reason] += mine
@@ -117,7 +127,7 @@ class Ledger:
     def write_off(self, reason: str, count: int) -> int:
         """Count `count` pending records, and those still in the rings, as dropped; return how many that were."""
         gone = count + self.unread
-        self._seen = [origin + self._span(ring) for ring, origin in enumerate(self._origins)]
+        self._seen = [origin + self._span(ring) for ring, origin in enumerate(self.origins)]
         if gone:
             self.dropped[reason] += gone
         return gone
@@ -138,18 +148,18 @@ class Ledger:
 
     @property
     def lost(self) -> int:
-        """Records that failed, and that were dropped."""
-        return self.failed.total() + self.dropped.total()
+        """Records that failed, and that were dropped, but for those that a later one of their key replaced."""
+        return self.failed.total() + self.dropped.total() - self.dropped["coalesced"]
 
     @property
     def accepted(self) -> int:
         """Records emitted while subscribed, and fed."""
-        return self.fed + sum(map(self._span, range(len(self._origins))))
+        return self.fed + sum(map(self._span, range(len(self.origins))))
 
     @property
     def unread(self) -> int:
         """Records accepted that are still in the rings."""
-        return self.accepted - self.fed - sum(self._seen) + sum(self._origins)
+        return self.accepted - self.fed - sum(self._seen) + sum(self.origins)
 
     def stats(self, *, waiting: int, backlog_bytes: int, circuit: str, last_error: str) -> LaneStats:
         """Return the sums; `waiting` records are in the backlog or in flight."""
@@ -170,4 +180,4 @@ class Ledger:
 
     def _span(self, ring: int) -> int:
         end = min(self._heads()[ring], self._ends[ring])
-        return int(end) - self._origins[ring]
+        return int(end) - self.origins[ring]

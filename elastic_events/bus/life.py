@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import anyio
 import msgspec
-from anyio.abc import TaskGroup
 
+from elastic_events.bus.block import Block
 from elastic_events.bus.context import Context, process_identity, read_context
 from elastic_events.bus.drain import Drain
 from elastic_events.bus.elsewhere import Elsewhere
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.ending import end_all, take_over
-from elastic_events.bus.errors import BusClosed, ConfigError, ElasticEventsError
+from elastic_events.bus.errors import BusClosed, ConfigError, ElasticEventsError, WouldDeadlock
 from elastic_events.bus.exit import close_at_exit
 from elastic_events.bus.fork import Armed, buses
 from elastic_events.bus.lane import Lane
@@ -32,7 +32,7 @@ from elastic_events.bus.record import Record
 from elastic_events.bus.ring import Ring
 from elastic_events.bus.subscription import Subscription, handler_name
 from elastic_events.bus.tell import Told
-from elastic_events.bus.thread import MARGIN, LoopHome, ThreadHome, protect
+from elastic_events.bus.thread import MARGIN, LoopHome, ThreadHome
 from elastic_events.front import front, open_recorder
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Life:
         *,
         capacity: int | None,
         interval: float,
-        deadline: float,
+        timeout: float,
         recorder: str | os.PathLike[str] | Literal[False] | None,
         context: Context | None,
         clock: Callable[[], int],
@@ -62,8 +62,8 @@ class Life:
         elsewhere: Elsewhere | None,
     ) -> None:
         self.interval = interval
-        self.deadline = deadline
-        self.emitter = emitter
+        self.timeout = timeout
+        self._emitter = emitter
         self.context = context or read_context()
         self._own_context = context
         self._capacity = capacity
@@ -73,12 +73,13 @@ class Life:
         self._elsewhere = elsewhere
         self._subscriptions: list[tuple[str, Subscription]] = []  # how to make each lane again, in a forked child
         self._subscribing = threading.Lock()
-        self._group: TaskGroup | None = None
         self._loop: LoopHome | None = None
+        self._block: Block | None = None
+        self._failure: BaseException | None = None  # what is to end the block
         self._home: ThreadHome | None = None
         self._state = "new"
         self._left: dict[str, int] = {}  # what the drain elsewhere had not delivered at the close
-        self.told = self._teller()
+        self._told = self._teller()
         self._build(rings or self._make_rings())
         buses.add(cast("EventBus", self))
 
@@ -86,50 +87,54 @@ class Life:
 
     async def __aenter__(self) -> Self:
         self._may_open()
-        self._loop = LoopHome(self.drain.run)
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(protect(self._loop.run))
+        loop = self._loop = LoopHome(self._drain.run, lambda: self._drain.request_close(self.timeout), self._fail)
         try:
-            await self._loop.started_up()
+            await loop.start()
         except BaseException:
-            self.drain.request_close(0.0)
-            group, self._group = self._group, None
+            self._drain.request_close(0.0)
             try:
-                await group.__aexit__(None, None, None)  # what failed is raised as it is, not in a group
+                await loop.join()
             finally:
                 self._closed()
             raise
+        self._block = Block()
         self._opened()
+        if self._failure is not None:  # while it opened
+            self._block.cancel()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        heads = self.pump.heads()
-        self.drain.request_close(self.deadline)
-        group, self._group = self._group, None
-        assert group is not None
+        block, loop, heads = self._block, self._loop, self._pump.heads()
+        assert block is not None
+        assert loop is not None
+        rest = block.leave(error)
+        self._drain.request_close(self.timeout)
         try:
-            # The drain is a task of its own and shielded: whatever cancels this wait, it ends by its own deadline (M5).
-            # The group is not told of the block's exception: it would wrap it.
-            await group.__aexit__(None, None, None)
+            await loop.join()
             if self._elsewhere is not None and self._state == "open":
-                await anyio.to_thread.run_sync(self._close_elsewhere, heads, self.deadline)
+                await anyio.to_thread.run_sync(self._close_elsewhere, heads, self.timeout)
         finally:
             self._closed()
+        self._raise(rest)
+        if rest is not None and rest is not error:
+            raise rest
 
-    async def aclose(self, deadline: float | None = None) -> FlushResult:
-        """Deliver what is left within `deadline` seconds, then end. Idempotent; says what it could not deliver."""
-        if self._group is None or self._state not in ("open", "closing"):
-            return self._result() if self._state == "closed" else await anyio.to_thread.run_sync(self.close, deadline)
-        deadline = self.deadline if deadline is None else deadline
-        heads, left = self.pump.heads(), {}
-        self.drain.request_close(deadline)
+    async def aclose(self, timeout: float | None = None) -> FlushResult:
+        """Deliver what is left within `timeout` seconds, then end. Idempotent; says what it could not deliver."""
+        self._check_task()
+        if self._state == "closed":
+            return self._result()
+        if self._loop is None or not self._loop.is_here or self._state not in ("open", "closing"):
+            return await anyio.to_thread.run_sync(self.close, timeout)
+        timeout = self.timeout if timeout is None else timeout
+        heads, left = self._pump.heads(), {}
+        self._drain.request_close(timeout)
         if self._elsewhere is not None:
-            left = await anyio.to_thread.run_sync(self._close_elsewhere, heads, deadline)
-        if not self.drain.over:
-            await self.drain.ended.wait()
+            left = await anyio.to_thread.run_sync(self._close_elsewhere, heads, timeout)
+        if not self._drain.over:
+            await self._drain.ended.wait()
         self._closed()
         return self._result(left)
 
@@ -139,20 +144,23 @@ class Life:
         self.open()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+        self._raise(error)
 
     def open(self) -> None:
         """Start the drain in a background thread with an event loop of its own; return when the handlers were tried.
 
-        What is left when the process ends is delivered then, within `deadline`.
+        What is left when the process ends is delivered then, within `timeout`.
 
         Raises:
             ConfigError: a handler cannot be opened, and why.
         """
         self._may_open()
         if self._is_drained_here:
-            self._home = ThreadHome(self.drain.run)
+            self._home = ThreadHome(self._drain.run)
             try:
                 self._home.start()
             except RuntimeError:  # the interpreter shuts down: the exit drains it
@@ -162,51 +170,84 @@ class Life:
                 raise
         self._opened()
 
-    def launch(self) -> None:
+    def _open_soon(self) -> None:
         """As `open`, without waiting for the thread: callable where `record()` is, in a signal handler too."""
         self._may_open()
         if self._is_drained_here:
             self._launch()
         self._opened()
 
-    def close(self, deadline: float | None = None) -> FlushResult:
+    def close(self, timeout: float | None = None) -> FlushResult:
         """As `aclose`, for a bus in a background thread. Any thread may call it."""
-        if self._group is not None and self._state == "open":
-            raise BusClosed("this bus lives in an event loop: await bus.aclose() there, or leave its block")
+        self._check_thread("aclose")
         if self._state not in ("open", "closing"):
             self._closed()
             return self._result()
-        deadline = self.deadline if deadline is None else deadline
-        end, heads = time.monotonic() + deadline, self.pump.heads()
-        self.ask_to_close(deadline)
-        return self.finish(end, heads)
+        timeout = self.timeout if timeout is None else timeout
+        end, heads = time.monotonic() + timeout, self._pump.heads()
+        self._ask_to_close(timeout)
+        return self._finish(end, heads)
+
+    def _fail(self, error: BaseException) -> None:
+        """Let the block end with `error`: cancel it, if its task is still in it; only the first failure counts."""
+        if self._failure is None:
+            self._failure = error
+            if self._block is not None:
+                self._block.cancel()
+
+    def _raise(self, error: BaseException | None) -> None:
+        """Raise what failed, unless the block ends with an error of its own."""
+        failure, self._failure = self._failure, None
+        if failure is not None and error is not None:
+            error.add_note(f"elastic_events: meanwhile, {failure}")
+        elif failure is not None:
+            raise failure
+
+    def _check_task(self) -> None:
+        """Refuse to wait in a handler for what that handler does."""
+        here = anyio.get_current_task().id
+        for lane in self._drain.lanes:
+            if here in lane.tasks:
+                raise WouldDeadlock(f"called in the handler of the lane {lane.name!r}, it would wait for itself")
+
+    def _check_loop(self, what: str) -> None:
+        if self._loop is None or not self._loop.is_here or self._state != "open":
+            raise BusClosed(f"{what}() is for a bus that is open in this event loop: async with EventBus(...) as bus")
+
+    def _check_thread(self, instead: str) -> None:
+        """Refuse to block the thread in which the drain runs."""
+        home = self._home or self._loop
+        if home is not None and home.ident == threading.get_ident() and home.alive and not self._drain.over:
+            raise WouldDeadlock(
+                f"called in the thread of the bus's event loop, it would block that: await bus.{instead}()"
+            )
 
     @property
     def _is_drained_here(self) -> bool:
-        return self._elsewhere is None or bool(self.drain.lanes)
+        return self._elsewhere is None or bool(self._drain.lanes)
 
     def _launch(self) -> None:
-        home = ThreadHome(self.drain.run)
+        home = ThreadHome(self._drain.run)
         with contextlib.suppress(RuntimeError):  # the interpreter shuts down: the exit drains it
             home.launch()
             self._home = home
 
     # --- the end of the process ---
 
-    def ask_to_close(self, deadline: float) -> None:
+    def _ask_to_close(self, timeout: float) -> None:
         """Let the drain begin to close, wherever it runs; wait for nothing."""
         if self._state == "open":
             self._state = "closing"
             home = self._home or self._loop
             if home is not None:
-                home.call(self.drain.request_close, deadline)
+                home.call(self._drain.request_close, timeout)
 
-    def finish(self, end: float, heads: Sequence[int]) -> FlushResult:
+    def _finish(self, end: float, heads: Sequence[int]) -> FlushResult:
         """Wait until monotonic `end` for a close that was asked for; say what is left."""
         left = {} if self._elsewhere is None else self._close_elsewhere(heads, max(end - time.monotonic(), 0.0))
-        if self.is_adrift:
+        if self._is_adrift:
             take_over({self: max(end - time.monotonic(), 0.0)})
-        while self._loop is not None and not self.drain.over and time.monotonic() < end + MARGIN:
+        while self._loop is not None and not self._drain.over and time.monotonic() < end + MARGIN:
             time.sleep(0.01)  # its loop runs in another thread
         if self._home is not None:
             self._home.join(end - time.monotonic() + 2 * MARGIN)
@@ -214,42 +255,22 @@ class Life:
         return self._result(left)
 
     @property
-    def is_adrift(self) -> bool:
+    def _is_adrift(self) -> bool:
         """Whether nobody runs its drain: its loop ended without leaving the block, or no thread could be started."""
-        if not self._is_drained_here or self.drain.over:
+        if not self._is_drained_here or self._drain.over:
             return False
         return self._home is None and (self._loop is None or not self._loop.alive)
 
     # --- both ---
 
-    def feed(self, records: Sequence[Record]) -> dict[Lane, int]:
-        """Hand records of other processes to every lane. Only in the drain's loop, so from a source.
-
-        Returns a mark for `is_settled`.
-        """
-        for lane in self.drain.lanes:
+    def _feed(self, records: Sequence[Record]) -> None:
+        """Hand records of other processes to every lane. Only in the drain's loop."""
+        for lane in self._drain.lanes:
             lane.feed(records)
-        return {lane: lane.backlog.entered for lane in self.drain.lanes}
 
-    def at_end(self, call: Callable[[], object]) -> None:
-        """Call `call()` when every lane has ended, before the bus is closed. For sources, which end before."""
-        self.drain.at_end.append(call)
-
-    @staticmethod
-    def is_settled(mark: dict[Lane, int]) -> bool:
-        """Whether every lane has delivered, or given up, all that it was fed before `mark` was taken."""
-        return all(lane.unsettled_from >= entered for lane, entered in mark.items())
-
-    def add_source(self, source: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        """Run `source(*args)` as a task in the drain's loop, cancelled when the bus closes."""
-        if self._home is None:
-            self.drain.add_source(source, args)
-        else:
-            self._home.call(self.drain.add_source, source, args)
-
-    def say_lost(self) -> None:
+    def _say_lost(self) -> None:
         """Say on stderr what each lane lost in all."""
-        for notices in self.drain.notices:
+        for notices in self._drain.notices:
             notices.end()
 
     def _teller(self) -> Told:
@@ -269,17 +290,16 @@ class Life:
     def _closed(self) -> None:
         if self._state != "closed":
             self._state = "closed"
-            self.say_lost()
+            self._say_lost()
             front.closed(cast("EventBus", self))
             self._let_go()
 
     def _result(self, left: dict[str, int] | None = None) -> FlushResult:
         self._left = self._left if left is None else left
-        settled = self.drain.over or self._state == "new"
-        return FlushResult({**self._left, **(self.drain.given_up if settled else self._pending())})
+        return FlushResult({**self._left, **(self._drain.given_up if self._drain.over else self._pending())})
 
     def _pending(self) -> dict[str, int]:
-        return {lane.name: count for lane in self.drain.lanes if (count := lane.stats().pending)}
+        return {lane.name: count for lane in self._drain.lanes if (count := lane.stats().pending)}
 
     # --- rings, lanes and drain ---
 
@@ -299,33 +319,33 @@ class Life:
 
     def _build(self, rings: Sequence[PipedRing]) -> None:
         """Make all that reads `rings`; the lanes begin with the next record."""
-        self.rings = list(rings)
+        self._rings = list(rings)
         self.recorder = str(getattr(rings[0], "path", ""))
-        self.pump = Pump(self.rings, self.context, self._wall_clock, self._destination)
-        self._begin = self.pump.skip()
-        self.drain = Drain(self.pump, self.interval, self.deadline, self.told)
-        self.emitter.events, self.emitter.metrics = (ring.pipe for ring in rings)
+        self._pump = Pump(self._rings, self.context, self._wall_clock, self._destination)
+        self._begin = self._pump.skip()
+        self._drain = Drain(self._pump, self.interval, self.timeout, self._told, self._fail)
+        self._emitter.events, self._emitter.metrics = (ring.pipe for ring in rings)
         for name, subscription in self._subscriptions:
             # A spool is the parent's; in a child the backlog is in memory.
             own = dataclasses.replace(subscription, spool=None)
-            self.drain.add(self._lane(name, own, self._begin))
+            self._drain.add(self._lane(name, own, self._begin))
 
     def _lane(self, name: str, subscription: Subscription, origins: Sequence[int]) -> Lane:
-        return Lane(name, subscription, origins, self.pump.heads, partial(self._ledger, name))
+        return Lane(name, subscription, origins, self._pump.heads, partial(self._ledger, name))
 
     def _ledger(self, lane: str, stats: LaneStats) -> Record:
-        return stats.as_record(lane, sum(self.pump.heads()), self._wall_clock(), self._clock(), self.context)
+        return stats.as_record(lane, sum(self._pump.heads()), self._wall_clock(), self._clock(), self.context)
 
     def _destination(self, name: str, seq: int) -> None:
         """Act on the first event for the destination `name`, which is event `seq`."""
 
-    def _close_elsewhere(self, heads: Sequence[int], deadline: float) -> dict[str, int]:
+    def _close_elsewhere(self, heads: Sequence[int], timeout: float) -> dict[str, int]:
         assert self._elsewhere is not None
         self._close_rings()
-        return self._elsewhere.close(heads, deadline)
+        return self._elsewhere.close(heads, timeout)
 
     def _close_rings(self) -> None:
-        for ring in self.rings:
+        for ring in self._rings:
             close = getattr(ring, "close", None)
             if close is not None:
                 close()
@@ -335,11 +355,11 @@ class Life:
         if front.give_back(self) or not self.recorder:
             return
         self._close_rings()
-        rings = [Ring(2, begin=ring.head) for ring in self.rings]  # which count what comes too late
-        self.emitter.events, self.emitter.metrics = (ring.pipe for ring in rings)
-        for cursor, ring in zip(self.pump.cursors, rings, strict=True):
+        rings = [Ring(2, begin=ring.head) for ring in self._rings]  # which count what comes too late
+        self._emitter.events, self._emitter.metrics = (ring.pipe for ring in rings)
+        for cursor, ring in zip(self._pump.cursors, rings, strict=True):
             cursor.ring = ring
-        self.rings = list(rings)
+        self._rings = list(rings)
 
     # --- a forked child ---
 
@@ -352,20 +372,20 @@ class Life:
         if self._state == "closed":
             return
         self._subscribing = threading.Lock()
-        self.told = self._teller()
+        self._told = self._teller()
         in_loop = self._loop is not None
-        self._group = self._loop = self._home = None
+        self._block = self._loop = self._home = self._failure = None
         self._becomes = "new" if self._state == "new" else "open"
         self._renewals = itertools.count()
         self._renewed = False
         self._build([Ring(2), Ring(2)])
         self._state = "closed" if in_loop else "forked"
         if in_loop:
-            self.emitter.events = self.emitter.metrics = None
+            self._emitter.events = self._emitter.metrics = None
             front.closed(cast("EventBus", self))
         else:
             pipes = (Armed(self._renew, partial(self._pipe, index)).pipe for index in range(2))
-            self.emitter.events, self.emitter.metrics = pipes
+            self._emitter.events, self._emitter.metrics = pipes
             front.point()
 
     def _reopen(self) -> Sequence[PipedRing]:
@@ -381,7 +401,7 @@ class Life:
             return [Ring(IN_MEMORY, self._clock) for _ in range(2)]
 
     def _pipe(self, ring: int) -> Any:
-        return self.rings[ring].pipe if self._renewed else None
+        return self._rings[ring].pipe if self._renewed else None
 
     def _renew(self) -> None:
         """Give a forked child's bus rings, a drain and an identity of its own, with its first use."""

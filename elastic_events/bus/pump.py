@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from elastic_events.bus.codec import KINDS, decode
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
-from elastic_events.bus.ring import Pipe
+from elastic_events.bus.ring import END, Pipe
 
 __all__ = ("BREATH", "FEW", "GRACE", "MANY", "Cursor", "Make", "PipedRing", "Pump", "Receiver", "pace", "to_records")
 
@@ -104,10 +104,11 @@ class Cursor:
 
     def behind(self, head: int | None = None) -> int:
         """Return how many records up to `head` are neither read nor given up."""
-        return max((self.ring.head if head is None else head) - self.position, 0) + len(self.late)
+        head = self.ring.head if head is None else head
+        return max(head - self.position, 0) + sum(1 for seq in self.late if seq < head)
 
-    def look(self, most: int, now: float, make: Make) -> list[Record]:
-        """Read up to `most` records, and note what is lost; `now` is monotonic seconds."""
+    def look(self, most: int, now: float, make: Make, until: int = END) -> list[Record]:
+        """Read up to `most` records, none from `until` on, and note what is lost; `now` is monotonic seconds."""
         ring, self.lost = self.ring, []
         found: list[Record] = []
         if self.late:
@@ -118,7 +119,7 @@ class Cursor:
             self.lost.append(("overwritten", self.position, head - ring.capacity - self.position))
             self.position = head - ring.capacity
         start = self._start = self.position
-        stop = self.position = min(head, start + most)
+        stop = self.position = max(min(head, start + most, until), start)
         frames = ring.frames(start, stop)
         records = _whole(frames, make)
         if [record.seq for record in records] == list(range(start, stop)):
@@ -179,6 +180,7 @@ class Pump:
     ) -> None:
         self.cursors = [Cursor(ring) for ring in rings]
         self.context = context
+        self.bounds: list[Sequence[int]] = []  #: heads that somebody waits for: a look ends there before it goes on
         self._wall_clock = wall_clock
         pipe = getattr(rings[0], "pipe", None)  # a file that is read has none, and the host's clock
         self._monotonic: Callable[[], int] = pipe[3] if pipe else time.monotonic_ns
@@ -195,7 +197,7 @@ class Pump:
             cursor.position = cursor.ring.head
         return [cursor.position for cursor in self.cursors]
 
-    def behind(self, heads: list[int] | None = None) -> int:
+    def behind(self, heads: Sequence[int] | None = None) -> int:
         """Return how many records up to `heads` wait in the rings."""
         return sum(map(Cursor.behind, self.cursors, heads or self.heads()))
 
@@ -208,9 +210,14 @@ class Pump:
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
         offset = self._wall_clock() - self._monotonic()
         make = partial(to_records, context=self.context, offset=offset)
-        looks = {index: cursor.look(most, now, make) for index, cursor in enumerate(self.cursors) if cursor.behind()}
+        ends = self._ends()
+        looks = {
+            index: cursor.look(most, now, make, ends[index])
+            for index, cursor in enumerate(self.cursors)
+            if cursor.behind()
+        }
         for index, records in looks.items():
-            if records and self.cursors[index].position < self.cursors[index].ring.head:
+            if records and self.cursors[index].position < min(self.cursors[index].ring.head, ends[index]):
                 # Cut short: what is younger in the other ring waits its turn.
                 for other, younger in looks.items():
                     if other != index:
@@ -219,12 +226,34 @@ class Pump:
             if record.channel not in self._channels and len(self._channels) < 1024:
                 self._channels.add(record.channel)
                 self._on_channel(record.channel, record.seq)  # may add a receiver
-        self._hand_out(looks, list(receivers()))
+        self._hand_out(looks, list(receivers()), self.cursors)
         return sum(map(len, looks.values()))
 
-    def _hand_out(self, looks: dict[int, list[Record]], receivers: list[Receiver]) -> None:
+    def replay(self, receiver: Receiver, origins: Sequence[int]) -> None:
+        """Hand `receiver` alone what was read before it came, from the sequences `origins` on, as far as the rings have it."""
+        looks: dict[int, list[Record]] = {}
+        past: list[Cursor] = []
+        make = partial(to_records, context=self.context, offset=self._wall_clock() - self._monotonic())
+        for index, (origin, cursor) in enumerate(zip(origins, self.cursors, strict=True)):
+            past.append(one := Cursor(cursor.ring))
+            one.position = min(origin, cursor.position)
+            found = one.look(END, 0.0, make, cursor.position) if origin < cursor.position else []
+            # Those that the pump still waits for come by its own look; what it has given up is lost here, too.
+            looks[index] = [record for record in found if record.seq not in cursor.late]
+            one.lost += [("interrupted", seq, 1) for seq in one.late if seq not in cursor.late]
+        self._hand_out(looks, [receiver], past)
+
+    def _ends(self) -> Sequence[int]:
+        """Return how far each ring may be read now."""
+        for heads in self.bounds:
+            if any(cursor.position < head for cursor, head in zip(self.cursors, heads, strict=True)):
+                return heads
+        return [END] * len(self.cursors)
+
+    @staticmethod
+    def _hand_out(looks: dict[int, list[Record]], receivers: list[Receiver], cursors: Sequence[Cursor]) -> None:
         for index in looks:
-            for reason, first, count in self.cursors[index].lost:
+            for reason, first, count in cursors[index].lost:
                 for receiver in receivers:
                     receiver.lose(index, reason, first, count)
         for index, records in _in_time_order(looks):

@@ -1,11 +1,12 @@
 """One record as handlers see it."""
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
-from elastic_events.api import Event, EventSource, NodeState, RdzvEvent
+from elastic_events.api import Event, EventMetadataValue, EventSource, NodeState, RdzvEvent
 from elastic_events.bus.context import Context
 
 __all__ = ("RINGS", "Kind", "MetricData", "Record")
@@ -62,14 +63,26 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
         return RINGS[self.kind]
 
     @property
-    def destination(self) -> str:
-        """The `destination` given to `record()`; for a metric, its group."""
-        return self.channel
+    def destination(self) -> str | None:
+        """The `destination` given to `record()`; None for a metric."""
+        return None if self.kind == "metric" else self.channel
 
     @property
-    def event(self) -> Any:
-        """The `Event` or `RdzvEvent` equal to what was recorded (a timestamp of 0 filled in), or None."""
+    def group(self) -> str | None:
+        """The group given to `put_metric()`; None for other kinds."""
+        return self.channel if self.kind == "metric" else None
+
+    @property
+    def event(self) -> Event | RdzvEvent | None:
+        """The `Event` or `RdzvEvent` equal to what was recorded (a timestamp of 0 filled in); None for a metric."""
         return None if self.kind == "metric" else self._build()
+
+    @property
+    def metadata(self) -> Mapping[str, EventMetadataValue]:
+        """Those of an event; of a ledger its counts; empty for other kinds. Read-only: the lanes share it."""
+        if self.kind == "event":
+            return cast("Mapping[str, EventMetadataValue]", self.fields[2])
+        return cast("Mapping[str, EventMetadataValue]", self.fields[0]) if self.kind == "ledger" else {}
 
     @property
     def metric(self) -> MetricData | None:

@@ -1,7 +1,7 @@
 """What a user gives to `subscribe()`: a handler, its filter and its options, checked at once."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
@@ -9,12 +9,16 @@ from typing import Any, ClassVar, Self, get_args
 from elastic_events.bus.backlog import Backlog, Overflow
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.filter import Patterns, wanted
-from elastic_events.bus.handler import BATCH, CallableSink, Handler, Sink, is_async
+from elastic_events.bus.handler import BATCH, CallableSink, Handler, OnFailure, Sink, is_async
+from elastic_events.bus.latest import Latest
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import NO_RETRY, Retry
 
 #: Records in memory where a spool holds the others: few, so that a recorder still has them if this process is killed.
 SPOOLED = 8192
+
+#: Records in flight for each call that runs at the same time.
+AHEAD = 16
 
 __all__ = ("Subscription", "adapt", "check_url", "handler_name")
 
@@ -24,7 +28,7 @@ class Subscription:
     """One handler as its lane needs it; the options are those of `EventBus.subscribe`."""
 
     sink: Sink
-    accepts: Callable[[Record], Any] | None  #: the filter as one predicate; None where every record is wanted
+    accepts: Callable[[Record], bool] | None  #: the filter as one predicate; None where every record is wanted
     batch_size: int
     batch_bytes: int
     linger: float
@@ -35,6 +39,10 @@ class Subscription:
     overflow: Overflow
     dead_letters: Sink | None
     spool: Path | None  #: directory where the backlog goes on when memory is full
+    on_failure: OnFailure
+    concurrency: int
+    key: Callable[[Record], Hashable] | None  #: whose records keep their order
+    coalesce: Callable[[Record], Hashable] | None  #: of whose records only the latest is delivered
 
     PLAIN: ClassVar[dict[str, Any]]  #: the options of a user who gives none
 
@@ -44,9 +52,9 @@ class Subscription:
         handler: Handler,
         *,
         events: Patterns = True,
-        metrics: Patterns = True,
+        metrics: Patterns | None = None,
         source: str | None = None,
-        where: Callable[[Record], Any] | None = None,
+        where: Callable[[Record], bool] | None = None,
         batch_size: int | None = None,
         batch_bytes: int = 4 * 2**20,
         linger: float = 0.0,
@@ -58,6 +66,10 @@ class Subscription:
         dead_letters: Handler | None = None,
         rollup: float | str | None = None,
         spool: str | os.PathLike[str] | None = None,
+        on_failure: OnFailure = "continue",
+        concurrency: int = 1,
+        key: Callable[[Record], Hashable] | None = None,
+        coalesce: Callable[[Record], Hashable] | None = None,
         capacity: int = 0,
     ) -> Self:
         """Return the subscription of `handler` to a bus whose rings have `capacity` slots.
@@ -78,6 +90,8 @@ class Subscription:
             sink = Rollup(sink, every=rollup)
         if batch_size is None:
             batch_size = getattr(sink, "batch_size", BATCH if patient or rollup is not None else 1)
+            if concurrency > 1:  # so many are in flight that a slow one keeps few of the others waiting
+                batch_size = AHEAD * concurrency
         made = cls(
             sink=sink,
             accepts=wanted(events, metrics, source, where),
@@ -91,6 +105,10 @@ class Subscription:
             overflow=overflow,
             spool=None if spool is None else Path(spool),
             dead_letters=grave,
+            on_failure=on_failure,
+            concurrency=concurrency,
+            key=key,
+            coalesce=coalesce,
         )
         made._check()
         behind = getattr(sink, "sink", sink)  # of a roll-up
@@ -98,12 +116,14 @@ class Subscription:
             behind.budget = made.retry.budget
         return made
 
-    def make_backlog(self) -> Backlog:
+    def make_backlog(self) -> Backlog | Latest:
         """Return a backlog within the bounds of this subscription.
 
         Raises:
             ConfigError: the directory of the spool cannot be used, or is another lane's.
         """
+        if self.coalesce is not None:
+            return Latest(self.records, self.bytes, self.coalesce)
         if self.spool is None:
             return Backlog(self.records, self.bytes, self.overflow)
         from elastic_events.recorder.spool import Spool
@@ -123,6 +143,13 @@ class Subscription:
             raise ConfigError(f"timeout is more than 0 seconds, or None for no limit; it is {self.timeout!r}")
         if self.overflow not in get_args(Overflow):
             raise ConfigError(f"overflow is 'drop_oldest' or 'drop_newest', not {self.overflow!r}")
+        if self.on_failure not in get_args(OnFailure):
+            raise ConfigError(f"on_failure is 'continue' or 'raise', not {self.on_failure!r}")
+        if self.coalesce is not None and (self.spool is not None or self.overflow != "drop_oldest"):
+            raise ConfigError("coalesce keeps the latest record of each key in memory: leave out spool and overflow")
+        alone = isinstance(self.sink, CallableSink) and not self.sink.batches
+        if self.concurrency < 1 or (self.concurrency > 1 and not alone):
+            raise ConfigError("concurrency is 1, or more for an async function of one record")
 
 
 Subscription.PLAIN = dict(Subscription.of.__kwdefaults__ or {})

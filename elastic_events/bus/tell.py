@@ -60,7 +60,7 @@ class Notices:
     def end(self) -> None:
         """Say what it lost in all; nothing where it lost nothing."""
         stats = self.lane.stats()
-        if stats.lost:
+        if self.lane.ledger.lost:
             why = f"; its last error: {stats.last_error}" if stats.last_error else ""
             self._say(f"{self._who} lost {stats.lost} of {stats.accepted} records: {stats.why_lost}{why}")
         spool = self.lane.subscription.spool
@@ -77,7 +77,7 @@ class Notices:
         if lost > self._lost and now >= self._quiet["loses"]:
             self._quiet["loses"] = now + QUIET
             stats = lane.stats()
-            self._lost = stats.lost
+            self._lost = lost
             why = f" ({stats.last_error})" if stats.failed else ""
             yield f"loses records: so far {stats.why_lost}{why}"
         trouble = lane.trouble

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ("MARGIN", "Answer", "LoopHome", "ThreadHome", "protect")
+__all__ = ("MARGIN", "Answer", "LoopHome", "ThreadHome", "is_trio", "protect")
 
 #: Seconds a thread gets beside the deadline it was given, to end by itself.
 MARGIN = 0.5
@@ -20,7 +22,7 @@ MARGIN = 0.5
 class Answer:
     """What a coroutine in the loop of a thread returned, for another thread."""
 
-    def __init__(self, gone: threading.Event) -> None:
+    def __init__(self, gone: Callable[[], bool]) -> None:
         self._gone = gone
         self._over = threading.Event()
         self._value: Any = None
@@ -36,7 +38,7 @@ class Answer:
         """Return what it returned, or None after `timeout` seconds and where the thread has ended without."""
         end = time.monotonic() + timeout
         while not self._over.wait(min(max(end - time.monotonic(), 0.0), 0.1)):
-            if self._gone.is_set() or time.monotonic() >= end:
+            if self._gone() or time.monotonic() >= end:
                 break
         return self._value
 
@@ -48,6 +50,7 @@ class ThreadHome:
     """
 
     def __init__(self, main: Callable[..., Awaitable[None]]) -> None:
+        self.ident: int | None = None
         self._main = main
         self._loop: asyncio.AbstractEventLoop | None = None
         self._looping = threading.Event()
@@ -91,7 +94,7 @@ class ThreadHome:
 
     def begin(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Answer:
         """Run `await function(*args)` in the loop, and do not wait for it."""
-        answer = Answer(self._done)
+        answer = Answer(self._done.is_set)
         tasks: list[asyncio.Task[None]] = []
         self.call(lambda: tasks.append(asyncio.get_running_loop().create_task(answer.work(function, *args))))
         return answer
@@ -105,6 +108,7 @@ class ThreadHome:
         self._ready.set()
 
     def _run(self, patient: bool) -> None:
+        self.ident = threading.get_ident()
         try:
             anyio.run(self._in_loop, patient)
         except BaseException as error:  # noqa: BLE001 - raised again by `start`, in the thread that asked
@@ -121,48 +125,119 @@ class ThreadHome:
 
 
 class LoopHome:
-    """The event loop of whoever opened the bus: the drain is a task there, and other threads reach it."""
+    """The event loop of whoever opened the bus: the drain is a task of its own there, which no scope of theirs reaches.
 
-    def __init__(self, main: Callable[..., Awaitable[None]]) -> None:
+    So a bus may be left in another task than it was entered in, and what cancels the one that opens it does not cut the
+    drain short.
+    """
+
+    def __init__(
+        self,
+        main: Callable[..., Awaitable[None]],
+        stop: Callable[[], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        self.ident = threading.get_ident()
+        self._failed = failed  # is told what ended the drain
         self._main = main
+        self._stop = stop  # lets the drain close: the loop ends beneath it
         self._loop: Any = current_token().native_token  # asyncio's, or trio's token
+        self._trio = is_trio()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ready = anyio.Event()
+        self._over = anyio.Event()
         self._error: BaseException | None = None
 
-    async def run(self) -> None:
-        """Run the drain; keep for `started_up` what kept it from starting, raise what ends it later."""
-        try:
-            await self._main(task_status=self)
-        except Exception as error:
-            if self._ready.is_set():
-                raise
-            self._error = error
-        finally:
-            self._ready.set()
-
-    async def started_up(self) -> None:
-        """Wait until all handlers were tried; raise what kept the drain from starting.
-
-        A task group's own `start` would, cancelled, wait for the end of the drain, which is shielded.
-        """
+    async def start(self) -> None:
+        """Start the drain and wait until all handlers were tried; raise what kept it from starting."""
+        self._spawn(self._run_watched if self._trio else self._run)
         await self._ready.wait()
         if self._error is not None:
             raise self._error
 
-    def started(self, _value: object = None) -> None:
-        """Be the drain's `task_status`."""
-        self._ready.set()
+    async def join(self) -> None:
+        """Wait for the end of the drain, which has its own deadline, whatever cancels this wait meanwhile (M5)."""
+        cancelled: BaseException | None = None
+        while not self._over.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._over.wait()
+            except anyio.get_cancelled_exc_class() as error:  # asyncio's own `Task.cancel`, which knows no shield
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     @property
     def alive(self) -> bool:
-        """Whether the loop runs. Trio's ends no run whose blocks were not left."""
+        """Whether the loop runs. Trio's ends no run before its system tasks."""
         running = getattr(self._loop, "is_running", None)
         return running is None or bool(running())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs in this loop."""
+        try:
+            return current_token().native_token is self._loop
+        except RuntimeError:  # the caller runs in none
+            return False
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Call `function(*args)` in it, soon; nothing happens where it has ended."""
         with suppress(Exception):  # asyncio raises RuntimeError, trio an error of its own
             (getattr(self._loop, "call_soon_threadsafe", None) or self._loop.run_sync_soon)(function, *args)
+
+    def begin(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Answer:
+        """Run `await function(*args)` in it, for another thread, and do not wait for it."""
+        answer = Answer(lambda: not self.alive)
+        self.call(self._spawn, partial(answer.work, function, *args))
+        return answer
+
+    def started(self, _value: object = None) -> None:
+        """Be the drain's `task_status`."""
+        self._ready.set()
+
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._trio:
+            import trio
+
+            trio.lowlevel.spawn_system_task(run, context=copy_context())
+        else:
+            task = asyncio.get_running_loop().create_task(run())
+            self._tasks.add(task)  # the loop holds it weakly
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self) -> None:
+        try:
+            await self._main(task_status=self)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised where the bus is opened, or left
+            self._error = error
+            self._failed(error)
+        finally:
+            self._ready.set()
+            self._over.set()
+
+    async def _run_watched(self) -> None:
+        """Trio cancels its system tasks when the program's own has ended, and waits for them: close then."""
+
+        async def watch() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._stop()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            await self._run()
+            tasks.cancel_scope.cancel()
+
+
+def is_trio() -> bool:
+    """Whether the running event loop is trio's."""
+    return type(current_token().native_token).__module__.partition(".")[0] == "trio"
 
 
 def protect(run: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -170,7 +245,7 @@ def protect(run: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coro
 
     For each task that is started: trio's protection is not inherited.
     """
-    if type(current_token().native_token).__module__.partition(".")[0] != "trio":
+    if not is_trio():
         return run
     import trio
 

@@ -2,7 +2,7 @@
 
 import anyio
 
-__all__ = ("Wakeup",)
+__all__ = ("Signal", "Wakeup")
 
 
 class Wakeup:
@@ -22,3 +22,22 @@ class Wakeup:
         event = anyio.Event()
         self._waiting.append(event)
         await event.wait()
+
+
+class Signal(Wakeup):
+    """Wakes one task, now or when it next waits: nothing is missed by who was busy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_set = False
+
+    def set(self) -> None:
+        """Let the wait end, or the next one."""
+        self._is_set = True
+        super().set()
+
+    async def wait(self) -> None:
+        """Wait for a `set` since the last wait."""
+        while not self._is_set:
+            await super().wait()
+        self._is_set = False

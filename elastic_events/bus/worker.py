@@ -24,7 +24,7 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: Thread | None = Thread(target=self._loop, name=name, daemon=True)
         try:
             self._thread.start()
@@ -59,6 +59,10 @@ class Worker:
     def alive(self) -> bool:
         """Whether its thread has not ended."""
         return self._thread is not None and self._thread.is_alive()
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Run `function()` in the thread after the calls it has, and wait for nothing."""
+        self._calls.put(function)
 
     def close(self) -> None:
         """Let the thread end after the calls it has. Does not wait: a call that hangs must not hang its lane."""

@@ -11,7 +11,6 @@ import click
 
 from elastic_events import EventBus
 from elastic_events.bus.errors import ElasticEventsError, InputError
-from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.record import Record
 from elastic_events.cli.output import tell
@@ -28,8 +27,8 @@ __all__ = ("command", "send")
     "--to", "url", help="Deliver to this sink, such as sqlite:///run.db. The files stay: ids keep it idempotent."
 )
 @click.option("--last", type=click.IntRange(1), metavar="N", help="Print the last N records of each process.")
-@click.option("--deadline", default=60.0, show_default=True, help="Seconds to wait for the sink.")
-def command(directory: Path, url: str | None, last: int | None, deadline: float) -> None:
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the sink.")
+def command(directory: Path, url: str | None, last: int | None, timeout: float) -> None:
     """Read the flight recorders in DIRECTORY: a line for each process, its last records, or all of it into a sink."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
@@ -54,24 +53,21 @@ def command(directory: Path, url: str | None, last: int | None, deadline: float)
     if spooled:
         tell(waits, err=False)
     if url is not None:
-        stats = anyio.run(send, everything, url, deadline)
+        stats = anyio.run(send, everything, url, timeout)
         tell(f"{stats.delivered} of {len(everything)} records delivered to {url}", err=False)
         if stats.delivered < len(everything):
-            raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
+            raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the timeout passed'}")
         if spooled:
             raise ElasticEventsError(f"these were the rings' alone; {waits}")
 
 
-async def send(records: Sequence[Record], url: str, deadline: float) -> LaneStats:
-    """Deliver `records` to the sink of `url`, `deadline` seconds a batch at most; return the ledger."""
-    async with EventBus(url, deadline=deadline, recorder=False) as bus:
-        lane: Lane = bus.lanes[0]
+async def send(records: Sequence[Record], url: str, timeout: float) -> LaneStats:
+    """Deliver `records` to the sink of `url`, `timeout` seconds a batch at most; return the ledger."""
+    async with EventBus(url, timeout=timeout, recorder=False) as bus:
         for start in range(0, len(records), 512):
-            mark = bus.feed(records[start : start + 512])
-            with anyio.move_on_after(deadline):
-                while not bus.is_settled(mark):
-                    await lane.progress.wait()
-    return lane.stats()
+            bus._feed(records[start : start + 512])
+            await bus.flush(timeout)
+    return next(iter(bus.stats().lanes.values()))
 
 
 def _line(reader: RecorderReader, records: list[Record]) -> str:

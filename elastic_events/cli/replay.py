@@ -15,8 +15,8 @@ __all__ = ("command",)
 @click.command("replay")
 @click.argument("source")
 @click.option("--to", "url", required=True, help="URL of the sink, such as sqlite:///run.db.")
-@click.option("--deadline", default=60.0, show_default=True, help="Seconds to wait for the sink.")
-def command(source: str, url: str, deadline: float) -> None:
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the sink.")
+def command(source: str, url: str, timeout: float) -> None:
     """Send the records of SOURCE to a sink. A sink that de-duplicates by id takes none of them twice.
 
     What cannot be read is told, and the exit code is then not 0, however many of the others were delivered.
@@ -26,9 +26,9 @@ def command(source: str, url: str, deadline: float) -> None:
     if skipped.count and not records:
         raise skipped.nothing((source,))
     skipped.tell()
-    stats = anyio.run(send, records, url, deadline)
+    stats = anyio.run(send, records, url, timeout)
     tell(f"{stats.delivered} of {len(records) + skipped.count} records delivered to {url}", err=False)
     if stats.delivered < len(records):
-        raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the deadline passed'}")
+        raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the timeout passed'}")
     if skipped.count:
         raise ElasticEventsError(f"not all could be read: {skipped.count} of {source} are damaged")

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import Process, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from elastic_events import Event, EventBus, EventSource, Record, collect
+from elastic_events import Event, EventBus, EventSource, Record
 from elastic_events.bus.context import read_context
 
 __all__ = ("Job",)
@@ -57,17 +57,17 @@ class Job:
         """Run the job to its end; return the closed bus, whose `stats()` is the ledger."""
         context = read_context({**os.environ, "ELASTIC_EVENTS_RUN_ID": self.run_id})
         recorders = self.folder / "recorders"
-        async with EventBus(f"sqlite:///{self.database}", context=context, deadline=10) as bus:
+        async with EventBus(f"sqlite:///{self.database}", context=context, timeout=10) as bus:
             self.bus = bus
             bus.subscribe(self._watch, name="progress")
-            bus.add_source(collect, recorders, bus)
+            await bus.collect(recorders)
             self.record("job.started", workers=self.workers, steps=self.steps)
             done = False
             while not done and self.attempt <= restarts:
-                done = await self._attempt(recorders)
+                done = await self._attempt()
                 self.attempt += 1
             self.record("job.succeeded" if done else "job.failed", attempts=self.attempt)
-            await self._collected(recorders)
+            await bus.flush(10)  # what the workers recorded, too
         return bus
 
     def record(self, name: str, **metadata: Any) -> None:
@@ -75,7 +75,7 @@ class Job:
         assert self.bus is not None
         self.bus.record(Event(name, EventSource.AGENT, metadata=metadata))
 
-    async def _attempt(self, recorders: Path) -> bool:
+    async def _attempt(self) -> bool:
         """Run one group of workers until all are done, or one has died; return whether all are done."""
         self.record("attempt.started", attempt=self.attempt, world_size=self.workers, ranks=list(range(self.workers)))
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
@@ -86,28 +86,24 @@ class Job:
             tasks.start_soon(listener.serve, reduce.serve)
             async with anyio.create_task_group() as watchers:
                 for rank in range(self.workers):
-                    self.processes[rank] = await self._start(rank, port, recorders)
+                    self.processes[rank] = await self._start(rank, port)
                     watchers.start_soon(self._wait, rank, ends)
             tasks.cancel_scope.cancel()
         done = all(code == 0 for _, code in ends)
         self.record("attempt.ended", attempt=self.attempt, outcome="succeeded" if done else "failed")
         return done
 
-    async def _start(self, rank: int, port: int, recorders: Path) -> Process:
+    async def _start(self, rank: int, port: int) -> Process:
+        assert self.bus is not None
         process = await anyio.open_process(
             [sys.executable, "-m", "elastic_events.demo.worker"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={
-                **os.environ,
-                "ELASTIC_EVENTS_DIR": str(recorders),
-                "ELASTIC_EVENTS_RUN_ID": self.run_id,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(self.workers),
-                "ROLE_NAME": "trainer",
-                "TORCHELASTIC_RESTART_COUNT": str(self.attempt),
+                **self.bus.worker_env(
+                    rank=rank, local_rank=rank, world_size=self.workers, attempt=self.attempt, role="trainer"
+                ),
                 "DEMO_PORT": str(port),
                 "DEMO_STEPS": str(self.steps),
                 "DEMO_CHECKPOINT": str(self.folder / "checkpoint.json"),
@@ -140,12 +136,6 @@ class Job:
 
     async def _watch(self, record: Record) -> None:
         self.watch(record)
-
-    async def _collected(self, recorders: Path) -> None:
-        """Wait until the collector has adopted and removed the recorders of the workers, which are all dead now."""
-        with anyio.move_on_after(10):
-            while any(recorders.glob("*.ring")):
-                await anyio.sleep(0.05)
 
 
 class _Reduce:

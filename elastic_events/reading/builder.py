@@ -125,7 +125,8 @@ class Builder:
             jobs = _one_by_one(told) if run_id == NAMELESS else [told]
             for job in jobs:
                 story = tell(run_id, job)
-                self._close(story)
+                # The ledger of a launcher that does not know its run's id is that of the only run there is.
+                self._close(story, {NAMELESS} if len(runs) == 1 else set())
                 stories.append(story)
         return sorted(stories, key=lambda story: story.began_ns)
 
@@ -141,9 +142,12 @@ class Builder:
             lost[reason] += total
         return dict(lost)
 
-    def _close(self, story: Story) -> None:
-        """Give a story its ledgers, and the sources that have none of it; where each has one, the nodes that closed none."""
-        runs = {process.context.run_id for process in story.processes}  # torch may know the run by another name
+    def _close(self, story: Story, others: set[str]) -> None:
+        """Give a story its ledgers, and the sources that have none of it; where each has one, the nodes that closed none.
+
+        `others` are runs whose ledgers are its own, too.
+        """
+        runs = {process.context.run_id for process in story.processes} | others  # torch may know it by another name
         story.ledgers = [facts for run in runs for facts in self._ledgers.get(run, {}).values()]
         story.lost = self._lost(runs)
         closed = set().union(*(self._closed.get(run, ()) for run in runs))

@@ -8,21 +8,24 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from elastic_events.bus.bus import EventBus
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.lane import Lane
+from elastic_events.bus.pump import Cursor
 from elastic_events.bus.record import Record
 from elastic_events.bus.worker import Worker
-from elastic_events.recorder.alive import is_another, is_locked, pid_namespace, runs
+from elastic_events.recorder.alive import boot_id, is_another, is_locked, pid_namespace, runs
 from elastic_events.recorder.directory import LOOP, holds, let_go, rings, secure, take
 from elastic_events.recorder.format import LOSSES, OtherVersionError
 from elastic_events.recorder.reader import LOOK, RecorderReader
 
-__all__ = ("Collector", "Outlet", "collect")
+if TYPE_CHECKING:
+    from elastic_events.bus.bus import EventBus
+
+__all__ = ("Collecting", "Collector", "Outlet")
 
 #: Seconds that the first look at a directory may hold up a bus that closes.
 OPENING = 1.0
@@ -40,6 +43,9 @@ QUARANTINE = 16
 Outlet = tuple[Sequence[Lane], Callable[[Any], object]]
 
 Pair = tuple[int, int]  # of events and of metrics
+
+#: Name of a file -> the next sequence number of each of its rings.
+Heads = dict[str, list[int]]
 
 
 class _Mark:
@@ -89,7 +95,13 @@ class _File:
 
 
 class Collector:
-    """Collects one directory. Synchronous; `collect` and the collector process give it its turns.
+    """Collects one directory. Synchronous; `Collecting` and the collector process give it its turns.
+
+    Tails the files of live processes. When a process has died, the rest of its records is delivered with `recovered` set,
+    then, unless it ended in order, an event `worker.died` of its context. Its file is removed once every lane has all this;
+    a launcher that was killed before repeats, and under the same ids. What cannot be read is put aside and told by an event
+    `recorder.damaged`; the file of a live process of another version of this package is left alone and told once by
+    `recorder.foreign`.
 
     A record counts as delivered when every lane has delivered it or its sink has refused it; the file remembers how far
     that is, so that the next collector repeats at most what was under way. Records keep their own context, id and times.
@@ -129,6 +141,7 @@ class Collector:
         if self.is_open:
             return
         secure(self.directory)
+        boot_id()  # read here, where nobody minds, and known to the looks
         self._lock = take(self.directory, LOOP) if lock is None else lock
         if self._lock is None:
             raise ConfigError(f"{self.directory} is collected by another launcher: give each its own directory")
@@ -153,6 +166,15 @@ class Collector:
         """The processes that still write, and whose pids mean something here."""
         headers = [file.reader.header for file in self._files.values() if not file.over]
         return [header.context.pid for header in headers if header.pid_namespace == pid_namespace() != ""]
+
+    def heads(self) -> Heads:
+        """Return how far each file is written now."""
+        return {name: [ring.head for ring in file.reader.rings] for name, file in self._files.items()}
+
+    def behind(self, heads: Heads) -> int:
+        """Return how many records of before `heads` are not fed; the end of a file counts as one."""
+        waiting = [(file, heads[name]) for name, file in self._files.items() if name in heads and not file.ended]
+        return sum(sum(map(Cursor.behind, file.reader.cursors, before)) + file.over for file, before in waiting)
 
     def close(self, *, keep: bool = False) -> None:
         """Note what was delivered, and let the directory go, unless its lock is to be kept."""
@@ -296,53 +318,99 @@ class Collector:
         self._about(_event("recorder.damaged", file=path.name, reason=str(error), damaged=self.damaged))
 
 
-async def collect(
-    directory: str | os.PathLike[str],
-    bus: EventBus,
-    *,
-    interval: float = 0.05,
-    exit_code: Callable[[int], int | None] = lambda _pid: None,
-) -> None:
-    """Collect the flight recorders in `directory` into `bus` until the bus closes: `bus.add_source(collect, DIR, bus)`.
+class Collecting:
+    """A directory that a bus in an event loop collects: what `bus.collect` returns. A flush of the bus covers it."""
 
-    Tails the files of live processes every `interval` seconds. When a process has died, the rest of its records is
-    delivered with `recovered` set, then, unless it ended in order, an event `worker.died` of its context. Its file is
-    removed once every lane has all this; a launcher that was killed before repeats, and under the same ids. What cannot
-    be read is put aside and told by an event `recorder.damaged`; the file of a live process of another version of this
-    package is left alone and told once by `recorder.foreign`.
+    def __init__(
+        self, collector: Collector, *, interval: float, at_end: Callable[[Callable[[], object]], object]
+    ) -> None:
+        self.directory = collector.directory
+        self.interval = interval
+        self._collector = collector
+        self._at_end = at_end  # calls when every lane has ended
+        self._worker = Worker("elastic-events collector")
+        self._heads: Heads = {}
+        self._over = False
 
-    Raises:
-        ConfigError: the directory cannot be used, or another launcher collects it.
-    """
-    collector = Collector(Path(directory), lambda _reader: (bus.lanes, bus.record), bus.record, exit_code)
-    mine = getattr(bus.rings[0], "path", None)
-    if mine is not None:
-        collector.skip.add(mine)
-    worker = Worker("elastic-events collector")
+    @classmethod
+    def of(
+        cls,
+        bus: "EventBus",
+        directory: str | os.PathLike[str],
+        *,
+        interval: float = 0.05,
+        exit_code: Callable[[int], int | None] = lambda _pid: None,
+    ) -> Self:
+        """Return one that feeds every lane of `bus`, in the loop of which it is to run."""
+        collector = Collector(
+            Path(directory).absolute(), lambda _reader: (bus.lanes, bus.record), bus.record, exit_code
+        )
+        mine = getattr(bus._rings[0], "path", None)
+        if mine is not None:
+            collector.skip.add(mine)
+        return cls(collector, interval=interval, at_end=bus._drain.at_end.append)
 
-    async def begin() -> None:
-        await worker.run(collector.open)
-        await worker.run(collector.scan)
-        collector.sweep()
+    async def open(self) -> None:
+        """Take the directory and feed what lies there.
 
-    try:
-        # Shielded: a bus that closes at once is to have what lies there all the same.
-        with anyio.move_on_after(OPENING, shield=True) as first_look:
-            await begin()
-        if first_look.cancelled_caught:  # a machine or a disk that is busy
-            await begin()
-        scan_at = 0.0
-        while True:
-            if anyio.current_time() >= scan_at:
-                await worker.run(collector.scan)
-                scan_at = anyio.current_time() + 4 * interval
-            # A sweep that found much may have left more, in rings that may overflow: look again at once.
-            await anyio.sleep(0 if collector.sweep() >= FULL else interval)
-    finally:
-        worker.close()
-        if collector.is_open:
-            collector.last_look()  # in this thread: at interpreter exit no other can be counted on (M4)
-            bus.at_end(collector.close)
+        Raises:
+            ConfigError: it cannot be used, or another launcher collects it.
+        """
+        await self._worker.run(self._collector.open)
+        await self._worker.run(self._collector.scan)
+        self._collector.sweep()
+
+    async def run(self) -> None:
+        """Collect until cancelled; then take a last look."""
+        try:
+            if not self._collector.is_open:
+                # Shielded: a bus that closes at once is to have what lies there all the same.
+                with anyio.move_on_after(OPENING, shield=True) as first_look:
+                    await self.open()
+                if first_look.cancelled_caught:  # a machine or a disk that is busy
+                    await self.open()
+            scan_at = 0.0
+            while True:
+                if anyio.current_time() >= scan_at:
+                    await self._worker.run(self._collector.scan)
+                    scan_at = anyio.current_time() + 4 * self.interval
+                # A sweep that found much may have left more, in rings that may overflow: look again at once.
+                await anyio.sleep(0 if self._collector.sweep() >= FULL else self.interval)
+        finally:
+            self.close()
+
+    async def flush(self) -> None:
+        """Feed all that was recorded before the call; the lanes may have to make room for it."""
+        if self._over or not self._collector.is_open:
+            return
+        self._heads = self._collector.heads()
+        with suppress(OSError):  # `run` meets it, too
+            await self._worker.run(self._collector.scan)
+        self._heads |= {name: heads for name, heads in self._collector.heads().items() if name not in self._heads}
+        while self.behind and not self._over:
+            await anyio.sleep(0 if self._collector.sweep() else 0.005)
+
+    @property
+    def behind(self) -> int:
+        """How many records of before the last flush are not fed."""
+        return self._collector.behind(self._heads)
+
+    def close(self) -> None:
+        """Take a last look; note what is delivered, and let the directory go, when every lane has ended."""
+        self._over = True
+        self._worker.close()
+        if self._collector.is_open:
+            self._collector.last_look()  # in this thread: at interpreter exit no other can be counted on (M4)
+            self._at_end(self._collector.close)
+
+    def abandon(self) -> None:
+        """Let the directory go, though it is just being taken: `open` was cancelled."""
+        self._over = True
+        self._worker.soon(self._collector.close)
+        self._worker.close()
+
+    def __repr__(self) -> str:
+        return f"<Collecting {self.directory}, {len(self._collector.files)} files>"
 
 
 def _event(name: str, **metadata: Any) -> SimpleNamespace:

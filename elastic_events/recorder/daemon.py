@@ -282,7 +282,7 @@ class Daemon:
     def _end(self) -> None:
         self.collector.commit()
         self.collector.scan()
-        self.undelivered = sum(sum(run.bus.drain.given_up.values()) for run in self._runs.values())
+        self.undelivered = sum(sum(run.bus._drain.given_up.values()) for run in self._runs.values())
         self._note(ended=not self.begins_again)
         private = any(request.private for request in self.known.values())
         wanted = any(map(self._is_wanted, self.collector.files)) or self.undelivered

@@ -44,7 +44,7 @@ class RunBus(EventBus):
     def _teller(self) -> Told:
         return _ToldElsewhere(self._say)
 
-    def say_lost(self) -> None:
+    def _say_lost(self) -> None:
         """Say nothing: the last writer does, from the ledgers on the page."""
 
 
@@ -94,7 +94,7 @@ class Run:
         self.ledgers: tuple[LaneLedger, ...] = ()  #: as they were when the bus was closed
         self._spools = directory / SPOOL
         context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
-        self.bus = RunBus(say, context=context, interval=IDLE, deadline=LAST_WORDS, recorder=False)
+        self.bus = RunBus(say, context=context, interval=IDLE, timeout=LAST_WORDS, recorder=False)
         self.closing = False
         self.used = False  #: a file has come for it
         self.since = time.monotonic()
@@ -146,7 +146,7 @@ class Run:
 
     async def close(self, timeout: float) -> None:
         """Let the lanes deliver what is left within `timeout` seconds; the rest stays in their spools."""
-        self.bus.deadline = timeout
+        self.bus.timeout = timeout
         self._over.set()
         await self._closed.wait()
 

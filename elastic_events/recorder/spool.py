@@ -60,6 +60,11 @@ class _Series:
             return self._ahead.first
         return next(segment.entry for segment in self.segments if segment.left)
 
+    def before(self, mark: int) -> int:
+        """Return how many records may have entry numbers below `mark`."""
+        first = self.first
+        return 0 if first is None else min(len(self), max(mark - first, 0))
+
     def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], list[int]]:
         """Give the first records, of one batch on disk; none while the disk cannot be read."""
         self._load()

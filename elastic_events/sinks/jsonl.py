@@ -42,6 +42,7 @@ class JsonlSink(EncodingSink[bytes]):
     """
 
     name = "jsonl"
+    is_read_back = True  # its readers look for the ledger, whatever the lane wants
     thread_name = "elastic-events jsonl"
 
     def __init__(

@@ -32,6 +32,7 @@ class JsonlStream(ConsoleSink):
     """
 
     name = "jsonl"
+    is_read_back = True  # its readers look for the ledger, whatever the lane wants
     thread_name = "elastic-events jsonl"
 
     def __init__(self, stream: int | Path) -> None:

@@ -52,6 +52,7 @@ class NatsSink:
     """
 
     name = "nats"
+    is_read_back = True  # its readers look for the ledger, whatever the lane wants
 
     def __init__(self, servers: str | Iterable[str] | Target, stream: str | None = None, timeout: float = 10.0) -> None:
         if not isinstance(servers, Target):

@@ -72,6 +72,7 @@ class Rollup:
         max_series: int = 10_000,
     ) -> None:
         self.sink = sink
+        self.is_read_back = getattr(sink, "is_read_back", False)
         self.every = _seconds(every)
         self.quantiles = tuple(sorted(quantiles))
         self.max_series = max_series

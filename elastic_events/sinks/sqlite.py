@@ -56,6 +56,7 @@ class SqliteSink(EncodingSink["_Rows"]):
     """
 
     name = "sqlite"
+    is_read_back = True  # its readers look for the ledger, whatever the lane wants
     thread_name = "elastic-events sqlite"
 
     def __init__(

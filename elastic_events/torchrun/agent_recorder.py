@@ -11,7 +11,7 @@ the agent does it (`agent_thread`).
 | `ELASTIC_EVENTS_RUN_ID` | the run; by default torchrun's `--rdzv-id`, and where there is none, time and pid |
 | `ELASTIC_EVENTS_TICKS` | `all` keeps every metric of the agent's monitor; by default they are thinned (`Ticks`) |
 | `ELASTIC_EVENTS_OBSERVE` | what is observed in the workers: `on` by default, `off`, or a list (see `elastic_events.observe`) |
-| `ELASTIC_EVENTS_DEADLINE` | seconds that the agent's exit waits until all is delivered, 5 by default. The collector goes on with the rest |
+| `ELASTIC_EVENTS_TIMEOUT` | seconds that the agent's exit waits until all is delivered, 5 by default. The collector goes on with the rest |
 """  # noqa: E501 - a table
 
 import atexit
@@ -40,7 +40,7 @@ from elastic_events.torchrun.ticks import Ticks
 __all__ = ("begin", "default_sink", "run_name")
 
 #: Seconds that the agent's exit waits for its sinks.
-DEADLINE = 5.0
+TIMEOUT = 5.0
 
 _begun: list[int] = []  # pids
 
@@ -55,8 +55,8 @@ class Home(Protocol):
     def follow(self, exit_codes: Mapping[int, int], /) -> None:
         """Start; `exit_codes` will tell what workers ended with, by pid."""
 
-    def close(self, deadline: float, /) -> None:
-        """Wait until all is delivered, `deadline` seconds at most, and say what is not."""
+    def close(self, timeout: float, /) -> None:
+        """Wait until all is delivered, `timeout` seconds at most, and say what is not."""
 
 
 def begin(run_id: str | None, max_nodes: int | None) -> None:
@@ -83,7 +83,7 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     home.follow(installation.exit_codes)
     if "elastic_events.front" in sys.modules:  # a program that records for itself goes where its agent goes
         import_module("elastic_events.front").front.point()
-    _close_at_exit(home, _deadline(os.environ.get("ELASTIC_EVENTS_DEADLINE")))
+    _close_at_exit(home, _timeout(os.environ.get("ELASTIC_EVENTS_TIMEOUT")))
 
 
 def _home(urls: Sequence[str], context: Context, *, named: bool) -> Home:
@@ -116,7 +116,7 @@ class _Rings:
     def follow(self, _exit_codes: Mapping[int, int]) -> None:
         """Whoever collects needs no word of ours."""
 
-    def close(self, _deadline: float) -> None:
+    def close(self, _timeout: float) -> None:
         """Nothing to wait for: what is in the rings outlives this process."""
         self.rings[0].close()
 
@@ -129,9 +129,9 @@ class _Collected(_Rings):
         self._link = link
         link.join_children()  # the workers
 
-    def close(self, deadline: float) -> None:
+    def close(self, timeout: float) -> None:
         """Wait for the collector, which goes on with what is left; the link says what that is."""
-        self._link.close([ring.head for ring in self.rings], deadline)
+        self._link.close([ring.head for ring in self.rings], timeout)
 
 
 class _OfWorker:
@@ -141,13 +141,13 @@ class _OfWorker:
         return getattr(import_module("elastic_events.front"), name)
 
 
-def _close_at_exit(home: Home, deadline: float) -> None:
+def _close_at_exit(home: Home, timeout: float) -> None:
     pid = os.getpid()
 
     @shielded
     def close() -> None:
         if os.getpid() == pid:  # a forked child that ends is no end of the agent
-            home.close(deadline)
+            home.close(timeout)
 
     atexit.register(close)
 
@@ -164,9 +164,9 @@ def run_name(run_id: str | None) -> str:
     return run_id if run_id and run_id != "none" else f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def _deadline(text: str | None) -> float:
+def _timeout(text: str | None) -> float:
     try:
-        return max(float(text or DEADLINE), 0.0)
+        return max(float(text or TIMEOUT), 0.0)
     except ValueError as error:
-        report("ELASTIC_EVENTS_DEADLINE", error)
-        return DEADLINE
+        report("ELASTIC_EVENTS_TIMEOUT", error)
+        return TIMEOUT

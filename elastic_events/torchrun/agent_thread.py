@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from elastic_events import EventBus
-from elastic_events.recorder.collect import collect
+from elastic_events.recorder.collect import Collecting
 from elastic_events.recorder.directory import remove, rings, secure
 from elastic_events.torchrun.shield import tell
 
@@ -27,14 +26,14 @@ class InThread:
     def follow(self, exit_codes: Mapping[int, int]) -> None:
         """Start the thread. Its sinks come after it: one that cannot be opened costs the others nothing."""
         if self._directory is not None:
-            self.to.add_source(partial(collect, self._directory, self.to, exit_code=exit_codes.get))
+            self.to._drain.follow(Collecting.of(self.to, self._directory, exit_code=exit_codes.get))
         self.to.open()
         for url in self._urls:
             self.to.subscribe(url)
 
-    def close(self, deadline: float) -> None:
+    def close(self, timeout: float) -> None:
         """Deliver what is left; say what could not be."""
-        left = max(self.to.close(deadline).undelivered.values(), default=0)
+        left = max(self.to.close(timeout).undelivered.values(), default=0)
         if left:
             tell(f"{left} records are undelivered and are lost with this process")
         if self._directory is not None and not any(rings(self._directory)):

@@ -87,7 +87,7 @@ async def test_sink_that_hangs_while_it_opens_delays_the_start_for_seconds_only(
             await anyio.sleep_forever()
 
     began = anyio.current_time()
-    async with EventBus(Hangs(), well := ListSink(), deadline=2):
+    async with EventBus(Hangs(), well := ListSink(), timeout=2):
         put_metric("m", 1)
         assert anyio.current_time() - began < 10
     assert len(well.payload) == 1
@@ -183,7 +183,7 @@ async def test_close_gives_a_sink_that_is_not_open_a_last_attempt() -> None:
 async def test_sink_that_never_opened_costs_the_close_no_time_and_is_counted() -> None:
     """Records for a sink that could not be opened are counted under that reason."""
     sink = Away()
-    bus = EventBus(deadline=1000)
+    bus = EventBus(timeout=1000)
     async with bus:
         lane = bus.subscribe(sink)
         put_metric("m", 1)
@@ -218,11 +218,23 @@ async def test_close_wakes_a_backoff() -> None:
         return TransientError("429", retry_after=60) if attempt == 1 else None
 
     sink = FailingSink(busy)
-    async with EventBus(deadline=5, interval=0.01) as bus:
+    async with EventBus(timeout=5, interval=0.01) as bus:
         lane = bus.subscribe(sink)
         put_metric("m", 1)
         while not sink.attempts:
             await anyio.sleep(0.1)
+    assert lane.stats().delivered == 1
+
+
+async def test_close_tries_again_until_its_timeout() -> None:
+    """A sink that is well again a while after the close has begun gets everything, however long its lane was to wait."""
+
+    def fails(_records: Sequence[Record], attempt: int) -> BaseException | None:
+        return TransientError("429", retry_after=3600) if attempt < 4 else None
+
+    async with EventBus(timeout=60) as bus:
+        lane = bus.subscribe(FailingSink(fails), retry=Retry(budget=float("inf")))
+        put_metric("m", 1)
     assert lane.stats().delivered == 1
 
 

@@ -52,13 +52,13 @@ def test_rest_grows_by_degrees() -> None:
 async def test_look_that_was_cut_short_is_followed_by_another_after_a_breath() -> None:
     """What does not fit a look waits for the next, not for the interval; the lanes get all of it."""
     bus = EventBus(sink := ListSink(), interval=60)
-    look, asked = bus.drain._look, []
+    look, asked = bus._drain._look, []
 
     def noted(most: int = 0) -> int:
         asked.append((time.monotonic(), most))
         return look(most)
 
-    bus.drain._look = noted  # type: ignore[method-assign]
+    bus._drain._look = noted  # type: ignore[method-assign]
     for number in range(5 * FEW):
         bus.put_metric("m", number)
     async with bus:
@@ -71,7 +71,7 @@ async def test_look_that_was_cut_short_is_followed_by_another_after_a_breath() -
 
 def test_sixty_thousand_a_second_from_the_first_record_on(tmp_path: object) -> None:
     """A ring of 16,384 slots loses nothing of a second of 60,000 metrics, whoever else wants the processor."""
-    with EventBus(f"jsonl:///{tmp_path}/run.jsonl", capacity=16_384, deadline=60) as bus:
+    with EventBus(f"jsonl:///{tmp_path}/run.jsonl", capacity=16_384, timeout=60) as bus:
         began = time.monotonic()
         for number in range(60_000):
             bus.put_metric("m", number)

@@ -36,7 +36,7 @@ class Ledger(RuleBasedStateMachine):
     @initialize(capacity=st.sampled_from([2, 8, 64]), backlog=st.integers(1, 20))
     def open(self, capacity: int, backlog: int) -> None:
         """Open a bus with four lanes of different tempers."""
-        self.bus = EventBus(capacity=capacity, interval=3600, deadline=0.01)
+        self.bus = EventBus(capacity=capacity, interval=3600, timeout=0.01)
         self.good = ListSink()
         self.bus.subscribe(self.good, name="good")
         self.bus.subscribe(ListSink(), name="picky", events="a*", metrics=False, backlog=backlog)
@@ -61,14 +61,14 @@ class Ledger(RuleBasedStateMachine):
     @rule(ring=st.integers(0, 1))
     def interrupt(self, ring: int) -> None:
         """Take a number and store nothing, yet."""
-        self.holes.append((ring, self.bus.rings[ring].pipe[0]()))
+        self.holes.append((ring, self.bus._rings[ring].pipe[0]()))
 
     @precondition(lambda self: self.holes)
     @rule()
     def resume(self) -> None:
         """Store what an interrupted emitter owed."""
         ring, seq = self.holes.pop()
-        _, slots, mask, now = self.bus.rings[ring].pipe
+        _, slots, mask, now = self.bus._rings[ring].pipe
         rest = ("late", "g", 1) if ring else ("late", "null", "WORKER", 0, {})
         slots[seq & mask] = encode((seq, now(), *rest))
 
@@ -77,7 +77,7 @@ class Ledger(RuleBasedStateMachine):
     def look(self, most: int, later: float) -> None:
         """Let the pump look, now or after the grace time."""
         self.now += later
-        pump, lanes = self.bus.drain.pump, self.bus.lanes
+        pump, lanes = self.bus._drain.pump, self.bus.lanes
 
         def step() -> None:
             pump.look(lambda: lanes, self.now, most)
@@ -106,9 +106,9 @@ class Ledger(RuleBasedStateMachine):
         self.portal.call(self.bus.flush, 0.0)
 
     @rule(number=st.integers(0, 3))
-    def retire(self, number: int) -> None:
+    def unsubscribe(self, number: int) -> None:
         """End one subscription."""
-        self.portal.call(self.bus.lanes[number].retire)
+        self.portal.call(self.bus.lanes[number].unsubscribe)
 
     @precondition(lambda self: not self.closed)
     @rule()
@@ -147,7 +147,7 @@ def test_late_record_of_an_ended_subscription() -> None:
     state = Ledger()
     state.open(capacity=2, backlog=1)
     state.interrupt(ring=1)
-    state.retire(number=0)
+    state.unsubscribe(number=0)
     state.emit(count=1, name="a")
     state.resume()
     state.look(most=50, later=0.0)

@@ -83,7 +83,7 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 url = f"otlp+http://127.0.0.1:{server.server_port}"
 code = "import elastic_events, os, sys; from elastic_metrics import put_metric\\n"
-code += f"bus = elastic_events.start({url!r}, deadline=float(sys.argv[1])); put_metric('m', 1)\\n"
+code += f"bus = elastic_events.start({url!r}, timeout=float(sys.argv[1])); put_metric('m', 1)\\n"
 def program(key, deadline, end="input()"):
     own = {"ELASTIC_EVENTS_DIR": os.path.abspath("recorders"), "ELASTIC_EVENTS_RUN_ID": "r"}
     own["OTEL_EXPORTER_OTLP_HEADERS"] = f"x-key={key}"

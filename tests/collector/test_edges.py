@@ -251,7 +251,7 @@ def test_what_was_given_up_stays_in_its_ring(place: Place) -> None:
     held.execute("BEGIN IMMEDIATE")
     shared.mkdir(0o700)
     (shared / ".spool").touch()  # no directory can be made of that name
-    body = 'bus = elastic_events.start("sqlite:///run.db?busy_timeout=50ms", deadline=0.5)\nemit(10)'
+    body = 'bus = elastic_events.start("sqlite:///run.db?busy_timeout=50ms", timeout=0.5)\nemit(10)'
     done = place.run(body, ELASTIC_EVENTS_DIR=str(shared), ELASTIC_EVENTS_PATIENCE="1")
     assert "not delivered" in done.stderr
     until(lambda: not place.collectors())
@@ -270,7 +270,7 @@ def test_what_was_recorded_before_start_is_waited_for(place: Place) -> None:
     held.execute("BEGIN IMMEDIATE")
     body = """
     emit(7, "early")
-    bus = elastic_events.start("sqlite:///run.db?busy_timeout=50ms", deadline=0.3)
+    bus = elastic_events.start("sqlite:///run.db?busy_timeout=50ms", timeout=0.3)
     print(bool(bus.flush_sync(0.5)))
     """
     done = place.run(body, ELASTIC_EVENTS_DIR=str(place.folder / "recorders"))
@@ -316,7 +316,7 @@ def test_runs_have_their_own_credentials(place: Place) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"otlp+http://127.0.0.1:{server.server_port}"
-    code = f"import elastic_events; from elastic_metrics import put_metric; elastic_events.start({url!r}, deadline=30);"
+    code = f"import elastic_events; from elastic_metrics import put_metric; elastic_events.start({url!r}, timeout=30);"
     code += "put_metric('m', 1); input()"
     def program(key):
         own = {"ELASTIC_EVENTS_DIR": os.path.abspath("recorders"), "ELASTIC_EVENTS_RUN_ID": key}

@@ -18,7 +18,7 @@ __all__ = ("place",)
 ONE_LINE = 'bus = elastic_events.start("sqlite:///run.db")\n'
 
 #: A database that another connection holds: its sink is away, and nothing is lost.
-AWAY = 'bus = elastic_events.start("sqlite:///run.db?busy_timeout=100ms", deadline={deadline})\n'
+AWAY = 'bus = elastic_events.start("sqlite:///run.db?busy_timeout=100ms", timeout={timeout})\n'
 
 
 def nothing_is_left(place: Place) -> bool:
@@ -81,7 +81,7 @@ def test_killed_before_the_collector_is_there(place: Place) -> None:
 
 def test_output_ends_with_the_program(place: Place, held: sqlite3.Connection) -> None:
     """A pipe that waits for the program's end is closed when it ends, though its collector goes on."""
-    done = place.run(AWAY.format(deadline=0.2) + "emit(10)\nprint('trained')", timeout=30)
+    done = place.run(AWAY.format(timeout=0.2) + "emit(10)\nprint('trained')", timeout=30)
     assert done.stdout == "trained\n"
     assert place.collectors()
     held.execute("ROLLBACK")
@@ -92,7 +92,7 @@ def test_output_ends_with_the_program(place: Place, held: sqlite3.Connection) ->
 def test_what_is_not_delivered_is_told_at_the_end(place: Place, held: sqlite3.Connection) -> None:
     """The exit takes its deadline and says in one line what is undelivered, why, and where it is."""
     tried = "while not any(lane.last_error for lane in bus.stats().lanes.values()): time.sleep(0.01)\n"
-    done = place.run(AWAY.format(deadline=0.3) + "emit(10)\n" + tried)
+    done = place.run(AWAY.format(timeout=0.3) + "emit(10)\n" + tried)
     first, line = done.stderr.splitlines()
     assert "'sqlite' cannot be opened, trying again" in first  # told by the collector, as it happened
     assert "10 records" in line
@@ -378,7 +378,7 @@ def test_directory_that_a_launcher_collects(place: Place) -> None:
     import anyio
     async def launch():
         async with EventBus("sqlite:///launcher.db") as bus:
-            bus.add_source(elastic_events.collect, "recorders", bus)
+            await bus.collect("recorders")
             worker = [sys.executable, "-c", WORKER]
             done = await anyio.run_process(worker, env={**os.environ, "ELASTIC_EVENTS_DIR": "recorders"}, check=False)
             print(done.returncode, done.stderr.decode())

@@ -41,9 +41,9 @@ def _sink(name: str, place: Place) -> Iterator[Any]:
         missing(str(error))
 
 
-def program(place: Place, sink: Any, rate: float = 500, deadline: float = 60, **env: str) -> "subprocess.Popen[str]":
+def program(place: Place, sink: Any, rate: float = 500, timeout: float = 60, **env: str) -> "subprocess.Popen[str]":
     """Start a program that records numbers through its collector until it is told to stop; it ends with the test."""
-    made = start_program(sink.url, place.folder, rate, deadline, **env)
+    made = start_program(sink.url, place.folder, rate, timeout, **env)
     place.started.append(made)
     return made
 
@@ -102,7 +102,7 @@ def test_server_that_is_not_up_at_the_start(place: Place, jetstream: Any) -> Non
 def test_program_that_ends_while_its_server_is_not_up_yet(place: Place, jetstream: Any) -> None:
     """A short program that is over before its server comes: the collector goes on, and delivers."""
     jetstream.leave()
-    recording = program(place, jetstream, deadline=0.2)
+    recording = program(place, jetstream, timeout=0.2)
     until(place.collectors)
     recorded = stop_program(recording)
     wait(recording)
@@ -167,7 +167,7 @@ def test_what_is_left_after_the_patience_is_delivered_by_the_next_start(place: P
     recorders = place.folder / "recorders"
     recorders.mkdir(0o700)
     patience = {"ELASTIC_EVENTS_PATIENCE": "0.5"}
-    recording = program(place, jetstream, FAST, deadline=0.2, TORCHELASTIC_RUN_ID="run", **patience)
+    recording = program(place, jetstream, FAST, timeout=0.2, TORCHELASTIC_RUN_ID="run", **patience)
     until(jetstream.numbers)
     jetstream.leave()
     until(lambda: spool_bytes(place.folder))

@@ -178,7 +178,7 @@ def test_a_collector_can_be_started_here() -> None:
 def test_no_url_shows_in_a_process_list(place: Place, place_of_secret: str) -> None:
     """The password of a sink's URL is in no argument and no environment of the collector and its shell."""
     program = place.start(
-        f"elastic_events.start({SECRET!r}, deadline=0)\nprint('ready', flush=True)\nsys.stdin.readline()"
+        f"elastic_events.start({SECRET!r}, timeout=0)\nprint('ready', flush=True)\nsys.stdin.readline()"
     )
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"

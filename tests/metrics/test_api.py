@@ -201,10 +201,10 @@ def test_records_of_other_processes_go_to_the_handlers_of_now() -> None:
 
     async def source() -> None:
         context = msgspec.structs.replace(bus.context, process="another")
-        bus.feed([Record("metric", 0, 1, 1, "theirs", "torchelastic", (1,), context)])
+        bus._feed([Record("metric", 0, 1, 1, "theirs", "torchelastic", (1,), context)])
         fed.set()
 
-    bus.add_source(source)
+    bus._drain.start(source)
     assert fed.wait(10)
     assert elastic_events.stop()
     assert (first.names, second.names) == (["own"] * 3, ["theirs"])

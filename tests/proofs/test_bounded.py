@@ -29,7 +29,7 @@ def emit(count):
             put("loss", number)
         record(event(number))
 
-bus = EventBus(deadline=0.1)
+bus = EventBus(timeout=0.1)
 for number in range(4):
     bus.subscribe(hang, name=f"hung{number}", timeout=None, backlog=4096)
 bus.open()

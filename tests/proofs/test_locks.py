@@ -45,7 +45,7 @@ assert any(lock is threading._active_limbo_lock for lock in held)
 assert any(lock is logging._lock for lock in held)
 assert any(lock is bus._subscribing for lock in held)
 signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
-before = [ring.head for ring in bus.rings]
+before = [ring.head for ring in bus._rings]
 if sys.argv[1] == "emit":
     for number in range(5000):
         put_metric("loss", number)
@@ -53,7 +53,7 @@ if sys.argv[1] == "emit":
         record(Event("e", EventSource.WORKER, 0, {"nested": {"set": {1}}, "long": "x" * 100_000}))
 else:
     logging.getLogger().addHandler(logging.NullHandler())
-after = [ring.head for ring in bus.rings]
+after = [ring.head for ring in bus._rings]
 os.write(1, repr([new - old for new, old in zip(after, before)]).encode())
 os._exit(0)
 """

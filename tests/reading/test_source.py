@@ -145,7 +145,7 @@ async def test_a_file_that_is_still_written(tmp_path: Path) -> None:
     """A job that runs is read as far as it has come, from the database that its bus has open."""
     async with EventBus(f"sqlite:///{tmp_path}/run.db") as bus:
         bus.put_metric("loss", 1.0)
-        await bus.flush(deadline=5)
+        await bus.flush(timeout=5)
         records = await to_thread.run_sync(lambda: list(read_records(tmp_path / "run.db")))
         (story,) = await to_thread.run_sync(read_stories, [tmp_path / "run.db"])
     assert [record.name for record in records] == ["loss"]

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from elastic_events import ConfigError, EventBus, InputError, collect
+from elastic_events import ConfigError, EventBus, InputError
 from elastic_events.bus.context import Context
-from elastic_events.recorder.collect import Collector
+from elastic_events.recorder.collect import Collecting, Collector
 from elastic_events.recorder.format import METRICS
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.testing import GatedSink, ListSink
@@ -75,7 +75,7 @@ async def test_live_worker_is_tailed_and_killed_worker_adopted(folder: Path) -> 
     """Records come while the worker lives, the rest after it was killed, then `worker.died`, and the file goes (F76)."""
     sink = ListSink()
     async with EventBus(sink, interval=0.005) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005, exit_code=lambda pid: -9))
+        await bus.collect(folder, interval=0.005, exit_code=lambda pid: -9)
         worker = await anyio.to_thread.run_sync(start, folder, 200, "stay", 3)
         await until(lambda: len(sink.payload) == 201)
         assert not any(r.recovered for r in sink.payload)
@@ -97,7 +97,7 @@ async def test_worker_that_ended_in_order_did_not_die(folder: Path) -> None:
     worker.stdout.close()
     sink = ListSink()
     async with EventBus(sink) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await bus.collect(folder, interval=0.005)
         await until(lambda: not list(folder.glob("*.ring")))
     assert Counter(r.name for r in sink.payload) == {"m": 10, "ready": 1}
     assert not any(r.recovered for r in sink.payload)
@@ -108,13 +108,13 @@ async def test_file_stays_until_every_lane_has_its_records(folder: Path) -> None
     worker = await anyio.to_thread.run_sync(start, folder, 50)
     await anyio.to_thread.run_sync(end, worker)
     stuck, well = GatedSink(), ListSink()
-    async with EventBus(stuck, well, deadline=0.05) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+    async with EventBus(stuck, well, timeout=0.05) as bus:
+        await bus.collect(folder, interval=0.005)
         await until(lambda: len(well.payload) >= 51)
     assert len(list(folder.glob("*.ring"))) == 1
     again = ListSink()
     async with EventBus(again) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await bus.collect(folder, interval=0.005)
         await until(lambda: not list(folder.glob("*.ring")))
     theirs = [r.id for r in again.payload if r.name in ("m", "ready")]
     assert theirs == [r.id for r in well.payload if r.name in ("m", "ready")]
@@ -126,7 +126,7 @@ async def test_restarted_launcher_goes_on_where_the_last_stopped(folder: Path) -
     first, second = ListSink(), ListSink()
     for sink in (first, second):
         async with EventBus(sink, interval=0.005) as bus:
-            bus.add_source(lambda bus=bus: collect(folder, bus, interval=0.005))
+            await bus.collect(folder, interval=0.005)
             if sink is first:
                 await until(lambda: len(first.payload) == 101)
             else:
@@ -139,7 +139,7 @@ async def test_second_launcher_is_told(folder: Path) -> None:
     """Two launchers on one directory: the second says so, and the first goes on."""
     sink = ListSink()
     async with EventBus(sink) as bus:
-        bus.add_source(collect, folder, bus)
+        await bus.collect(folder)
         await anyio.to_thread.run_sync(record_some, folder)
         await until(lambda: sink.payload)  # the first one collects
         with pytest.raises(ConfigError, match="another launcher"):
@@ -161,7 +161,7 @@ async def test_directory_that_is_slow_to_open_is_collected_all_the_same(
     monkeypatch.setattr(Collector, "scan", slow)
     sink = ListSink()
     async with EventBus(sink) as bus:
-        bus.add_source(collect, folder, bus)
+        bus._drain.follow(Collecting.of(bus, folder))
         await until(lambda: len(looks) >= 2)  # the first took too long, and it went on
         record_some(folder, 3)
         await until(lambda: len(sink.payload) == 6)
@@ -175,7 +175,7 @@ async def test_what_no_lane_has_room_for_stays_in_the_files(folder: Path) -> Non
     sink = GatedSink()
     async with EventBus() as bus:
         lane = bus.subscribe(sink, backlog=20, batch_size=4)
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await bus.collect(folder, interval=0.005)
         await until(lambda: len(lane.backlog) >= 10)
         assert lane.stats().pending < 30
         sink.gate.set()
@@ -190,7 +190,7 @@ async def test_damaged_files_are_put_aside_and_capped(folder: Path) -> None:
         (folder / f"bad{number}.ring").write_bytes(b"garbage" * number)
     sink = ListSink()
     async with EventBus(sink) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await bus.collect(folder, interval=0.005)
         await until(lambda: any(r.name == "recorder.damaged" for r in sink.payload))
     assert len(list(folder.glob("*.bad"))) == 16
     assert sum(r.name == "recorder.damaged" for r in sink.payload) == 20
@@ -219,7 +219,7 @@ async def test_good_file_is_not_put_aside_for_want_of_descriptors(
         for _ in range(2):
             await anyio.to_thread.run_sync(collector.scan)
         collector.sweep()
-        bus.at_end(collector.close)
+        bus._drain.at_end.append(collector.close)
     assert refused
     assert collector.damaged == 0
     assert sum(r.name == "m" for r in sink.payload) == 3
@@ -231,7 +231,7 @@ async def test_overwritten_records_of_a_worker_are_told(folder: Path) -> None:
     await anyio.to_thread.run_sync(end, worker)
     sink = ListSink()
     async with EventBus(sink) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await bus.collect(folder, interval=0.005)
         await until(lambda: not list(folder.glob("*.ring")))
     lost = [r.event.metadata for r in sink.payload if r.name == "recorder.lost"]
     assert [(one["reason"], one["count"], one["total"]) for one in lost] == [("overwritten", 3000, 3000)]
@@ -261,7 +261,7 @@ async def test_launcher_killed_before_it_removed_a_file_repeats_no_death(folder:
     for sink in (first, second):
         file.write_bytes(left)  # as the kill left it: delivered, not removed
         async with EventBus(sink, interval=0.005) as bus:
-            bus.add_source(lambda bus=bus: collect(folder, bus, interval=0.005))
+            await bus.collect(folder, interval=0.005)
             await until(lambda: not list(folder.glob("*.ring")))
     deaths = [{r.id for r in sink.payload if r.name == "worker.died"} for sink in (first, second)]
     assert deaths[0] == deaths[1]
@@ -286,10 +286,10 @@ async def test_file_is_kept_until_its_death_is_delivered(folder: Path) -> None:
     worker = await anyio.to_thread.run_sync(start, folder, 1)
     await anyio.to_thread.run_sync(end, worker)
     stuck, told = GatedSink(), ListSink()
-    async with EventBus(deadline=0.05) as bus:
+    async with EventBus(timeout=0.05) as bus:
         bus.subscribe(stuck, where=lambda record: record.name == "worker.died")
         bus.subscribe(told)
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await bus.collect(folder, interval=0.005)
         await until(lambda: any(r.name == "worker.died" for r in told.payload))
     assert len(list(folder.glob("*.ring"))) == 1
 
@@ -303,7 +303,7 @@ async def test_unfinished_files_of_the_dead_are_removed(folder: Path) -> None:
     for part in (alive, dead):
         part.touch()
     async with EventBus(ListSink()) as bus:
-        bus.add_source(lambda: collect(folder, bus, interval=0.005))
+        await bus.collect(folder, interval=0.005)
         await until(lambda: not dead.exists())
     assert alive.exists()
 
@@ -321,7 +321,7 @@ async def test_live_file_of_another_version_is_left_alone(folder: Path) -> None:
         await anyio.to_thread.run_sync(collector.open)
         for _ in range(3):
             await anyio.to_thread.run_sync(collector.scan)
-        bus.at_end(collector.close)
+        bus._drain.at_end.append(collector.close)
     told = [(r.name, r.event.metadata["file"]) for r in sink.payload]
     assert sorted(told) == [("recorder.damaged", dead.name), ("recorder.foreign", mine.name)]
     assert "version 99" in sink.payload[0].event.metadata["reason"]

@@ -113,7 +113,7 @@ def test_what_a_stopped_loop_leaves_undelivered_is_said(tmp_path: Path) -> None:
     import asyncio
     async def hang(record): await asyncio.sleep(60)
     async def main():
-        async with EventBus(hang, deadline=0.2):
+        async with EventBus(hang, timeout=0.2):
             emit(200)
             asyncio.get_running_loop().stop()
             await asyncio.sleep(60)
@@ -153,7 +153,7 @@ def test_exit_deadlines_do_not_add_up(tmp_path: Path) -> None:
     import anyio
     async def hang(record): await anyio.sleep_forever()
     for _ in range(5):
-        bus = EventBus(hang, deadline=2)
+        bus = EventBus(hang, timeout=2)
         bus.open()
         bus.put_metric("m", 1)
     began = time.monotonic()
@@ -189,7 +189,7 @@ def test_eight_threads_that_use_the_console_first_start_one_bus(tmp_path: Path) 
     body = """
     made = []
     class Counted(EventBus):
-        def launch(self): made.append(self); super().launch()
+        def _open_soon(self): made.append(self); super()._open_soon()
     import elastic_events.recording as recording
     recording.EventBus = Counted
     sys.setswitchinterval(1e-6)
@@ -214,7 +214,7 @@ def test_buses_that_open_and_close_in_threads_leave_none_current(tmp_path: Path)
     sys.setswitchinterval(1e-6)
     from elastic_events.front import front
     class Fake:
-        def __init__(self): self.emitter = EventBus().emitter
+        def __init__(self): self._emitter = EventBus()._emitter
     def churn():
         for _ in range(300):
             bus = Fake()

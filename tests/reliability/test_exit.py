@@ -63,7 +63,7 @@ def test_sink_that_hangs_for_ever_does_not_hang_the_exit(tmp_path: Path) -> None
     body = """
     import anyio
     async def hang(record): await anyio.sleep_forever()
-    bus = elastic_events.start(hang, deadline=0.3)
+    bus = elastic_events.start(hang, timeout=0.3)
     emit(10)
     def show(): print(json.dumps(bus.stats().lanes["hang"].dropped))
 
@@ -83,7 +83,7 @@ def test_handler_that_blocks_its_loop_does_not_hang_the_exit(tmp_path: Path) -> 
     """Even a handler that never yields costs the exit the deadline and a margin only (F18, M4)."""
     began = time.monotonic()
     done = run(
-        "async def block(record): time.sleep(3600)\nelastic_events.start(block, deadline=0.2)\nemit(10)", tmp_path
+        "async def block(record): time.sleep(3600)\nelastic_events.start(block, timeout=0.2)\nemit(10)", tmp_path
     )
     assert done.code == 0, done.stderr
     assert time.monotonic() - began < 20

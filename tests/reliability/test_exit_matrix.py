@@ -41,9 +41,9 @@ def open_bus():
     handled = way == "SIGTERM, handled"
     if handled: signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if drain == "process":
-        elastic_events.start("jsonl:///" + OUT + ".jsonl", deadline=20, handle_sigterm=handled)
+        elastic_events.start("jsonl:///" + OUT + ".jsonl", timeout=20, handle_sigterm=handled)
     else:
-        elastic_events.start(File(), interval=60, deadline=20, handle_sigterm=handled)
+        elastic_events.start(File(), interval=60, timeout=20, handle_sigterm=handled)
 
 def work(here=place):
     if drain == "embedded": return asyncio.run(embedded(here))
@@ -68,7 +68,7 @@ async def leave_in_task():
 
 async def embedded(here):
     if way == "SIGTERM, handled": signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    async with EventBus(File(), interval=60, deadline=20):
+    async with EventBus(File(), interval=60, timeout=20):
         emit(100)
         if here == "thread": await asyncio.to_thread(leave)
         elif here in ("task", "callback"): await in_loop(here)

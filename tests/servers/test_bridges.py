@@ -5,6 +5,7 @@ import math
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,7 +45,7 @@ EXPECTED = {
 def deliver(sink: Any, records: Sequence[Record]) -> None:
     """Deliver through a bus in a background thread, as a training script would."""
     with EventBus(sink) as bus:
-        bus.add_source(_feed, bus, records)
+        bus._drain.start(partial(_feed, bus, records))
         while bus.stats().lanes[sink.name].accepted < len(records):
             time.sleep(0.001)  # until the source, a task of the drain, had its turn
         assert bus.flush_sync(10), bus.stats()
@@ -52,7 +53,7 @@ def deliver(sink: Any, records: Sequence[Record]) -> None:
 
 
 async def _feed(bus: EventBus, records: Sequence[Record]) -> None:
-    bus.feed(records)
+    bus._feed(records)
 
 
 # --- which step ---
@@ -119,7 +120,7 @@ def test_behind_a_roll_up_points_keep_their_steps(tmp_path: Path) -> None:
             records.append(msgspec.structs.replace(record, time_ns=time_ns, monotonic_ns=time_ns - start))
     with EventBus() as bus:
         lane = bus.subscribe(Rollup(TensorBoardSink(tmp_path / "runs"), every=10))
-        bus.add_source(_feed, bus, records)
+        bus._drain.start(partial(_feed, bus, records))
         while lane.stats().accepted < len(records):
             time.sleep(0.001)  # until the source, a task of the drain, had its turn
         assert bus.flush_sync(10)
@@ -268,7 +269,7 @@ def test_a_tracking_server_that_is_down_delays_its_lane_only() -> None:
     """A bus starts beside a server that is not there, within seconds, and says so; MLflow's client would try for minutes."""
     pytest.importorskip("mlflow.tracking")
     began = time.monotonic()
-    with EventBus(f"mlflow+http://127.0.0.1:{free_port()}", deadline=0.1) as bus:
+    with EventBus(f"mlflow+http://127.0.0.1:{free_port()}", timeout=0.1) as bus:
         assert "no server answers" in bus.lanes[0].stats().last_error
     assert time.monotonic() - began < 30
 

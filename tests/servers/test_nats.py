@@ -381,7 +381,7 @@ async def test_no_server_is_a_clear_error(stream: str, unused_tcp_port: int) -> 
         anyio.fail_after(5),
     ):
         await NatsSink(f"127.0.0.1:{unused_tcp_port}").open()
-    async with EventBus(f"nats://127.0.0.1:{unused_tcp_port}/{stream}", deadline=0.1) as bus:
+    async with EventBus(f"nats://127.0.0.1:{unused_tcp_port}/{stream}", timeout=0.1) as bus:
         assert bus.stats().state == "open"
 
 
@@ -765,7 +765,7 @@ async def test_a_bus_delivers_exactly_once_over_a_killed_server(mortal_server: N
 async def test_emitting_costs_no_wait_while_the_server_is_away(mortal_server: NatsServer, stream: str) -> None:
     """With the server gone, recording goes on and another sink gets everything (F35, F38)."""
     other = ListSink()
-    bus = EventBus(other, deadline=0.2)
+    bus = EventBus(other, timeout=0.2)
     lane = bus.subscribe(to(mortal_server, stream), retry=Retry(base=0.02, cap=0.1))
     async with bus:
         await anyio.to_thread.run_sync(mortal_server.kill)

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -170,7 +171,7 @@ async def test_a_split_batch_is_summed_up_once() -> None:
     async with EventBus() as bus:
         lane = bus.subscribe(sink, rollup=10, batch_size=64)
         batch = [metric(n, value=1, time_ns=at(0)) for n in range(20)]
-        bus.add_source(_feed, bus, [*batch[:10], event(1), poison, event(3), *batch[10:]])
+        bus._drain.start(partial(_feed, bus, [*batch[:10], event(1), poison, event(3), *batch[10:]]))
         while lane.stats().delivered + lane.stats().failed < 23:
             await anyio.sleep(0)
         assert (lane.stats().delivered, lane.stats().failed) == (22, 1)
@@ -179,7 +180,7 @@ async def test_a_split_batch_is_summed_up_once() -> None:
 
 
 async def _feed(bus: EventBus, records: Sequence[Record]) -> None:
-    bus.feed(records)
+    bus._feed(records)
 
 
 async def test_what_is_refused_for_good_is_counted_alone() -> None:

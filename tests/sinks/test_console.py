@@ -202,7 +202,7 @@ async def test_a_pipe_that_nobody_reads_holds_up_its_own_lane_only(pipe: Any) ->
     async def other(record: Record) -> None:
         seen.append(record.seq)
 
-    async with EventBus(ConsoleSink(pipe[1]), other, deadline=0.2, interval=0.001) as bus:
+    async with EventBus(ConsoleSink(pipe[1]), other, timeout=0.2, interval=0.001) as bus:
         for step in range(50):
             bus.put_metric("loss", step)
         with anyio.fail_after(10):

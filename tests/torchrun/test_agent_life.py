@@ -254,7 +254,7 @@ def test_a_launcher_that_collects_by_itself_has_the_agents_records(place: Place)
         import anyio
         async def main():
             async with EventBus("sqlite:///run.db") as bus:
-                bus.add_source(elastic_events.collect, {str(directory)!r}, bus)
+                await bus.collect({str(directory)!r})
                 while not os.path.exists({str(directory / ".collector")!r}):
                     await anyio.sleep(0.01)
                 environ = dict(os.environ, ELASTIC_EVENTS_DIR={str(directory)!r}, URLS="jsonl:///left.out")

@@ -82,7 +82,7 @@ def test_a_slow_sink_delays_no_detection(tmp_path: Path) -> None:
         launcher=(DRIVER, "sink:slow"),
         PYTHONPATH=str(HERE.parents[1]),
         ELASTIC_EVENTS_SINKS="test:,sqlite:///job.db",
-        ELASTIC_EVENTS_DEADLINE="2",
+        ELASTIC_EVENTS_TIMEOUT="2",
     )
     ended = time.time()
     died = int((tmp_path / "died").read_text()) / 1e9

@@ -155,7 +155,7 @@ def test_all_ticks_are_kept_when_asked_for(tmp_path: Path) -> None:
 
 def test_workers_join(tmp_path: Path) -> None:
     """What workers record themselves is in the same database, also of one that was killed a moment later."""
-    job = run(tmp_path, "records", "--max-restarts=1", ELASTIC_EVENTS_DEADLINE="10")
+    job = run(tmp_path, "records", "--max-restarts=1", ELASTIC_EVENTS_TIMEOUT="10")
     assert job.code == 0, job.output
     assert sorted(event.rank for event in job.events("from.worker") if event.rank is not None) == [0, 0, 1, 1]
     assert not directories(tmp_path), "recorders are left"

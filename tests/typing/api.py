@@ -21,6 +21,7 @@ from elastic_events import (
     record,
     record_rdzv_event,
 )
+from elastic_events.recorder.collect import Collecting
 from elastic_events.testing import Capture, FakeClock, capture
 from elastic_metrics import (
     ConsoleMetricHandler,
@@ -55,6 +56,10 @@ class Mine(MetricHandler):
 async def one(record: Record) -> None:
     """Take one record."""
     print(record.id, record.seq, record.event, record.context.rank)
+    if isinstance(record.event, Event):
+        print(record.event.metadata["rank"])
+    if record.metric is not None:
+        print(record.metric.value)
 
 
 async def many(records: list[Record]) -> None:
@@ -76,12 +81,33 @@ async def launcher() -> None:
             timeout=None,
             retry=Retry(budget=1),
         )
-        lane.retire()
+        lane.unsubscribe()
+        await lane.aclose()
+        async with bus.subscribe(
+            one,
+            where=lambda record: record.metadata.get("rank") == 3,
+            concurrency=4,
+            key=lambda record: record.context.rank,
+            replay=100,
+            on_failure="raise",
+        ) as short:
+            print(short.stats().balanced)
+        bus.subscribe(one, coalesce=lambda record: (record.context.rank, record.name))
+        async with bus.listen("worker.*", metrics=False, where=lambda record: record.kind == "event") as records:
+            async for heard in records:
+                event: Event | RdzvEvent | None = heard.event
+                print(event, records.dropped)
+        failed: Record = await bus.next("worker.failed", timeout=5)
+        source: Collecting = await bus.collect("recorders", exit_code=lambda pid: -9, on_failure="raise")
+        env: dict[str, str] = bus.worker_env(rank=0, local_rank=0, world_size=2, attempt=1)
+        print(failed.metadata, source.directory, env)
+        bus.bind(job_id=7).bind(attempt=1).record(Event("e", EventSource.AGENT))
         bus.record(Event("e", EventSource.AGENT, metadata={"a": 1, "b": None}))
         bus.put_metric("m", 1.0, "g")
         result: FlushResult = await bus.flush(1.0)
         if not result:
             print(result.undelivered)
+        result.raise_if_undelivered()
         stats: BusStats = bus.stats()
         one_lane: LaneStats = stats.lanes["many"]
         dropped: dict[str, int] = one_lane.dropped
@@ -137,7 +163,8 @@ async def later(x: int) -> str:
 
 text: str = plain(3)
 
-with capture() as seen:
+with capture(buses="all") as everything, capture() as seen:
+    print(len(everything))
     caught: Capture = seen
     clock = FakeClock()
     first: Record = seen[0]

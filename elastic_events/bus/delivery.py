@@ -1,0 +1,229 @@
+"""From a batch to its outcome: try, try again, split what is refused, give up, bury."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+
+from elastic_events.bus.backlog import Backlog
+from elastic_events.bus.errors import PERMANENT, HandlerFailed, PermanentError
+from elastic_events.bus.handler import Sink
+from elastic_events.bus.latest import Latest
+from elastic_events.bus.ledger import Ledger
+from elastic_events.bus.record import Record
+from elastic_events.bus.spread import call_each
+from elastic_events.bus.subscription import Subscription
+from elastic_events.bus.wakeup import Wakeup
+
+__all__ = ("LONGEST_OPEN", "Delivery")
+
+#: Seconds that an attempt to open a sink may take, whatever its writes may.
+LONGEST_OPEN = 60.0
+
+#: Seconds between two attempts of a lane that closes: its sink may be there again before the deadline.
+LAST_WAIT = 1.0
+
+
+def _nobody() -> None:
+    """Tell nobody."""
+
+
+class Delivery:
+    """The part of a lane that calls the handler, and books what became of each record."""
+
+    def __init__(self, name: str, subscription: Subscription, ledger: Ledger) -> None:
+        self.name = name
+        self.subscription = subscription
+        self.sink: Sink = subscription.sink
+        self.backlog: Backlog | Latest = subscription.make_backlog()
+        self.ledger = ledger
+        self.closing = False  # deliver the backlog, then end
+        self.tasks: set[int] = set()  # that call the handler
+        self.last_error = ""
+        self.progress = Wakeup()  # set whenever records were settled
+        self._again = Wakeup()  # ends a wait for another attempt
+        self._flight: Sequence[Record] = ()  # taken out of the backlog, and not settled yet
+        self._failures = 0  # in a row, across batches: what opens the circuit
+        self._alone = 0  # records refused in a row, each by itself: so many are no poison, the sink refuses everything
+        self.refusal: BaseException | None = None  # why the sink is not open; None before the first attempt as well
+        self.tell: Callable[[], object] = _nobody  # somebody should look at once: it may be over before the next look
+        self._failed: Callable[[BaseException], object] = lambda _error: None
+        self._dead_letters_open = False
+
+    @property
+    def circuit(self) -> str:
+        """Whether the handler is tried with every batch or only probed."""
+        return "open" if max(self._failures, self._alone) >= self.subscription.retry.opens_after else "closed"
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the lane from delivering, for a sentence; "" where it delivers, or has failed once only."""
+        if self.refusal is not None:
+            return "cannot be opened, trying again"
+        if self._alone >= self.subscription.retry.opens_after:
+            return "refuses every record, one is tried now and then"
+        if self._failures > 1:
+            return "fails" if self.subscription.retry.attempts == 1 else "fails, trying again"
+        return ""
+
+    async def _deliver(self, batch: Sequence[Record]) -> None:
+        """Deliver one batch: try, try again within the budget, split what is refused until the poison stands alone.
+
+        Of a sink that refuses everything the next record is a probe, and the others wait: that is no fault of theirs.
+        """
+        if self.subscription.concurrency > 1:
+            return await self._deliver_each(batch)
+        while len(batch) > 1 and self._alone >= self.subscription.retry.opens_after:
+            await self._deliver(batch[:1])
+            batch = batch[1:]
+        started = anyio.current_time()
+        first_failures = self._failures
+        while (error := await self._attempt(self.sink.write, batch)) is not None:
+            self.last_error = f"{type(error).__name__}: {error}"
+            if isinstance(error, PERMANENT):
+                return await self._refused(batch, error)
+            self._failures += 1
+            self.tell()
+            if self.circuit == "open":  # it may be long: what waits is safe on disk
+                self.backlog.spill()
+            tries = self._failures - first_failures
+            wait = self._wait(tries, anyio.current_time() - started, getattr(error, "retry_after", None))
+            if wait is None:
+                return await self._give_up(batch, error)
+            self.ledger.retries += 1
+            await self._pause(wait)
+        self._failures = self._alone = 0
+        self.ledger.delivered += len(batch)
+        return self._settle(batch)
+
+    async def _deliver_each(self, batch: Sequence[Record]) -> None:
+        """Deliver one batch, several records at a time: each has its own outcome, and those of one key their order."""
+        one = self.subscription
+        started, first_failures, left = anyio.current_time(), self._failures, list(batch)
+        while left:
+            failed, untried = await call_each(self._call_one, left, one.concurrency, one.key)
+            later = [pair for pair in failed if not isinstance(pair[1], PERMANENT)]
+            wait = None
+            if later:
+                self._failures += 1
+                self.tell()
+                asked = max((getattr(error, "retry_after", None) or 0.0 for _, error in later), default=0.0)
+                wait = self._wait(self._failures - first_failures, anyio.current_time() - started, asked or None)
+            else:
+                self._failures = 0
+            if wait is None:
+                later, started, first_failures = [], anyio.current_time(), self._failures
+            again = {id(record) for record in (*untried, *(record for record, _ in later))}
+            for record, error in failed:
+                self.last_error = f"{type(error).__name__}: {error}"
+                if id(record) not in again:
+                    await self._give_up([record], error)
+            left = [record for record in left if id(record) in again]
+            if wait is not None:
+                self.ledger.retries += 1
+                await self._pause(wait)
+
+    async def _call_one(self, record: Record) -> BaseException | None:
+        task = anyio.get_current_task().id
+        self.tasks.add(task)
+        try:
+            error = await self._attempt(self.sink.write, [record])
+        finally:
+            self.tasks.discard(task)
+        if error is None:
+            self.ledger.delivered += 1
+            self._settle([record])
+        return error
+
+    async def _refused(self, batch: Sequence[Record], error: BaseException) -> None:
+        self._failures = 0  # the handler answers: this is about the records
+        refused = {id(record) for record in getattr(error, "rejected", ())}
+        if refused:
+            accepted = [record for record in batch if id(record) not in refused]
+            self._alone = 0
+            self.ledger.delivered += len(accepted)
+            self._settle(accepted)
+            await self._give_up([record for record in batch if id(record) in refused], error)
+        elif len(batch) == 1:
+            await self._give_up(batch, error)
+            await self._doubt(error)
+        else:
+            middle = len(batch) // 2
+            await self._deliver(batch[:middle])
+            await self._deliver(batch[middle:])
+
+    async def _doubt(self, error: BaseException) -> None:
+        """Note a record that was refused alone; with the circuit open, wait before the next. A closing lane cannot."""
+        retry = self.subscription.retry
+        self._alone += isinstance(error, PermanentError)
+        if self._alone >= retry.opens_after and not self.closing and len(self.backlog) + len(self._flight) > 0:
+            self.backlog.spill()
+            self.progress.set()
+            await self._pause(retry.wait(self._alone - retry.opens_after + 1, 0.0) or 0.0)
+
+    async def _attempt(self, call: Callable[..., Any], *args: Any, limit: float = math.inf) -> BaseException | None:
+        """Call the handler once; return what it raised.
+
+        The one broad except of the core: a handler may raise anything, `CancelledError` and `SystemExit` included, and it
+        costs this batch only (F27, F32). A cancellation of our own scope is not a failure and goes on.
+        """
+        timeout = min(self.subscription.timeout or math.inf, limit)
+        try:
+            with anyio.move_on_after(timeout) as scope:
+                await call(*args)
+                return None
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            if isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() == -math.inf:
+                raise
+            return error
+        return TimeoutError(f"no answer within {timeout:g} s") if scope.cancelled_caught else None
+
+    def _wait(self, tries: int, spent: float, asked: float | None) -> float | None:
+        """Ask the policy; with the circuit open the backoff goes on where the last batch left it."""
+        retry = self.subscription.retry
+        if retry.wait(tries, spent) is None:
+            return None
+        return retry.wait(self._failures if retry.attempts is None else tries, spent, asked)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before another attempt: until a flush or the close, which makes all later waits short."""
+        with anyio.move_on_after(min(seconds, LAST_WAIT) if self.closing else seconds):
+            await self._again.wait()
+
+    def _settle(self, batch: Sequence[Record]) -> None:
+        """Take records whose outcome was booked out of flight."""
+        if len(batch) == len(self._flight):
+            self._flight = ()
+        else:
+            done = {id(record) for record in batch}
+            self._flight = [record for record in self._flight if id(record) not in done]
+        if not self._flight:
+            self.backlog.settle()
+        self.progress.set()
+
+    async def _give_up(self, batch: Sequence[Record], error: BaseException) -> None:
+        """Book a batch as failed, and keep it in the dead letters."""
+        grave = self.subscription.dead_letters
+        if grave is not None and batch and await self._bury(grave, batch):
+            self.ledger.dead_lettered += len(batch)
+        self.ledger.failed[type(error).__name__] += len(batch)
+        self.tell()
+        self._settle(batch)
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        failure = HandlerFailed(self.name, error)
+        failure.__cause__ = error
+        self._failed(failure)
+
+    async def _bury(self, grave: Sink, batch: Sequence[Record]) -> bool:
+        error = None if self._dead_letters_open else await self._attempt(grave.open, limit=LONGEST_OPEN)
+        if error is None:
+            self._dead_letters_open = True
+            error = await self._attempt(grave.write, batch)
+        if error is not None:
+            self.last_error = f"dead letters: {type(error).__name__}: {error}"
+        return error is None

@@ -1,0 +1,479 @@
+"""What a subscription can ask of its lane: several calls at a time, the latest only, records of before, an end of its own."""
+
+import random
+from collections import defaultdict
+from typing import Any
+
+import anyio
+import pytest
+
+from elastic_events import (
+    BusClosed,
+    ConfigError,
+    Event,
+    EventBus,
+    EventSource,
+    HandlerFailed,
+    PermanentError,
+    Record,
+    Retry,
+    WouldDeadlock,
+    record,
+)
+from elastic_events.bus.pump import GRACE
+from elastic_events.testing import FailingSink, GatedSink, ListSink
+from elastic_metrics import put_metric
+
+
+def event(name: str = "e", **metadata: Any) -> Event:
+    """Return an event."""
+    return Event(name, EventSource.WORKER, metadata=metadata)
+
+
+# --- concurrency ---
+
+
+async def test_calls_at_the_same_time() -> None:
+    """Up to `concurrency` calls run at once, no more."""
+    running, most = 0, 0
+    four = anyio.Event()
+
+    async def handler(_record: Record) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == 4:
+            four.set()
+        await four.wait()
+        await anyio.sleep(0)
+        running -= 1
+
+    async with EventBus(interval=0.001) as bus:
+        lane = bus.subscribe(handler, concurrency=4)
+        for number in range(40):
+            put_metric("m", number)
+        assert await bus.flush(30)
+        assert lane.stats().delivered == 40
+    assert most == 4
+
+
+async def test_records_of_one_key_keep_their_order() -> None:
+    """Whatever each call takes, and though some are tried again."""
+    seen: dict[int, list[int]] = defaultdict(list)
+    tries: dict[int, int] = defaultdict(int)
+    chance = random.Random(7)
+
+    async def handler(one: Record) -> None:
+        number = one.fields[0]
+        tries[number] += 1
+        for _ in range(chance.randrange(4)):
+            await anyio.sleep(0)
+        if number % 7 == 0 and tries[number] < 3:
+            raise OSError("down")
+        seen[number % 5].append(number)
+
+    async with EventBus(interval=0.001) as bus:
+        lane = bus.subscribe(
+            handler, concurrency=4, key=lambda one: one.fields[0] % 5, retry=Retry(base=0.0, attempts=5)
+        )
+        for number in range(200):
+            put_metric("m", number)
+        assert await bus.flush(30)
+    assert all(numbers == sorted(numbers) for numbers in seen.values())
+    assert sum(map(len, seen.values())) == 200
+    assert lane.stats().delivered == 200
+    assert lane.stats().balanced
+
+
+async def test_failure_of_one_of_several_calls_costs_that_record() -> None:
+    """Those beside it and behind it are delivered, each once."""
+    seen: list[int] = []
+
+    async def handler(one: Record) -> None:
+        if one.fields[0] % 10 == 3:
+            raise PermanentError("three")
+        seen.append(one.fields[0])
+
+    async with EventBus(interval=0.001) as bus:
+        lane = bus.subscribe(handler, concurrency=3, key=lambda _one: "all")
+        for number in range(50):
+            put_metric("m", number)
+        assert await bus.flush(30)
+        stats = lane.stats()
+    assert seen == [number for number in range(50) if number % 10 != 3]
+    assert (stats.delivered, stats.failed_by) == (45, {"PermanentError": 5})
+    assert stats.balanced
+
+
+async def test_close_amid_calls_counts_each_record_once() -> None:
+    """What was delivered of a batch by the deadline is delivered, the rest dropped."""
+
+    async def handler(one: Record) -> None:
+        if one.fields[0] >= 2:
+            await anyio.sleep_forever()
+
+    async with EventBus(interval=0.001, timeout=0.05) as bus:
+        lane = bus.subscribe(handler, concurrency=2)
+        for number in range(6):
+            put_metric("m", number)
+        with anyio.fail_after(20):
+            while lane.stats().delivered < 2:
+                await anyio.sleep(0.001)
+    assert lane.stats().delivered == 2
+    assert lane.stats().dropped == {"shutdown_deadline": 4}
+    assert lane.stats().balanced
+
+
+async def test_one_of_several_calls_that_flushes_is_told() -> None:
+    """It would wait for itself."""
+    told: list[bool] = []
+
+    async with EventBus(interval=0.001) as bus:
+
+        async def handler(_one: Record) -> None:
+            with pytest.raises(WouldDeadlock):
+                await bus.flush(60)
+            told.append(True)
+
+        bus.subscribe(handler, concurrency=2)
+        put_metric("m", 1)
+        assert await bus.flush(30)
+    assert told == [True]
+
+
+# --- the latest only ---
+
+
+async def test_only_the_latest_of_a_key_waits() -> None:
+    """The others are counted as coalesced, and no key waits for those that change more often."""
+    seen: list[tuple[int, int]] = []
+
+    async def handler(one: Record) -> None:
+        seen.append((one.fields[0] % 3, one.fields[0]))
+
+    bus = EventBus()
+    lane = bus.subscribe(handler, coalesce=lambda one: one.fields[0] % 3)
+    for number in range(100):
+        bus.put_metric("m", number)
+    async with bus:
+        assert await bus.flush(20)
+        stats = lane.stats()
+    assert seen == [(0, 99), (1, 97), (2, 98)]
+    assert stats.dropped == {"coalesced": 97}
+    assert stats.balanced
+
+
+async def test_latest_of_more_keys_than_fit() -> None:
+    """A backlog of the latest is bounded too; a key that fails costs its record."""
+    sink = ListSink()
+
+    def key(one: Record) -> int:
+        if one.fields[0] == 5:
+            raise KeyError(5)
+        return int(one.fields[0])
+
+    bus = EventBus()
+    lane = bus.subscribe(sink, coalesce=key, backlog=4)
+    for number in range(10):
+        bus.put_metric("m", number)
+    async with bus:
+        assert await bus.flush(20)
+    assert [one.fields[0] for one in sink.payload] == [6, 7, 8, 9]
+    assert lane.stats().dropped == {"backlog": 5, "key_error": 1}
+    assert lane.stats().balanced
+
+
+async def test_latest_under_failures_and_a_close_adds_up() -> None:
+    """What was in flight when the bus closed is counted once."""
+    bus = EventBus(timeout=0.05, interval=0.001)
+    stuck = GatedSink()
+    lane = bus.subscribe(stuck, coalesce=lambda one: one.fields[0] % 4, batch_size=2)
+    async with bus:
+        for number in range(50):
+            put_metric("m", number)
+            if number == 10:
+                await stuck.entered.wait()
+    assert lane.stats().balanced
+    assert lane.stats().pending == 0
+
+
+# --- records of before ---
+
+
+async def test_lane_that_comes_late_begins_with_records_of_before() -> None:
+    """`replay` gives the last so many events and metrics that the rings still have, then what comes, each once."""
+    async with EventBus(ListSink(), interval=0.001) as bus:
+        for number in range(20):
+            put_metric("m", number)
+            record(event(str(number)))
+        assert await bus.flush(20)
+        late = ListSink()
+        lane = bus.subscribe(late, replay=5)
+        put_metric("m", 20)
+        assert await bus.flush(20)
+        assert [one.fields[0] for one in late.payload if one.kind == "metric"] == [15, 16, 17, 18, 19, 20]
+        assert [one.name for one in late.payload if one.kind == "event"] == ["15", "16", "17", "18", "19"]
+        assert [one.monotonic_ns for one in late.payload] == sorted(one.monotonic_ns for one in late.payload)
+        assert lane.stats().accepted == lane.stats().delivered == 11
+
+
+async def test_replay_of_more_than_there_is() -> None:
+    """A ring that turned over gives what it has, and what it has not is not asked for; the ledger adds up."""
+    async with EventBus(ListSink(), interval=0.001, capacity=16) as bus:
+        for number in range(100):
+            put_metric("m", number)
+        late = ListSink()
+        lane = bus.subscribe(late, replay=1000)
+        for number in range(100, 108):
+            put_metric("m", number)
+        assert await bus.flush(20)
+        stats = lane.stats()
+        assert [one.fields[0] for one in late.payload] == list(range(92, 108))
+        assert stats.accepted == 24
+        assert stats.dropped == {"overwritten": 8}
+        assert stats.balanced
+    with pytest.raises(ConfigError, match="replay"):
+        EventBus().subscribe(ListSink(), replay=-1)
+
+
+async def test_replay_waits_for_no_emitter_that_never_came_to_its_end() -> None:
+    """A slot that was never filled is lost to who comes late, as to the others."""
+    async with EventBus(ListSink(), interval=0.001) as bus:
+        put_metric("m", 0)
+        bus._rings[1].pipe[0]()  # taken, and not stored
+        put_metric("m", 2)
+        with anyio.fail_after(20 + GRACE):
+            while bus.stats().lanes["ListSink"].dropped != {"interrupted": 1}:
+                await anyio.sleep(0.01)
+        late = ListSink()
+        lane = bus.subscribe(late, replay=3)
+        assert await bus.flush(20)
+        assert [one.fields[0] for one in late.payload] == [0, 2]
+        assert lane.stats().dropped == {"interrupted": 1}
+        assert lane.stats().balanced
+
+
+async def test_lane_on_a_drained_bus_has_nothing_pending() -> None:
+    """Who subscribes to a bus that has read all owes nothing, and is asked for nothing."""
+    async with EventBus(ListSink(), interval=0.001) as bus:
+        for number in range(10):
+            put_metric("m", number)
+        assert await bus.flush(20)
+        for replay in (0, 3, 1000):
+            lane = bus.subscribe(ListSink(), replay=replay)
+            assert lane.stats().accepted == min(replay, 10)
+            assert await bus.flush(20)
+            assert lane.stats().pending == 0
+            assert lane.stats().delivered == min(replay, 10)
+
+
+# --- an end of its own ---
+
+
+async def test_block_of_a_lane() -> None:
+    """`async with` around a subscription: what was recorded in the block is delivered, its handler closed, others go on."""
+    sink = ListSink()
+    async with EventBus(ListSink(), interval=3600) as bus:
+        async with bus.subscribe(sink) as lane:
+            put_metric("mine", 1)
+        put_metric("not mine", 2)
+        assert [one.name for one in sink.payload] == ["mine"]
+        assert sink.closed == 1
+        assert lane.finished
+        assert await bus.flush(20)
+        assert lane.stats().accepted == 1
+    assert lane.stats().balanced
+
+
+async def test_lane_that_closes_itself_in_its_handler_is_told() -> None:
+    """It may unsubscribe there, and not wait for it."""
+    told: list[bool] = []
+    async with EventBus(interval=0.001) as bus:
+
+        async def once(_one: Record) -> None:
+            with pytest.raises(WouldDeadlock):
+                await lane.aclose()
+            lane.unsubscribe()
+            told.append(True)
+
+        lane = bus.subscribe(once)
+        put_metric("m", 1)
+        assert await bus.flush(20)
+        put_metric("m", 2)
+        await lane.aclose()
+    assert told == [True]
+
+
+async def test_closed_bus_takes_no_subscription() -> None:
+    """What would wait for ever is refused."""
+    async with EventBus() as bus:
+        pass
+    with pytest.raises(BusClosed, match="reaches no handler"):
+        bus.subscribe(ListSink())
+
+
+# --- a failure that ends the block ---
+
+
+async def test_handler_whose_failure_ends_the_block() -> None:
+    """The block is cancelled where it waits, and raises which handler failed and why; other handlers have everything."""
+    sink = ListSink()
+
+    async def page(_one: Record) -> None:
+        raise ConnectionError("no route")
+
+    with anyio.fail_after(20), pytest.raises(HandlerFailed, match="'page' failed: ConnectionError: no route") as raised:  # noqa: PT012
+        async with EventBus(sink, interval=0.001) as bus:
+            bus.subscribe(page, events="worker.*", on_failure="raise")
+            record(event("worker.failed"))
+            await anyio.sleep_forever()
+    assert raised.value.lane == "page"
+    assert isinstance(raised.value.__cause__, ConnectionError)
+    assert len(sink.payload) == 1
+    assert bus.stats().state == "closed"
+
+
+async def test_failure_that_comes_with_the_close_is_raised_too() -> None:
+    """A block that is left before its handler fails raises all the same."""
+
+    async def page(_one: Record) -> None:
+        raise ConnectionError("no route")
+
+    with pytest.raises(HandlerFailed):  # noqa: PT012
+        async with EventBus(interval=3600) as bus:
+            bus.subscribe(page, on_failure="raise")
+            record(event())
+
+
+async def test_error_of_the_block_comes_before_that_of_a_handler() -> None:
+    """A block that fails by itself raises its own error, with a note."""
+
+    async def page(_one: Record) -> None:
+        raise ConnectionError("no route")
+
+    with pytest.raises(ZeroDivisionError) as raised:  # noqa: PT012 - the block is what is tested
+        async with EventBus(interval=3600) as bus:
+            bus.subscribe(page, on_failure="raise")
+            record(event())
+            raise ZeroDivisionError
+    assert "no route" in raised.value.__notes__[0]
+
+
+async def test_cancellation_from_outside_stays_one() -> None:
+    """A failure and a cancellation at once: who cancelled sees its cancellation."""
+    with anyio.fail_after(20), anyio.CancelScope() as scope:
+
+        async def page(_one: Record) -> None:
+            scope.cancel()
+            raise ConnectionError("no route")
+
+        async with EventBus(interval=0.001) as bus:
+            bus.subscribe(page, on_failure="raise")
+            record(event())
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+def test_handler_that_fails_on_a_bus_in_a_thread() -> None:
+    """A plain `with` cannot be interrupted; it raises at its end."""
+
+    async def page(_one: Record) -> None:
+        raise ConnectionError("no route")
+
+    with pytest.raises(HandlerFailed, match="no route"), EventBus() as bus:  # noqa: PT012 - the block is what is tested
+        bus.subscribe(page, on_failure="raise")
+        record(event())
+
+
+async def test_failure_is_counted_and_no_more_unless_it_is_asked_for() -> None:
+    """By default a handler that fails costs its own records."""
+    async with EventBus(interval=0.001) as bus:
+        lane = bus.subscribe(FailingSink(lambda *_: PermanentError("no")))
+        record(event())
+        assert await bus.flush(20)
+        assert lane.stats().failed == 1
+    with pytest.raises(ConfigError, match="on_failure"):
+        EventBus().subscribe(ListSink(), on_failure="stop")  # type: ignore[arg-type]
+
+
+async def test_sink_that_only_the_user_can_put_right_ends_the_block() -> None:
+    """One that is subscribed in the block, and cannot be opened for such a reason."""
+
+    class Wrong(ListSink):
+        async def open(self) -> None:
+            raise ConfigError("make the directory first")
+
+    with anyio.fail_after(20), pytest.raises(HandlerFailed, match="make the directory first"):  # noqa: PT012
+        async with EventBus(interval=0.001) as bus:
+            bus.subscribe(Wrong(), on_failure="raise")
+            await anyio.sleep_forever()
+
+
+# --- filters ---
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["worker.failed", "loss"]),
+        ({"events": "worker.*"}, ["worker.failed"]),
+        ({"events": ["worker.*"], "metrics": True}, ["worker.failed", "loss"]),
+        ({"events": "job.*", "metrics": "lo*"}, ["loss"]),
+        ({"events": False}, ["loss"]),
+    ],
+    ids=str,
+)
+async def test_who_names_events_gets_no_metrics_unless_asked_for(options: dict[str, Any], names: list[str]) -> None:
+    """Patterns on events say what is wanted; the other stream comes where it is named."""
+    sink = ListSink()
+    async with EventBus() as bus:
+        bus.subscribe(sink, **options)
+        record(event("worker.failed"))
+        put_metric("loss", 1)
+    assert [one.name for one in sink.payload] == names
+
+
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        ({}, "bus.ledger"),
+        ({"metrics": False}, "bus.ledger"),
+        ({"events": "worker.*"}, "worker.failed"),
+        ({"where": lambda one: one.event.metadata["rank"] == 3}, "worker.failed"),
+    ],
+    ids=["all", "events", "pattern", "where"],
+)
+async def test_sink_with_a_filter_gets_no_ledger_that_it_did_not_ask_for(options: dict[str, Any], last: str) -> None:
+    """What a filter keeps out includes the lane's own last record; that says what it is where it is wanted."""
+    sink = ListSink()
+    async with EventBus() as bus:
+        bus.subscribe(sink, **options)
+        record(event("worker.failed", rank=3))
+    assert sink.records[-1].name == last
+    assert sink.records[-1].kind == ("ledger" if last == "bus.ledger" else "event")
+
+
+async def test_file_with_a_filter_still_ends_with_its_ledger(tmp_path: Any) -> None:
+    """Its readers tell a complete file from a cut one by it."""
+    async with EventBus() as bus:
+        bus.subscribe(f"jsonl:///{tmp_path}/run.jsonl", events="worker.*")
+        record(event("worker.failed"))
+    lines = await anyio.Path(tmp_path / "run.jsonl").read_text()
+    assert "bus.ledger" in lines.splitlines()[-1]
+
+
+async def test_bound_fields() -> None:
+    """Events of one part of a program carry its fields; an event's own stay."""
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        job = bus.bind(job_id=7, rank=0)
+        mine = event("started", rank=3)
+        job.record(mine)
+        job.bind(attempt=1).record(event("failed"))
+        job.record(object())
+    assert mine.metadata == {"rank": 3}
+    assert [one.event.metadata for one in sink.payload[:2]] == [
+        {"job_id": 7, "rank": 3},
+        {"job_id": 7, "rank": 0, "attempt": 1},
+    ]
+    assert sink.payload[2].name == "unrecordable"

@@ -147,7 +147,7 @@ def file_path(url: SplitResult) -> Path:
     if url.netloc:
         meant = f"{url.netloc.rpartition('@')[2]}{url.path}"  # never the login
         raise ConfigError(f"{scheme}://{meant} names a host: write {scheme}:///{meant} for the file {meant}")
-    path = unquote(url.path.removeprefix("/"))
+    path = unquote(url.path.removeprefix("/"), errors="surrogateescape")  # the bytes of a name that is no UTF-8
     if not path or path.endswith("/") or "\0" in path:
         raise ConfigError(f"{scheme}: which file? write {scheme}:///FILE, or {scheme}:////DIRECTORY/FILE from the root")
     if url.fragment:

@@ -155,9 +155,9 @@ def _absolute(url: str) -> str:
         return urlunsplit(parts._replace(query=urlencode(query)))
     if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path:
         return url.strip()
-    return urlunsplit(parts._replace(netloc="", path=f"//{quote(os.getcwd()).lstrip('/')}/{path}")).replace(
-        ":", "://", 1
-    )
+    return urlunsplit(
+        parts._replace(netloc="", path=f"//{quote(os.fsencode(os.getcwd())).lstrip('/')}/{path}")
+    ).replace(":", "://", 1)
 
 
 def parse_sinks(text: str) -> list[str]:

@@ -193,6 +193,14 @@ assert "sqlite3" not in sys.modules
         _ = sinks.nothing
 
 
+def test_a_directory_whose_name_is_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL of a file in it names that file from every directory; nothing is raised."""
+    odd = tmp_path / os.fsdecode(b"\xe9\xff %")
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    assert Path(open_url(absolute("sqlite:///run.db")).path) == odd / "run.db"  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("url", ["sqlite:run.db", "sqlite:/run.db", "sqlite:///run.db", "jsonl:///a%20b.jsonl?keep=5"])
 def test_a_file_is_the_same_from_every_directory(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A URL that goes to another process names the file that it names here, whatever the directory there."""

@@ -53,6 +53,8 @@ def is_locked(path: Path) -> bool:
     """Whether somebody holds the file at `path`. Holds it for some microseconds itself."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except PermissionError:
+        return True  # this process has given up the right to ask, by setuid: what went on then still does
     except OSError:
         return False
     try:

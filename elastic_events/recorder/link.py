@@ -206,13 +206,16 @@ class Link:
         end = time.monotonic() + timeout
         assert self.file is not None
         self._leave()
-        self.file.close()
-        kick(self.directory)
-        if self._wait(heads, end) and not self._others():
-            while time.monotonic() < end and not self._is_over():
-                time.sleep(2 * STEP)
-        left = self._undelivered(heads)
-        self._last_words(left)
+        left: dict[str, int] = {}
+        try:
+            self.file.close()
+            kick(self.directory)
+            if self._wait(heads, end) and not self._others(self.file.path.name):
+                while time.monotonic() < end and not self._is_over():
+                    time.sleep(2 * STEP)
+        finally:  # Ctrl-C: who does not want to wait is told as well
+            left = self._undelivered(heads)
+            self._last_words(left)
         return left
 
     def _wait(self, heads: Sequence[int], end: float) -> bool:
@@ -256,10 +259,12 @@ class Link:
         waiting = {name: min(stats.pending, left) for name, stats in self.lanes().items() if stats.pending}
         return waiting or {"collector": left}
 
-    def _others(self) -> bool:
-        """Whether another process still writes into the directory."""
-        mine = self.file.path if self.file is not None else None
-        return any(is_locked(path) for path in rings(self.directory) if path != mine)
+    def _others(self, mine: str) -> bool:
+        """Whether a file of the directory is still written whose name has not `mine` in it."""
+        try:
+            return any(mine not in path.name and is_locked(path) for path in rings(self.directory))
+        except PermissionError:  # this process has given up the right to look: setuid
+            return True
 
     def _ask(self, url: str, run_id: str) -> Request:
         from elastic_events.sinks.urls import absolute
@@ -332,7 +337,7 @@ class Link:
             told = ", ".join(f"{count} {reason}" for reason, count in own.items() if count)
             yield f"of what this process recorded, {told} before it was collected"
         mine = f"-{os.getpid():x}-{start_time(os.getpid()):x}-"
-        if any(mine not in path.name and is_locked(path) for path in rings(self.directory)):
+        if self._others(mine):
             return  # the last process says it for all
         for name, lane in self.lanes().items():
             if lane.lost:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from elastic_events.recorder.reader import RecorderReader
 from tests.collector.programs import Place, place, until
 
 __all__ = ("place",)
@@ -100,6 +101,29 @@ def test_what_is_not_delivered_is_told_at_the_end(place: Place, held: sqlite3.Co
     assert str(place.directories[0]) in line
     held.execute("ROLLBACK")
     until(lambda: place.count() == 10)
+
+
+def test_ctrl_c_at_the_exit_ends_the_wait(place: Place, held: sqlite3.Connection) -> None:
+    """Who does not want to wait for a sink that is away is told where the records are, as well."""
+    program = place.start(AWAY.format(deadline=60) + "emit(10)")
+    (ring,) = until(lambda: list(place.temporary.glob("*/*/*.ring")))
+    until(lambda: RecorderReader(ring).closed)
+    program.send_signal(signal.SIGINT)
+    _, said = program.communicate(timeout=60)
+    assert "10 records are not delivered yet" in said
+    held.execute("ROLLBACK")
+    until(lambda: place.count() == 10)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_program_that_becomes_another_user(place: Place) -> None:
+    """After `setuid` it can look into its directory no more: it ends as ever, and its records arrive."""
+    done = place.run(
+        ONE_LINE + "emit(5); os.setuid(65534); emit(10); print(bus.flush_sync(30), elastic_events.stop(30))"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("FlushResult(undelivered={})") == 2
+    assert place.count() == 15
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])

@@ -90,6 +90,8 @@ def test_no_command_shows_a_login(tmp_path: Path) -> None:
         lines += [("collect", "rings", f"natz://{login}h"), ("collect", "rings", f"{url}?x=1")]
         lines += [("recover", ".", "--to", url, "--timeout", "0.1"), ("run", "--to", f"{url}?x=1", "--", "true")]
         lines += [("summary", "a.db", "--check", "--nope", url), ("tail", "a.db", url), ("demo", "a", url), (url,)]
+        for dead in (f"natz://{login}h", f"{url}?x=1", url):
+            lines.append(("replay", "a.db", "--to", f"sqlite:///c.db?dead_letters={dead}"))
         lines += [("replay", "a.db", "--to", f"otlp+http://{login}127.0.0.1:9", "--timeout", "0.1")]
         lines += [
             ("replay", "a.db", "--to", f"jsonl://{login}127.0.0.1/x"),

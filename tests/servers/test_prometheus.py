@@ -131,6 +131,16 @@ async def test_each_rank_shows_how_far_it_is() -> None:
     assert (said["0"], said["1"]) == ((EPOCH + 20_000_000) / 1e9, (EPOCH + 1_005_000_000) / 1e9)
 
 
+async def test_a_step_that_is_done_again_is_productive_once() -> None:
+    """Seconds in finished steps count for the first time that a rank does a step, and not while it catches up."""
+    async with opened() as sink:
+        for begin, step in ((0, 1), (100, 2), (200, 1), (300, 2), (400, 3)):
+            await sink.write([event(begin, metadata={"step": step}), event(begin + 10, "step.ended", {"step": step})])
+        await sink.write([event(500, metadata={"step": 4}), event(550, "step.ended", {"step": 4, "error": "OSError"})])
+        found = await scrape(sink)
+    assert found["elastic_rank_productive_seconds_total"] == [({"run": "run-1", "rank": "0"}, pytest.approx(0.03))]
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_thousand_ranks_fit_and_scrapes_do_not_stop_the_loop() -> None:
     """20 metrics of 1,000 ranks have series of their own; while four scrape them the loop goes on having its turns."""

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
         WouldDeadlock,
     )
     from elastic_events.bus.handler import Sink
-    from elastic_events.bus.lane import Lane
     from elastic_events.bus.ledger import BusStats, FlushResult, LaneStats
     from elastic_events.bus.record import Record
     from elastic_events.bus.retry import Retry
+    from elastic_events.bus.subscribed import Lane
     from elastic_events.front import record, record_rdzv_event
     from elastic_events.handlers import _events_loggers, _get_or_create_logger, get_logging_handler
     from elastic_events.recording import construct_and_record_rdzv_event, current_bus, start, stop
@@ -106,7 +106,7 @@ _TO_DELIVER = {
         "WouldDeadlock",
     ),
     "elastic_events.bus.handler": ("Sink",),
-    "elastic_events.bus.lane": ("Lane",),
+    "elastic_events.bus.subscribed": ("Lane",),
     "elastic_events.bus.record": ("Record",),
     "elastic_events.bus.retry": ("Retry",),
     "elastic_events.bus.ledger": ("BusStats", "FlushResult", "LaneStats"),

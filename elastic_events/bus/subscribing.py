@@ -13,11 +13,12 @@ from elastic_events.bus.elsewhere import LaneElsewhere
 from elastic_events.bus.errors import BusClosed, ConfigError
 from elastic_events.bus.filter import Patterns
 from elastic_events.bus.handler import Handler, OnFailure
-from elastic_events.bus.lane import Lane
+from elastic_events.bus.lane import Lane as OwnLane
 from elastic_events.bus.life import Life
 from elastic_events.bus.listener import Listener
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
+from elastic_events.bus.subscribed import Lane
 from elastic_events.bus.subscription import Subscription, check_url, handler_name
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Subscribing(Life):
                 self._launch()
         return lane
 
-    def _add(self, name: str, subscription: Subscription, origins: Sequence[int]) -> Lane:
+    def _add(self, name: str, subscription: Subscription, origins: Sequence[int]) -> OwnLane:
         taken = {lane.name for lane in self.lanes}
         labels = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         lane = self._lane(next(label for label in labels if label not in taken), subscription, origins)

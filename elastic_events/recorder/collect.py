@@ -343,7 +343,7 @@ class Collecting:
     ) -> Self:
         """Return one that feeds every lane of `bus`, in the loop of which it is to run."""
         collector = Collector(
-            Path(directory).absolute(), lambda _reader: (bus.lanes, bus.record), bus.record, exit_code
+            Path(directory).absolute(), lambda _reader: (bus._drain.lanes, bus.record), bus.record, exit_code
         )
         mine = getattr(bus._rings[0], "path", None)
         if mine is not None:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -131,8 +131,9 @@ class Run:
             lane = self.bus.subscribe(sink, name=name, retry=FOREVER, dead_letters=grave, spool=spool)
         except (ElasticEventsError, OSError):  # no room on the disk: in memory, then
             lane = self.bus.subscribe(sink, name=name, retry=FOREVER, dead_letters=grave)
-        self.lanes[request.key], self.requests[request.key] = lane, request
-        return lane
+        own = cast("Lane", lane)  # of this process: it is no URL that is given
+        self.lanes[request.key], self.requests[request.key] = own, request
+        return own
 
     def outlet(self, run_id: str, keys: set[int]) -> list[Lane]:
         """Return the lanes for a file of the run `run_id` that names the requests `keys`."""

@@ -270,7 +270,7 @@ class PrometheusSink:
 
     def _find_bus(self) -> Callable[[], BusStats] | None:
         for bus in list(buses):
-            for lane in bus.lanes:
+            for lane in bus._drain.lanes:  # noqa: SLF001 - which lane is its own, no user asks
                 if self in (lane.sink, getattr(lane.sink, "sink", None)):  # itself, or behind a roll-up
                     return bus.stats
         return None

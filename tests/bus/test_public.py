@@ -42,6 +42,11 @@ def test_bus_can_be_mocked() -> None:
 
 
 def test_lane_has_its_contract() -> None:
-    """What `subscribe` returns says how it is ended and what it has done."""
-    for name in ("unsubscribe", "aclose", "stats"):
-        assert inspect.getdoc(getattr(Lane, name)), name
+    """What `subscribe` returns is seen as how it stands and how it is ended, each with its docstring."""
+    public = {name for name in dir(Lane) if not name.startswith("_")}
+    assert public == {"stats", "unsubscribe", "aclose"}
+    assert all(inspect.getdoc(getattr(Lane, name)) for name in public)
+    lane = create_autospec(Lane, instance=True)
+    lane.unsubscribe()
+    with pytest.raises(AttributeError):
+        _ = lane.backlog

@@ -4,8 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from elastic_events import Event, EventBus, EventSource, Record
-from elastic_events.bus.context import Context
+from elastic_events import Context, Event, EventBus, EventSource, Record
 
 WORKER = [sys.executable, str(Path(__file__).with_name("worker.py"))]
 RANKS = 2

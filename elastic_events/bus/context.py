@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ("Context", "read_context")
+__all__ = ("Context", "completed", "read_context")
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -57,6 +57,16 @@ def read_context(environ: Mapping[str, str] = os.environ) -> Context:
         node_rank=_integer(found.get("node_rank")),
         role=found.get("role"),
         restart=_integer(found.get("restart")),
+    )
+
+
+def completed(context: Context) -> Context:
+    """Return `context` with this process's identity, pid and host where it names none: the ids of records need them."""
+    return msgspec.structs.replace(
+        context,
+        process=context.process or process_identity(),
+        host=context.host or socket.gethostname(),
+        pid=context.pid or os.getpid(),
     )
 
 

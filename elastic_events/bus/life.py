@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from elastic_events.bus.block import Block
-from elastic_events.bus.context import Context, process_identity, read_context
+from elastic_events.bus.context import Context, completed, process_identity, read_context
 from elastic_events.bus.drain import Drain
 from elastic_events.bus.elsewhere import Elsewhere
 from elastic_events.bus.emit import Emitter
@@ -64,7 +64,7 @@ class Life:
         self.interval = interval
         self.timeout = timeout
         self._emitter = emitter
-        self.context = context or read_context()
+        self.context = read_context() if context is None else completed(context)
         self._own_context = context
         self._capacity = capacity
         self._recorder = recorder

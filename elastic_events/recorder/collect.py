@@ -169,11 +169,11 @@ class Collector:
 
     def heads(self) -> Heads:
         """Return how far each file is written now."""
-        return {name: [ring.head for ring in file.reader.rings] for name, file in self._files.items()}
+        return {name: [ring.head for ring in file.reader.rings] for name, file in list(self._files.items())}
 
     def behind(self, heads: Heads) -> int:
         """Return how many records of before `heads` are not fed; the end of a file counts as one."""
-        waiting = [(file, heads[name]) for name, file in self._files.items() if name in heads and not file.ended]
+        waiting = [(file, heads[name]) for name, file in list(self._files.items()) if name in heads and not file.ended]
         return sum(sum(map(Cursor.behind, file.reader.cursors, before)) + file.over for file, before in waiting)
 
     def close(self, *, keep: bool = False) -> None:
@@ -223,13 +223,15 @@ class Collector:
         `last` feeds it all the same.
         """
         filled = 0.0
-        for name in list(self._files):
-            file = self._files[name]
+        for name, file in list(
+            self._files.items()
+        ):  # a scan may be under way in a thread, of a turn that was cancelled
             file.commit()
             outlet = self._outlet(file.reader)
             if outlet is not None and (last or _room(outlet[0])):
                 filled = max(filled, self._sweep(file, *outlet))
-                self._files[name] = self._files.pop(name)  # to the end: the next sweep begins where this one stopped
+                if self._files.pop(name, None):
+                    self._files[name] = file  # to the end: the next sweep begins where this one stopped
         return filled
 
     def last_look(self) -> None:
@@ -330,6 +332,7 @@ class Collecting:
         self._at_end = at_end  # calls when every lane has ended
         self._worker = Worker("elastic-events collector")
         self._heads: Heads = {}
+        self._turn = anyio.Lock()  # a scan, in the thread, and a sweep, in the loop, are never at once
         self._over = False
 
     @classmethod
@@ -371,11 +374,13 @@ class Collecting:
                     await self.open()
             scan_at = 0.0
             while True:
-                if anyio.current_time() >= scan_at:
-                    await self._worker.run(self._collector.scan)
-                    scan_at = anyio.current_time() + 4 * self.interval
+                async with self._turn:
+                    if anyio.current_time() >= scan_at:
+                        await self._worker.run(self._collector.scan)
+                        scan_at = anyio.current_time() + 4 * self.interval
+                    filled = self._collector.sweep()
                 # A sweep that found much may have left more, in rings that may overflow: look again at once.
-                await anyio.sleep(0 if self._collector.sweep() >= FULL else self.interval)
+                await anyio.sleep(0 if filled >= FULL else self.interval)
         finally:
             self.close()
 
@@ -384,11 +389,14 @@ class Collecting:
         if self._over or not self._collector.is_open:
             return
         self._heads = self._collector.heads()
-        with suppress(OSError):  # `run` meets it, too
-            await self._worker.run(self._collector.scan)
+        async with self._turn:
+            with suppress(OSError):  # `run` meets it, too
+                await self._worker.run(self._collector.scan)
         self._heads |= {name: heads for name, heads in self._collector.heads().items() if name not in self._heads}
         while self.behind and not self._over:
-            await anyio.sleep(0 if self._collector.sweep() else 0.005)
+            async with self._turn:
+                moved = self._collector.sweep()
+            await anyio.sleep(0 if moved else 0.005)
 
     @property
     def behind(self) -> int:

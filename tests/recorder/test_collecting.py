@@ -68,16 +68,16 @@ async def test_flush_covers_a_worker_that_lives(tmp_path: Path) -> None:
 
 
 async def test_flush_says_what_of_the_workers_is_left(tmp_path: Path) -> None:
-    """With a sink that is stuck and a backlog that is full, what is still in the files is undelivered, too."""
+    """With a sink that is stuck and a backlog without room, what is still in the files is undelivered, too."""
     sink = GatedSink()
     async with EventBus(interval=0.001) as bus:
-        bus.subscribe(sink, backlog=100, batch_size=10)
+        bus.subscribe(sink, backlog=400, batch_size=10)
         await bus.collect(tmp_path / "recorders", interval=0.001)
         workers = [await anyio.to_thread.run_sync(lambda: spawn(bus, 90, "return")) for _ in range(4)]
         for worker in workers:
             await anyio.to_thread.run_sync(worker.communicate)
         result = await bus.flush(0.5)
-        assert 200 < result.undelivered["GatedSink"] <= 364 + 4
+        assert 300 < result.undelivered["GatedSink"] <= 364 + 4
         sink.gate.set()
         assert await bus.flush(60)
         assert len(sink.payload) == 364
@@ -110,9 +110,12 @@ async def test_worker_has_its_launchers_run_and_its_own_place(tmp_path: Path) ->
         worker = await anyio.to_thread.run_sync(lambda: spawn(bus, 1, "return", rank=1, world_size=2, attempt=3))
         await anyio.to_thread.run_sync(worker.communicate)
         assert await bus.flush(60)
-    context = sink.payload[0].context
+    context, own = sink.payload[0].context, sink.records[-1].context
     assert (context.run_id, context.rank, context.world_size, context.restart) == ("job-7", 1, 2, 3)
-    assert sink.records[-1].context.run_id == "job-7"
+    assert own.run_id == "job-7"
+    assert own.pid == os.getpid()  # though the launcher named its run only
+    assert own.host == context.host
+    assert own.process not in ("", context.process)
 
 
 async def test_directory_of_another_launcher_is_refused_at_once(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ STOREYS = {
     "bus.subscribing": 6,
     "bus.bus": 6,
     "recorder.collect": 6,
+    "recorder.collecting": 6,
     "recorder": 7,
     "recording": 8,
     "testing": 8,

@@ -23,7 +23,7 @@ from elastic_events.bus.subscription import Subscription, check_url, handler_nam
 
 if TYPE_CHECKING:
     from elastic_events.bus.bus import EventBus
-    from elastic_events.recorder.collect import Collecting
+    from elastic_events.recorder.collecting import Collecting
 
 __all__ = ("Subscribing",)
 
@@ -220,7 +220,7 @@ class Subscribing(Life):
             ConfigError: the directory cannot be used, or another launcher collects it.
             BusClosed: the bus is not open in this event loop.
         """
-        from elastic_events.recorder.collect import Collecting
+        from elastic_events.recorder.collecting import Collecting
 
         self._check_loop("collect")
         source = Collecting.of(cast("EventBus", self), directory, interval=interval, exit_code=exit_code)

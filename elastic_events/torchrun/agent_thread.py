@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from elastic_events import EventBus
-from elastic_events.recorder.collect import Collecting
+from elastic_events.recorder.collecting import Collecting
 from elastic_events.recorder.directory import remove, rings, secure
 from elastic_events.torchrun.shield import tell
 

@@ -17,7 +17,8 @@ import pytest
 
 from elastic_events import ConfigError, EventBus, InputError
 from elastic_events.bus.context import Context
-from elastic_events.recorder.collect import Collecting, Collector
+from elastic_events.recorder.collect import Collector
+from elastic_events.recorder.collecting import Collecting
 from elastic_events.recorder.format import METRICS
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.testing import GatedSink, ListSink
@@ -157,7 +158,7 @@ async def test_directory_that_is_slow_to_open_is_collected_all_the_same(
         scan(self)
         looks.append(1)
 
-    monkeypatch.setattr(sys.modules[Collector.__module__], "OPENING", 0.05)
+    monkeypatch.setattr(sys.modules[Collecting.__module__], "OPENING", 0.05)
     monkeypatch.setattr(Collector, "scan", slow)
     sink = ListSink()
     async with EventBus(sink) as bus:

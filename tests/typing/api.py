@@ -21,7 +21,7 @@ from elastic_events import (
     record,
     record_rdzv_event,
 )
-from elastic_events.recorder.collect import Collecting
+from elastic_events.recorder.collecting import Collecting
 from elastic_events.testing import Capture, FakeClock, capture
 from elastic_metrics import (
     ConsoleMetricHandler,

@@ -1,0 +1,121 @@
+"""Collecting a directory in the event loop of a launcher's bus."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from elastic_events.bus.worker import Worker
+from elastic_events.recorder.collect import OPENING, Collector, Heads
+
+if TYPE_CHECKING:
+    from elastic_events.bus.bus import EventBus
+
+__all__ = ("Collecting",)
+
+#: Share of a look that makes the next one follow at once.
+FULL = 0.5
+
+
+class Collecting:
+    """A directory that a bus in an event loop collects: what `bus.collect` returns. A flush of the bus covers it."""
+
+    def __init__(
+        self, collector: Collector, *, interval: float, at_end: Callable[[Callable[[], object]], object]
+    ) -> None:
+        self.directory = collector.directory
+        self.interval = interval
+        self._collector = collector
+        self._at_end = at_end  # calls when every lane has ended
+        self._worker = Worker("elastic-events collector")
+        self._heads: Heads = {}
+        self._turn = anyio.Lock()  # a scan, in the thread, and a sweep, in the loop, are never at once
+        self._over = False
+
+    @classmethod
+    def of(
+        cls,
+        bus: "EventBus",
+        directory: str | os.PathLike[str],
+        *,
+        interval: float = 0.05,
+        exit_code: Callable[[int], int | None] = lambda _pid: None,
+    ) -> Self:
+        """Return one that feeds every lane of `bus`, in the loop of which it is to run."""
+        collector = Collector(
+            Path(directory).absolute(), lambda _reader: (bus._drain.lanes, bus.record), bus.record, exit_code
+        )
+        mine = getattr(bus._rings[0], "path", None)
+        if mine is not None:
+            collector.skip.add(mine)
+        return cls(collector, interval=interval, at_end=bus._drain.at_end.append)
+
+    async def open(self) -> None:
+        """Take the directory and feed what lies there.
+
+        Raises:
+            ConfigError: it cannot be used, or another launcher collects it.
+        """
+        await self._worker.run(self._collector.open)
+        await self._worker.run(self._collector.scan)
+        self._collector.sweep()
+
+    async def run(self) -> None:
+        """Collect until cancelled; then take a last look."""
+        try:
+            if not self._collector.is_open:
+                # Shielded: a bus that closes at once is to have what lies there all the same.
+                with anyio.move_on_after(OPENING, shield=True) as first_look:
+                    await self.open()
+                if first_look.cancelled_caught:  # a machine or a disk that is busy
+                    await self.open()
+            scan_at = 0.0
+            while True:
+                async with self._turn:
+                    if anyio.current_time() >= scan_at:
+                        await self._worker.run(self._collector.scan)
+                        scan_at = anyio.current_time() + 4 * self.interval
+                    filled = self._collector.sweep()
+                # A sweep that found much may have left more, in rings that may overflow: look again at once.
+                await anyio.sleep(0 if filled >= FULL else self.interval)
+        finally:
+            self.close()
+
+    async def flush(self) -> None:
+        """Feed all that was recorded before the call; the lanes may have to make room for it."""
+        if self._over or not self._collector.is_open:
+            return
+        self._heads = self._collector.heads()
+        async with self._turn:
+            with suppress(OSError):  # `run` meets it, too
+                await self._worker.run(self._collector.scan)
+        self._heads |= {name: heads for name, heads in self._collector.heads().items() if name not in self._heads}
+        while self.behind and not self._over:
+            async with self._turn:
+                moved = self._collector.sweep()
+            await anyio.sleep(0 if moved else 0.005)
+
+    @property
+    def behind(self) -> int:
+        """How many records of before the last flush are not fed."""
+        return self._collector.behind(self._heads)
+
+    def close(self) -> None:
+        """Take a last look; note what is delivered, and let the directory go, when every lane has ended."""
+        self._over = True
+        self._worker.close()
+        if self._collector.is_open:
+            self._collector.last_look()  # in this thread: at interpreter exit no other can be counted on (M4)
+            self._at_end(self._collector.close)
+
+    def abandon(self) -> None:
+        """Let the directory go, though it is just being taken: `open` was cancelled."""
+        self._over = True
+        self._worker.soon(self._collector.close)
+        self._worker.close()
+
+    def __repr__(self) -> str:
+        return f"<Collecting {self.directory}, {len(self._collector.files)} files>"

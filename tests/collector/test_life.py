@@ -105,7 +105,7 @@ def test_what_is_not_delivered_is_told_at_the_end(place: Place, held: sqlite3.Co
 
 def test_ctrl_c_at_the_exit_ends_the_wait(place: Place, held: sqlite3.Connection) -> None:
     """Who does not want to wait for a sink that is away is told where the records are, as well."""
-    program = place.start(AWAY.format(deadline=60) + "emit(10)")
+    program = place.start(AWAY.format(timeout=60) + "emit(10)")
     (ring,) = until(lambda: list(place.temporary.glob("*/*/*.ring")))
     until(lambda: RecorderReader(ring).closed)
     program.send_signal(signal.SIGINT)

@@ -79,6 +79,17 @@ async def test_quantiles_of_many_points_are_close() -> None:
         assert abs(rank - quantile / 100) < 0.01
 
 
+@pytest.mark.parametrize("count", [7, 100, 256, 257, 900])
+async def test_quantiles_are_of_values_that_came(count: int) -> None:
+    """A quantile is the value at its rank, by exact arithmetic, also where values lie far apart and are many."""
+    sink = ListSink()
+    values = [1.5**number for number in range(count)]
+    async with opened(sink, quantiles=(0.07, 0.5, 0.9, 0.99)) as stage:
+        await stage.write([metric(n, value=v, time_ns=at(1)) for n, v in enumerate(values)])
+    for percent in (7, 50, 90, 99):
+        assert numbers(sink.records)[f"loss.p{percent}"] == pytest.approx(values[-(-percent * count // 100) - 1])
+
+
 async def test_series_and_intervals_are_apart() -> None:
     """Names, groups, ranks and intervals are summed up each for themselves, in order."""
     sink = ListSink()

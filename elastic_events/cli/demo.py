@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.demo.launcher import Job
-from elastic_events.reading.source import last_words, read_stories
-from elastic_events.reading.summary import final_worker, summary
+from elastic_events.reading.answers import retell
+from elastic_events.reading.source import read_stories
 from elastic_events.reading.summary_terminal import summary_terminal
 
 __all__ = ("command",)
@@ -61,9 +61,7 @@ def command(database: Path, workers: int, steps: int, kill: bool) -> None:
 def _tell(console: Console, database: Path, trained: dict[str, list[float]]) -> None:
     """Show what the records say, and what became of the model."""
     story = read_stories([database])[-1]
-    dead = final_worker(story)
-    words = last_words([database], [dead.process] if dead is not None and dead.process is not None else [])
-    console.print(summary_terminal(summary(story, words)))
+    console.print(summary_terminal(retell(story, [database])))
     losses, accuracies = trained["loss"], trained["accuracy"]
     if losses and accuracies:
         console.print(

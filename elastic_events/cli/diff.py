@@ -4,7 +4,8 @@ import click
 from rich.console import Console
 
 from elastic_events.cli.reading import choose, emit_json, stories_of
-from elastic_events.reading.diff import diff, diff_terminal
+from elastic_events.reading.compare import diff
+from elastic_events.reading.diff_terminal import diff_terminal
 
 __all__ = ("command",)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from elastic_events.cli.output import write_page
 from elastic_events.cli.reading import emit_json, reading
-from elastic_events.reading.goodput import explain, goodput
+from elastic_events.reading.buckets import explain, goodput
 from elastic_events.reading.goodput_terminal import goodput_terminal
 from elastic_events.reading.story import Story
 

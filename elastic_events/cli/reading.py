@@ -1,17 +1,19 @@
 """What the commands that read a run have in common: sources, the choice of a run, JSON, the exit code."""
 
 import functools
-import gc
+import math
 import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import click
 import msgspec
 
 from elastic_events.bus.errors import InputError
 from elastic_events.cli.output import tell
-from elastic_events.reading.shown import json_shown
+from elastic_events.reading.answers import pick, quickly
+from elastic_events.reading.shown import json_shown, sentence
 from elastic_events.reading.source import read_stories
 from elastic_events.reading.story import Story
 from elastic_events.sinks.jsonl_read import CUT
@@ -48,6 +50,28 @@ class Skipped:
             tell(f"and {self.count - _SHOWN} more")
 
 
+class _Progress:
+    """A line on a terminal that says how far a long reading has come, until it has."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + 1 if sys.stderr is not None and sys.stderr.isatty() else math.inf
+        self._shown = False
+
+    def show(self, source: str, share: float) -> None:
+        """Say it, some times a second."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.2
+            self._shown = True
+            click.echo(f"\r\x1b[Kreading {sentence(source)}: {share:.0%}", nl=False, err=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
 def stories_of(sources: tuple[str, ...], skipped: Skipped | None = None) -> list[Story]:
     """Return the stories of `sources`, at least one; what was skipped is told on stderr, or to `skipped`.
 
@@ -55,8 +79,8 @@ def stories_of(sources: tuple[str, ...], skipped: Skipped | None = None) -> list
         InputError: not one record can be read; `NothingYet` where that may still change.
     """
     told = Skipped() if skipped is None else skipped
-    gc.disable()  # all that is read lives until the end: the collector would only walk it again and again
-    stories = read_stories(sources, told)
+    with quickly(), _Progress() as progress:
+        stories = read_stories(sources, told, progress.show if skipped is None else None)
     if not stories:
         raise told.nothing(sources)
     if skipped is None:
@@ -66,16 +90,11 @@ def stories_of(sources: tuple[str, ...], skipped: Skipped | None = None) -> list
 
 def choose(stories: list[Story], run: str | None) -> Story:
     """Return the story of `run`, or the last one, naming the others on stderr."""
-    names = [story.run_id for story in stories]
-    if run is not None:
-        for story in reversed(stories):
-            if story.run_id == run:
-                return story
-        raise NothingYet(f"no run {run!r} here; there are {', '.join(dict.fromkeys(names))}")
-    if len(stories) > 1:
-        others = ", ".join(dict.fromkeys(names[:-1]))
-        tell(f"{len(stories)} runs here: showing the last, {names[-1]}; --run chooses among {others}")
-    return stories[-1]
+    if len(stories) > 1 and run is None:
+        *others, last = (story.run_id for story in stories)
+        among = ", ".join(dict.fromkeys(others))
+        tell(f"{len(stories)} runs here: showing the last, {last}; --run chooses among {among}")
+    return pick(stories, run)
 
 
 def emit_json(answer: Any) -> None:

@@ -4,9 +4,9 @@ import click
 from rich.console import Console
 
 from elastic_events.cli.reading import emit_json, reading
-from elastic_events.reading.slow import slow
 from elastic_events.reading.slow_terminal import slow_terminal
 from elastic_events.reading.story import Story
+from elastic_events.reading.stragglers import slow
 
 __all__ = ("command",)
 

@@ -1,6 +1,5 @@
 """`elastic-events summary`: a run on one screen."""
 
-import gc
 import time
 from collections.abc import Iterator
 
@@ -11,10 +10,9 @@ from rich.live import Live
 
 from elastic_events.cli.output import tell
 from elastic_events.cli.reading import Skipped, choose, emit_json, judge, options, stories_of
+from elastic_events.reading.answers import retell
+from elastic_events.reading.overview import Summary
 from elastic_events.reading.shown import json_shown
-from elastic_events.reading.source import last_words
-from elastic_events.reading.story import Story
-from elastic_events.reading.summary import Summary, final_worker, summary
 from elastic_events.reading.summary_terminal import summary_terminal
 from elastic_events.sinks.stored import NothingYet
 
@@ -35,7 +33,7 @@ def command(sources: tuple[str, ...], run: str | None, as_json: bool, check: boo
     answer is another one. --check judges what was seen last.
     """
     if not watch:
-        answer = _answer(choose(stories_of(sources), run), sources)
+        answer = retell(choose(stories_of(sources), run), sources)
         if as_json:
             emit_json(answer)
         else:
@@ -84,14 +82,7 @@ def _watch(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
             waits = True
         else:
             run, outcome = story.run_id, story.outcome
-            yield _answer(story, sources)
+            yield retell(story, sources)
         if outcome == "unknown":
-            gc.collect()  # the reading has turned it off
             time.sleep(INTERVAL)
     skipped.tell()
-
-
-def _answer(story: Story, sources: tuple[str, ...]) -> Summary:
-    dead = final_worker(story)
-    processes = [dead.process] if dead is not None and dead.process is not None else []
-    return summary(story, last_words(sources, processes))

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from elastic_events.cli.output import write_page
 from elastic_events.cli.reading import emit_json, reading
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.story import Story
-from elastic_events.reading.timeline import timeline
 
 __all__ = ("command",)
 

@@ -5,9 +5,11 @@ only left torch's own stream is read through the same state machine that the plu
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
@@ -17,7 +19,7 @@ from elastic_events.reading.once import Once
 from elastic_events.reading.speaker import DEATHS, NAMELESS, Speaker
 from elastic_events.reading.story import Story
 
-__all__ = ("Builder", "build", "key_of")
+__all__ = ("Builder", "Facts", "build", "key_of")
 
 
 def key_of(context: Context) -> tuple[str, str]:
@@ -37,11 +39,18 @@ def build(records: Iterable[Record]) -> list[Story]:
     return builder.stories()
 
 
-class Heard(NamedTuple):
-    """One process, and which of its events were heard."""
+class Facts(dict[Any, Any]):
+    """Text of JSON -> what it says. That of a step's mark is the same on all ranks: it is decoded once, and is one object."""
 
-    speaker: Speaker
-    events: Once | None  #: None: its records have no identity that would tell one that comes again
+    def __missing__(self, text: Any) -> Any:
+        if len(self) >= _FACTS:
+            self.clear()
+        facts = self[text] = _decode(text)
+        return facts
+
+
+_decode = msgspec.json.Decoder().decode
+_FACTS = 65_536
 
 
 class Builder:
@@ -51,7 +60,9 @@ class Builder:
         #: Processes whose events came in another order than they were recorded in, as when dead letters were replayed:
         #: what was made of them is not to be relied on.
         self.disordered: set[tuple[str, str]] = set()
-        self._heard: dict[tuple[str, str], Heard] = {}
+        #: Told now and then how much of a source was read: 0 to 1.
+        self.progress: Callable[[float], object] = lambda _share: None
+        self._heard: dict[tuple[str, str], Speaker] = {}
         self._ledgers: dict[str, dict[Any, dict[str, Any]]] = {}
         self._source = ""
         self._runs: set[str] = set()  # of which the source has records
@@ -63,23 +74,25 @@ class Builder:
         self._source = source
         self._runs = self._spoken.setdefault(source, set())
 
-    def heard(self, context: Context, time_ns: int) -> Heard:
+    def heard(self, context: Context, time_ns: int) -> Speaker:
         """Return what is kept of the process of `context`, which recorded something at `time_ns`."""
         key = key_of(context)
-        heard = self._heard.get(key)
+        speaker = self._heard.get(key)
         self._runs.add(context.run_id)
-        if heard is None:
-            heard = self._heard[key] = Heard(Speaker(context, time_ns), Once() if context.process else None)
-        return heard
+        if speaker is None:
+            speaker = self._heard[key] = Speaker(context, time_ns)
+        return speaker
 
-    def first(self, heard: Heard, name: object, seq: int, *, again: bool = True) -> bool:
+    def first(self, speaker: Speaker, name: object, seq: int, *, again: bool = True) -> bool:
         """Whether an event comes for the first time; with `again` false it is known to. Note one that comes late."""
         if name in DEATHS:  # another's word, which counts once by itself
             return True
-        speaker, events = heard
-        if events is not None:  # without an identity, two may have had one pid, and begun to count anew
-            if again and not events.new(seq):
-                return False
+        if speaker.context.process:  # without an identity, two may have had one pid, and begun to count anew
+            if again:
+                if speaker.events is None:
+                    speaker.events = Once()
+                if not speaker.events.new(seq):
+                    return False
             if seq < speaker.seq:
                 self.disordered.add(key_of(speaker.context))
         speaker.seq = seq
@@ -91,12 +104,11 @@ class Builder:
         if kind == "ledger":
             self.ledger(context, record.seq, record.fields[0])
             return
-        heard = self.heard(context, time_ns)
-        speaker = heard.speaker
+        speaker = self.heard(context, time_ns)
         if kind == "metric":
             speaker.seen(time_ns, record.monotonic_ns)
             return
-        if not self.first(heard, record.name, record.seq):
+        if not self.first(speaker, record.name, record.seq):
             return
         if kind == "event":
             source, _, metadata = record.fields
@@ -113,13 +125,13 @@ class Builder:
     def stories(self) -> list[Story]:
         """Return the stories of what was taken."""
         runs: dict[str, list[Speaker]] = {}
-        for speaker, _ in self._heard.values():
+        for speaker in self._heard.values():
             runs.setdefault(speaker.run_id, []).append(speaker)
         if len(runs) == 2 and NAMELESS in runs:  # a process that does not know its run's id
             nameless = runs.pop(NAMELESS)
             next(iter(runs.values())).extend(nameless)
         stories = []
-        _set_clocks_back(heard.speaker for heard in self._heard.values())
+        _set_clocks_back(self._heard.values())
         for run_id, speakers in runs.items():
             told = [(speaker, speaker.finish()) for speaker in speakers]
             jobs = _one_by_one(told) if run_id == NAMELESS else [told]
@@ -133,9 +145,9 @@ class Builder:
     def _lost(self, runs: set[str]) -> dict[str, int]:
         """Return what rings overwrote before a collector came, by reason: each loss once, whoever told it."""
         totals: dict[tuple[str, str], int] = {}
-        for speaker, _ in self._heard.values():
+        for speaker in self._heard.values():
             if speaker.run_id in runs:
-                for key, total in speaker.lost.items():
+                for key, total in (speaker.lost or {}).items():
                     totals[key] = max(totals.get(key, 0), total)
         lost: Counter[str] = Counter()
         for (_, reason), total in totals.items():

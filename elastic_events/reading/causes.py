@@ -19,6 +19,9 @@ OUTCOMES = ("failed", "stopped", "membership", "left", "succeeded", "unknown")
 #: Signals that a process gets from its own fault or from outside, never since a peer of it is gone.
 _OWN = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"})
 
+#: Nanoseconds by which the clock of a host may be wrong that met no other host in a rendezvous.
+_ANY = 10**18
+
 #: Nanoseconds after the last sign of life of a run within which a collector's word is of the death, not of a recovery.
 _FRESH = 5_000_000_000
 
@@ -33,6 +36,7 @@ def conclude(story: Story, ranks: Ranks) -> None:
             node.gone = _gone(story, node, last, top)
     alive = max((process.last_ns for process in story.processes), default=0)
     errors = {host: _error(offset) for host, offset in story.offsets.items()}
+    errors[story.reference] = 0
     for attempt in story.attempts:
         attempt.gone = [node for node in attempt.nodes if node.gone and last[node] == attempt.number]
         _end(attempt, ranks, alive + _FRESH)
@@ -146,7 +150,9 @@ def _joint(attempt: Attempt, top: int) -> str:
 
 def _restarts(story: Story) -> int | None:
     outcomes = [attempt.outcome for attempt in story.attempts[:-1]]
-    return None if "unknown" in outcomes else outcomes.count("failed")
+    told = max((node.restarts for node in story.nodes), default=0)
+    counted = outcomes.count("failed")
+    return None if "unknown" in outcomes or told > counted else counted  # attempts are missing
 
 
 def _changed(before: Attempt, after: Attempt) -> bool:
@@ -236,6 +242,9 @@ def _open(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -> bool:
         until = _latest(first) + _between(first.host, node.host, errors)
         if not own or any(worker.outcome == "unknown" and _earliest(worker) < until for worker in own):
             return True
+        # A worker that was ended before, for a cause that its agent did not come to tell.
+        if node not in attempt.ends and any(worker.victim and _latest(worker) <= until for worker in own):
+            return True
     return False
 
 
@@ -257,7 +266,8 @@ def _error(offset: Offset) -> int:
 
 
 def _between(a: str, b: str, errors: Mapping[str, int]) -> int:
-    return 0 if a == b else errors.get(a, 0) + errors.get(b, 0)
+    """Return by how many nanoseconds the clocks of two hosts may be apart; of one that nothing compares, any number."""
+    return 0 if a == b else errors.get(a, _ANY) + errors.get(b, _ANY)
 
 
 def _latest(worker: Worker) -> int:

@@ -25,8 +25,8 @@ class Joined(NamedTuple):
     world_size: int | None = None  #: nodes
 
 
-def offsets(joins: Iterable[Joined]) -> dict[str, Offset]:
-    """Return each host's offset against the reference, the host of the most rendezvous; none for a host of its own.
+def offsets(joins: Iterable[Joined]) -> tuple[str, dict[str, Offset]]:
+    """Return the reference, the host of the most rendezvous, and each host's offset against it; none for a host of its own.
 
     The median over the common rounds; its error is the widest deviation from it, and never below one `LOOK`. It counts
     as real, `applied`, once it is beyond its error in at least two rounds; or in one of which it is sure that it was the
@@ -49,7 +49,7 @@ def offsets(joins: Iterable[Joined]) -> dict[str, Offset]:
             error = max(LOOK, *(abs(value - middle) for value in apart))
             enough = len(apart) > 1 or bool(common & sure)
             found[host] = Offset(middle, error, len(apart), abs(middle) > error and enough)
-    return found
+    return reference, found
 
 
 def set_back(aheads: Sequence[int], jumps: Sequence[tuple[int, int]]) -> list[int]:

@@ -1,9 +1,11 @@
 """What a story needs of a SQLite file, and no more: most of ten million records are metrics, which say "still alive"."""
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from heapq import merge
+from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Kind, Record
-from elastic_events.reading.builder import Builder, Heard
-from elastic_events.reading.speaker import DEATHS
+from elastic_events.reading.builder import Builder, Facts
+from elastic_events.reading.speaker import DEATHS, Speaker
 from elastic_events.reading.story import Process
 from elastic_events.sinks.sqlite import connect_to_read
 from elastic_events.sinks.sqlite_schema import ALL_CONTEXTS, SELECT, from_row
@@ -23,11 +25,17 @@ __all__ = ("scan", "spoken", "words")
 
 _KINDS: tuple[Kind, ...] = ("event", "rdzv", "metric")
 
-_EVENTS = "SELECT time_ns, context, seq, monotonic_ns, name, source, metadata FROM events"
+# Most events are marks of steps: for these a small number stands for the name, and no text is made of name and source.
+_EVENTS = """
+SELECT time_ns, context, seq, monotonic_ns, metadata,
+    CASE name WHEN 'step.ended' THEN 0 WHEN 'step.started' THEN 1 ELSE name END,
+    CASE name WHEN 'step.ended' THEN NULL WHEN 'step.started' THEN NULL ELSE source END
+FROM events
+"""
 
 # torch's own words, of the processes that told no story in ours.
 _MESSAGES = """
-SELECT time_ns, context, seq, monotonic_ns, NULL, NULL, message FROM rdzv_events
+SELECT time_ns, context, seq, monotonic_ns, message, NULL, NULL FROM rdzv_events
 WHERE context NOT IN (SELECT context FROM events WHERE name = 'job.started') ORDER BY time_ns, entry
 """
 
@@ -41,7 +49,14 @@ SELECT time_ns, monotonic_ns FROM metrics
 WHERE origin = (SELECT origin FROM contexts WHERE context = ?) ORDER BY seq LIMIT 1
 """
 _ORIGIN = "SELECT DISTINCT origin FROM contexts WHERE run_id = ? AND process = ?"
+
+_LAST_EVENT = "SELECT max(entry) FROM events"
 _LEDGERS = "SELECT context, seq, ledger FROM ledgers ORDER BY entry"
+
+#: Rows after which it is told how much was read.
+_MANY = 65_536
+
+_decode = msgspec.json.Decoder().decode
 
 
 def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *, again: bool = True) -> None:
@@ -56,11 +71,20 @@ def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *,
     try:
         with closing(connect_to_read(path)) as connection:
             connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the ends of the metrics lie far apart
-            contexts = {number: Context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
+            contexts = {number: _context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
             tell = lambda at, reason: damaged(f"{path.name}, record of {at}", reason)  # noqa: E731
             _scan(connection, contexts, builder, tell, again)
     except sqlite3.Error as error:
         raise InputError(f"cannot read {path}: {error}") from None
+
+
+def _context(run_id: Any, process: str, host: Any, *rest: Any) -> Context:
+    """Return a context; of a run's id and a host's name, which many have, there is one text."""
+    return Context(_one(run_id), process, _one(host), *map(_one, rest))
+
+
+def _one(value: Any) -> Any:
+    return sys.intern(value) if type(value) is str else value
 
 
 def words(path: Path, processes: Iterable[Process], count: int) -> dict[Process, list[Record]]:
@@ -98,31 +122,66 @@ def _scan(
     damaged: Callable[[int, str], object],
     again: bool,
 ) -> None:
-    known: dict[int, Heard] = {}
-    decode = msgspec.json.Decoder().decode
-    for time_ns, number, seq, monotonic_ns, name, source, content in _in_order(connection):
+    known: dict[int, Speaker] = {}
+
+    def meet(number: int, time_ns: int) -> Speaker:
+        speaker = known[number] = builder.heard(contexts[number], time_ns)
+        return speaker
+
+    (total,) = connection.execute(_LAST_EVENT).fetchone()
+    rows = iter(_in_order(connection))
+    done, facts = 0, Facts()
+    while (row := next(rows, None)) is not None:
+        _take(chain((row,), islice(rows, _MANY)), known, meet, facts, builder, damaged, again)
+        done += _MANY
+        builder.progress(min(1.0, done / (total or 1)))
+    for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
+        speaker = known.get(number)
+        if speaker is None:  # it recorded nothing but metrics
+            first, first_monotonic = connection.execute(_FIRST_METRIC, (number,)).fetchone()
+            speaker = builder.heard(contexts[number], first)
+            speaker.seen(first, first_monotonic)
+        speaker.seen(time_ns, monotonic_ns)
+    for number, seq, ledger in connection.execute(_LEDGERS):
+        builder.ledger(contexts[number], seq, _decode(ledger))
+
+
+def _take(
+    rows: Iterable[tuple[Any, ...]],
+    known: dict[int, Speaker],
+    meet: Callable[[int, int], Speaker],
+    facts: Facts,
+    builder: Builder,
+    damaged: Callable[[int, str], object],
+    again: bool,
+) -> None:
+    """Take rows. This is where the time goes: a mark of a step costs a look, a comparison and one call."""
+    find = known.get
+    for row in rows:
+        time_ns, number, seq, monotonic_ns, content, name, _ = row
         try:
-            heard = known.get(number)
-            if heard is None:
-                heard = known[number] = builder.heard(contexts[number], time_ns)
-            if not builder.first(heard, name, seq, again=again):
-                continue
-            speaker = heard.speaker
-            if name is None:
-                speaker.message(time_ns, content, monotonic_ns)
+            speaker = find(number) or meet(number, time_ns)
+            if name != 0 and name != 1:  # noqa: PLR1714 - a set costs more
+                _told(builder, speaker, row, again)
+            elif again or seq < speaker.seq:
+                if builder.first(speaker, "", seq, again=again):
+                    speaker.step(name, time_ns, facts[content], monotonic_ns)
             else:
-                speaker.event(time_ns, name, source, decode(content), monotonic_ns)
+                speaker.seq = seq
+                speaker.step(name, time_ns, facts[content], monotonic_ns)
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
             damaged(time_ns, f"{type(error).__name__}: {error}")
-    for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
-        heard = known.get(number)
-        if heard is None:  # it recorded nothing but metrics
-            first, first_monotonic = connection.execute(_FIRST_METRIC, (number,)).fetchone()
-            heard = builder.heard(contexts[number], first)
-            heard.speaker.seen(first, first_monotonic)
-        heard.speaker.seen(time_ns, monotonic_ns)
-    for number, seq, ledger in connection.execute(_LEDGERS):
-        builder.ledger(contexts[number], seq, decode(ledger))
+
+
+def _told(builder: Builder, speaker: Speaker, row: tuple[Any, ...], again: bool) -> None:
+    """Take an event that is no mark of a step, or a message, which has no name."""
+    time_ns, _, seq, monotonic_ns, content, name, source = row
+    if not builder.first(speaker, name, seq, again=again):
+        return
+    if name is None:
+        speaker.message(time_ns, content, monotonic_ns)
+    else:
+        speaker.event(time_ns, name, source, _decode(content), monotonic_ns)
 
 
 def _in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:

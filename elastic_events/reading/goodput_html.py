@@ -2,7 +2,7 @@
 
 from html import escape
 
-from elastic_events.reading.goodput import BUCKETS, Goodput, headline
+from elastic_events.reading.buckets import BUCKETS, Goodput, headline
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("goodput_html",)

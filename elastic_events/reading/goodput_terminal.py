@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elastic_events.reading.goodput import Bucket, Goodput, headline
+from elastic_events.reading.buckets import Bucket, Goodput, headline
 from elastic_events.reading.shown import shown
 from elastic_events.reading.words import counted, seconds
 

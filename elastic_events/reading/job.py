@@ -1,8 +1,8 @@
 """One job, from what its agents said and what its processes marked."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastic_events.reading.causes import OUTCOMES, conclude
 from elastic_events.reading.clocks import LOOK, Joined, offsets
@@ -23,12 +23,12 @@ def tell(run_id: str, told: list[Told]) -> Story:
     """Return the story of one run. Never raises for what was recorded: values of a wrong type count as not given."""
     told = sorted(told, key=lambda one: (one[1].first_ns, one[0].context.host, one[0].context.process))
     said = {one: one[0].said() for one in told}
-    found = offsets(_joins(said))
+    reference, found = offsets(_joins(said))
     for one, facts in said.items():
         clock = found.get(one[0].context.host)
         if clock is not None and clock.applied:
             said[one] = _shifted(one[1], facts, round(clock.seconds * 1e9))
-    job = _Job(Story(run_id, 0, 0, offsets=found))
+    job = _Job(Story(run_id, 0, 0, reference=reference, offsets=found))
     job.hear(said)
     job.ranks.assign(job.story, [process for _, process in told])
     return job.finish()
@@ -62,8 +62,29 @@ class _Agent:
         self.node = node
         self.attempts: dict[Any, Attempt] = {}  # its own number -> the job's attempt
         self.latest: Attempt | None = None
-        self.workers: dict[tuple[int, str, int], Worker] = {}  # attempt, and its rank, pid or local rank
+        self.workers: dict[Attempt, _Named] = {}
         self.rendezvous: list[Rendezvous] = []  # of the attempt to come
+
+
+class _Named(NamedTuple):
+    """The workers of one agent in one attempt, by what they are known by."""
+
+    ranks: dict[int, Worker]
+    pids: dict[int, Worker]
+    locals: dict[int, Worker]
+
+    def find(self, rank: int | None, pid: int | None, local: int | None) -> Iterator[Worker]:
+        """Give those with the rank, the pid and the local rank, where there are such."""
+        for workers, value in zip(self, (rank, pid, local), strict=True):
+            worker = workers.get(value) if value is not None else None
+            if worker is not None:
+                yield worker
+
+    def add(self, worker: Worker, rank: int | None, pid: int | None, local: int | None) -> None:
+        """Add a worker, or what it is known by now as well."""
+        for workers, value in zip(self, (rank, pid, local), strict=True):
+            if value is not None:
+                workers[value] = worker
 
 
 class _Job:
@@ -104,6 +125,7 @@ class _Job:
     def job_ended(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], outcome: str) -> None:
         node = agent.node
         node.ended_ns, node.outcome = time_ns, outcome
+        node.restarts = integer(facts.get("restarts")) or 0
         node.reason, node.signal = _text(facts.get("reason")) or "", signal_name(facts.get("signal"))
 
     def rendezvous(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], completed: bool) -> None:
@@ -188,15 +210,16 @@ class _Job:
     def _worker(self, agent: _Agent, facts: Mapping[str, Any]) -> Worker:
         """Return the worker that `facts` speak of, a new one where it was not spoken of before."""
         attempt = self._attempt(agent, facts)
-        rank, pid, local = (integer(facts.get(key)) for key in ("rank", "pid", "local_rank"))
-        worker = agent.workers.get((attempt.number, "rank", rank)) if rank is not None else None
+        rank, pid, local = integer(facts.get("rank")), integer(facts.get("pid")), integer(facts.get("local_rank"))
+        named = agent.workers.get(attempt)
+        if named is None:
+            named = agent.workers[attempt] = _Named({}, {}, {})
+        worker = named.ranks.get(rank) if rank is not None else None
         if worker is not None and pid in (worker.pid, None):
             return worker
         # A rank is one worker's alone; of an agent for several hosts two may have a pid or a local rank in common.
-        named = (("rank", rank), ("pid", pid), ("local", local))
-        keys = [(attempt.number, what, value) for what, value in named if value is not None]
-        known = (agent.workers.get(key) for key in keys)
-        worker = next((w for w in known if w is not None and (rank is None or w.rank in (rank, None))), None)
+        known = named.find(rank, pid, local)
+        worker = next((one for one in known if rank is None or one.rank in (rank, None)), None)
         if worker is None:
             worker = Worker(rank, agent.node, local, pid, agent.node.host)
             attempt.workers.append(worker)
@@ -205,7 +228,7 @@ class _Job:
         if pid is not None:
             worker.pid = pid
             self.ranks.told(worker)
-        agent.workers.update(dict.fromkeys(keys, worker))
+        named.add(worker, rank, pid, local)
         return worker
 
     def worker_started(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:

@@ -123,6 +123,7 @@ class _Places:
                 worker.children += [process, *children]
             else:
                 worker.process = process
+                worker.pid = context.pid if worker.pid is None else worker.pid
                 worker.children += children
 
     def _said(self, process: Process, workers: list[tuple[Attempt, Worker]]) -> Worker | None:

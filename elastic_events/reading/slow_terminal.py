@@ -10,7 +10,7 @@ from rich.text import Text
 
 from elastic_events.reading.hang import verdict
 from elastic_events.reading.shown import shown
-from elastic_events.reading.slow import OFTEN, RankSteps, Slow
+from elastic_events.reading.stragglers import OFTEN, RankSteps, Slow
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("slow_terminal",)

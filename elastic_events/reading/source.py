@@ -1,12 +1,14 @@
 """Where records are read from: SQLite, JSON Lines, a directory of flight recorders, a NATS stream."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder, key_of
 from elastic_events.reading.database import scan, spoken, words
+from elastic_events.reading.lines import scan_lines
 from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.options import without_login
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
@@ -40,21 +42,32 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
 
         yield from read_directory(path, lambda file, reason: damaged(file.name, reason))
         return
+    _check(path)
+    from elastic_events.sinks.jsonl_read import read_jsonl
+
+    read = read_sqlite if is_sqlite(path) else read_jsonl
+    yield from read(path, damaged=_by_line(path, damaged))
+
+
+def _check(path: Path) -> None:
     if not path.exists():
         raise NothingYet(
             f"{path}: no such file or directory; give a SQLite or JSON Lines file, a recorder directory or nats://"
         )
-    from elastic_events.sinks.jsonl_read import read_jsonl
-
-    def tell(where: int, reason: str) -> None:
-        damaged(f"{path.name}:{where}", reason.removeprefix(f"{path.name}: "))
-
-    read = read_sqlite if is_sqlite(path) else read_jsonl
-    yield from read(path, damaged=tell)
 
 
-def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> list[Story]:
+def _by_line(path: Path, damaged: Damage) -> Callable[[int, str], object]:
+    return lambda where, reason: damaged(f"{path.name}:{where}", reason.removeprefix(f"{path.name}: "))
+
+
+def read_stories(
+    sources: Iterable[str | Path],
+    damaged: Damage = _ignore,
+    progress: Callable[[str, float], object] | None = None,
+) -> list[Story]:
     """Return the stories of all that `sources` hold, read as one: give one source a node, in any order.
+
+    `progress(source, share)` is told now and then how much of a file was read.
 
     Raises:
         InputError: a source is missing or foreign, or not one record can be read.
@@ -63,9 +76,14 @@ def read_stories(sources: Iterable[str | Path], damaged: Damage = _ignore) -> li
     builder = Builder()
     for source in sources:
         builder.begin(_named(source))
+        if progress is not None:
+            builder.progress = partial(progress, _named(source))
         path = Path(source)
         if path.is_file() and is_sqlite(path):
             scan(path, builder, damaged, again=len(sources) > 1)
+            continue
+        if path.is_file():
+            scan_lines(path, builder, _by_line(path, damaged))
             continue
         for record in read_records(source, damaged):
             builder.add(record)

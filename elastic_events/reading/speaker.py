@@ -4,10 +4,12 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from elastic_events.bus.context import Context
 from elastic_events.reading.clocks import JUMP
+from elastic_events.reading.once import Once
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
@@ -40,6 +42,9 @@ _OWN = frozenset({"job.started", "attempt.started", "worker.started"})
 SPANS = {
     f"{what}.{edge}": (what, edge == "started") for what in ("checkpoint", "restore") for edge in ("started", "ended")
 }
+#: What most processes have none of.
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
 _TORCH = "torchelastic.worker.status."
 _INT64 = range(-(2**63), 2**63)
 _NEVER = 2**63 - 1
@@ -59,6 +64,8 @@ class Said(NamedTuple):
 
 def later(said: Said, by_ns: int) -> Said:
     """Return a fact with its times so much later: its own, and that of a death which it tells."""
+    if not by_ns:
+        return said
     times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(said.facts.get(name))) is not None}
     facts = {**said.facts, **{name: time + by_ns for name, time in times.items()}} if times else said.facts
     return Said(said.time_ns + by_ns, said.name, facts)
@@ -122,6 +129,7 @@ class Speaker:
         ),
         *(
             "_names",
+            "_node",
             "_now",
             "_open",
             "_owns",
@@ -134,69 +142,92 @@ class Speaker:
             "_steps",
             "_told_of",
         ),
-        *("ahead", "context", "jumps", "lost", "node", "run_id", "seq"),
+        *("ahead", "context", "events", "jumps", "lost", "run_id", "seq"),
     )
 
     def __init__(self, context: Context, time_ns: int) -> None:
+        # Of a large job there are hundreds of thousands: what only few need is made when it is needed.
         self.context = context
         self.run_id = context.run_id
         self.seq = -1  # of the last event or message that came, for who reads them
-        self.node = Node(context.host, context.host, context.pid)
-        self.jumps: list[tuple[int, int]] = []  # of its wall clock: how far it was ahead of the monotonic one, and then
+        self.events: Once | None = None  # that were read, for them
+        self._node: Node | None = None
+        # Of its wall clock: how far it was ahead of the monotonic one, and then.
+        self.jumps: Sequence[tuple[int, int]] = ()
         self.ahead = 0  # of the monotonic clock, at the first record; see `begun_ns`
-        self.lost: dict[
-            tuple[str, str], int
-        ] = {}  # process, reason -> what a collector found missing in its ring, in all
+        # Process, reason -> what a collector found missing in its ring, in all.
+        self.lost: dict[tuple[str, str], int] | None = None
         self._now: int | None = None  # the same, since it was set last
         self._least = self._most = 0  # within which it was not set again
         self._first_ns = self._last_ns = time_ns
         self._steps, self._starts, self._ends = array("q"), array("q"), array("q")
-        self._names: dict[int, str] = {}
-        self._errors: dict[int, int] = {}
+        self._names: dict[int, str] | None = None
+        self._errors: dict[int, int] | None = None
         self._epochs: array[int] | None = None
         self._running: int | None = None  # the entry of the step that began last, if it is open
-        self._told_of: Mapping[str, Any] = {}  # what its mark said
-        self._open: dict[
-            Any, list[int]
-        ] = {}  # what another mark is called -> the entries that are open, the newest last
-        self._spans: list[Span] = []
-        self._said_last: list[tuple[str, Mapping[str, Any]]] = []
-        self._facts: list[Said] = []
-        self._derived: list[Said] = []  # from torch's own stream
+        self._told_of: Mapping[str, Any] = _NOTHING  # what its mark said
+        # What another mark is called -> the entries that are open, the newest last.
+        self._open: dict[Any, list[int]] | None = None
+        self._spans: list[Span] | None = None
+        self._said_last: list[tuple[str, Mapping[str, Any]]] | None = None
+        self._facts: list[Said] | None = None
+        self._derived: list[Said] | None = None  # from torch's own stream
         self._owns = False
         self._repair: Repair | None = None
         self._start_ns = 0  # of torch's last START
         self._gathered_ns = 0  # of torch's last RENDEZVOUS, until it is told what came of it
 
+    @property
+    def node(self) -> Node:
+        """The node of this process as an agent."""
+        if self._node is None:
+            self._node = Node(self.context.host, self.context.host, self.context.pid)
+        return self._node
+
     def event(self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0) -> None:
-        """Take one event. Steps come first, and cost least: they are most of a long run's events."""
+        """Take one event."""
+        if name in ("step.started", "step.ended"):
+            self.step(name == "step.started", time_ns, metadata, monotonic_ns)
+            return
         recorded_ns = time_ns
         if monotonic_ns:
             if self._least < time_ns - monotonic_ns < self._most:
                 time_ns = monotonic_ns + self.ahead
             else:
                 time_ns = self._steady(time_ns, monotonic_ns)
-        if name == "step.ended":
-            self._step_ended(time_ns, metadata)
-        elif name == "step.started":
-            self._step_started(time_ns, metadata)
-        elif name in DEATHS:  # a collector's word, on its clock: no sign of life
+        if name in DEATHS:  # a collector's word, on its clock: no sign of life
             if isinstance(metadata, dict):
-                self._facts.append(Said(time_ns, name, metadata))
+                self._say(Said(time_ns, name, metadata))
         else:
             self.seen(time_ns)
             if isinstance(metadata, dict):
                 self._told(time_ns, name, source, metadata, time_ns - recorded_ns)
 
+    def step(self, begins: bool, time_ns: int, facts: Any, monotonic_ns: int = 0) -> None:
+        """Take a mark of a step: what most events of a long run are, and so what has to cost least."""
+        if monotonic_ns:
+            if self._least < time_ns - monotonic_ns < self._most:
+                time_ns = monotonic_ns + self.ahead
+            else:
+                time_ns = self._steady(time_ns, monotonic_ns)
+        if begins:
+            self._step_started(time_ns, facts)
+        elif facts is self._told_of and self._running is not None and "error" not in facts:
+            self._ends[self._running] = time_ns
+            self._running = None
+        else:
+            self._step_ended(time_ns, facts)
+
     def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any], moved_ns: int) -> None:
         if name in FACTS:
-            fact = later(Said(time_ns - moved_ns, name, metadata), moved_ns)
-            self._facts.append(self._said(*fact))
+            if moved_ns:
+                metadata = later(Said(time_ns - moved_ns, name, metadata), moved_ns).facts
+            self._say(self._said(time_ns, name, metadata))
             self._owns = self._owns or name in _OWN
         elif name == "recorder.lost":
             self._lost(metadata)
         elif name in ENDS:
-            self._said_last = [*self._said_last[1 - _ENDS :], (name, metadata)]
+            self._said_last = [*(self._said_last or ())[1 - _ENDS :], (name, metadata)]
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
         elif isinstance(name, str) and name.startswith(_TORCH):
@@ -209,7 +240,12 @@ class Speaker:
         """Note a loss: totals, which a collector that was killed has told, too; the highest holds."""
         total = whole(facts.get("total", facts.get("count")))
         key = str(facts.get("process", facts.get("pid"))), str(facts.get("reason"))
+        self.lost = {} if self.lost is None else self.lost
         self.lost[key] = max(self.lost.get(key, 0), total or 0)
+
+    def _say(self, said: Said) -> None:
+        self._facts = [] if self._facts is None else self._facts
+        self._facts.append(said)
 
     def _said(self, time_ns: int, name: str, facts: Mapping[str, Any]) -> Said:
         """Return a fact. That of a rendezvous stands behind what the nodes do next: torch's own record has its end."""
@@ -242,7 +278,7 @@ class Speaker:
         if self._now is None:
             self.ahead = now
         elif not self._least < now < self._most and len(self.jumps) < _JUMPS:
-            self.jumps.append((self._now, now))
+            self.jumps = [*self.jumps, (self._now, now)]
         if not self._least < now < self._most:
             self._now, self._least, self._most = now, now - JUMP, now + JUMP
         return monotonic_ns + self.ahead
@@ -259,50 +295,54 @@ class Speaker:
         self._start_ns += later_ns
         for times in (self._starts, self._ends):
             times[:] = array("q", (time and time + later_ns for time in times))
-        self._errors = {entry: time + later_ns for entry, time in self._errors.items()}
-        for span in self._spans:
+        if self._errors:
+            self._errors = {entry: time + later_ns for entry, time in self._errors.items()}
+        for span in self._spans or ():
             span.start_ns += later_ns
             span.end_ns += later_ns if span.end_ns else 0
-        for facts in (self._facts, self._derived):
+        for facts in filter(None, (self._facts, self._derived)):
             facts[:] = [later(said, later_ns) for said in facts]
 
     def finish(self) -> Process:
         """Close what the last record left open; return the process."""
         if self._repair is not None:
             self._derive(self._last_ns, Repair.started)
-        for times in (self._starts, self._ends, self._errors.values()):
+        for times in (self._starts, self._ends, (self._errors or _NOTHING).values()):
             if times:
                 self.seen(max(times))
         if self._starts:
             self.seen(min(self._starts))
-        marks = (self._spans, self._steps, self._starts, self._ends, self._names, self._errors, self._epochs)
-        process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last)
+        steps = self._steps, self._starts, self._ends
+        marks = (self._spans or (), *steps, self._names or _NOTHING, self._errors or _NOTHING, self._epochs)
+        process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last or ())
         _block(process)
         return process
 
     def said(self) -> list[Said]:
         """Return what this process said as an agent; empty for a worker."""
-        return self._facts if self._owns else [*self._facts, *self._derived]
+        return [*(self._facts or ()), *(() if self._owns else self._derived or ())]
 
     # --- marks: each is a beginning and an end of one thing, by its id, or by its number and its order ---
 
     def _step_started(self, time_ns: int, metadata: Any) -> None:
-        facts = metadata if isinstance(metadata, dict) else {}
+        facts = metadata if type(metadata) is dict else {}
         if self._running is not None:
-            self._open.setdefault(_called("step", self._told_of), []).append(self._running)
+            self._leave_open(_called("step", self._told_of), self._running)
+        steps = self._steps
+        self._running = entry = len(steps)
+        self._told_of = facts
         said = facts.get("step")
         number = said if type(said) is int and _LOW <= said <= _HIGH else whole(said)
-        self._running = len(self._steps)
-        self._told_of = facts
         if number is None:
-            number = self._running
-            self._names[number] = str(said)
-        self._steps.append(number)
+            number = entry
+            self._names = {} if self._names is None else self._names
+            self._names[entry] = str(said)
+        steps.append(number)
         self._starts.append(time_ns)
         self._ends.append(0)
-        if "epoch" in facts or self._epochs is not None:
+        if self._epochs is not None or "epoch" in facts:
             if self._epochs is None:
-                self._epochs = array("q", bytes(8 * self._running))
+                self._epochs = array("q", bytes(8 * entry))
             self._epochs.append(whole(facts.get("epoch")) or 0)
 
     def _step_ended(self, time_ns: int, metadata: Any) -> None:
@@ -319,6 +359,7 @@ class Speaker:
         if entry is None:  # its beginning was not recorded
             self.seen(time_ns)
         elif "error" in facts:
+            self._errors = {} if self._errors is None else self._errors
             self._errors[entry] = time_ns
         else:
             self._ends[entry] = time_ns
@@ -326,19 +367,24 @@ class Speaker:
     def _mark(self, time_ns: int, what: str, started: bool, facts: Mapping[str, Any]) -> None:
         said = facts.get("step")
         if started:
-            self._open.setdefault(_called(what, facts), []).append(len(self._spans))
+            self._spans = [] if self._spans is None else self._spans
+            self._leave_open(_called(what, facts), len(self._spans))
             self._spans.append(Span(what, whole(said), time_ns))
             return
         entry = self._close(what, facts)
-        if entry is not None:
+        if entry is not None and self._spans is not None:
             self._spans[entry].end_ns = time_ns
             self._spans[entry].failed = "error" in facts
+
+    def _leave_open(self, key: Any, entry: int) -> None:
+        self._open = {} if self._open is None else self._open
+        self._open.setdefault(key, []).append(entry)
 
     def _close(self, what: str, facts: Mapping[str, Any]) -> int | None:
         """Return the newest open entry of what is called so, which is no longer open; None if there is none."""
         key = _called(what, facts)
-        entries = self._open.get(key)
-        if entries is None:
+        entries = None if self._open is None else self._open.get(key)
+        if self._open is None or entries is None:
             return None
         entry = entries.pop()
         if not entries:
@@ -367,4 +413,5 @@ class Speaker:
         begun = max((at for at, fact in enumerate(facts) if fact.name == "worker.started"), default=-1)
         for at, fact in enumerate(facts):
             if fact.name in FACTS:
+                self._derived = [] if self._derived is None else self._derived
                 self._derived.append(self._said(self._start_ns if at <= begun else time_ns, fact.name, fact.metadata))

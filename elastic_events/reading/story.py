@@ -32,19 +32,19 @@ class Process:
     context: Context
     first_ns: int
     last_ns: int
-    spans: list[Span] = field(default_factory=list)
+    spans: Sequence[Span] = ()
     #: One entry a step, in the order in which they began: number, start, end; end 0: it was not finished. Numbers may
     #: come again, and steps may overlap.
     steps: "array[int]" = field(default_factory=lambda: array("q"))
     starts: "array[int]" = field(default_factory=lambda: array("q"))
     ends: "array[int]" = field(default_factory=lambda: array("q"))
     #: Entry -> its name, where it has no whole number; `steps` has its place then, which says nothing.
-    names: dict[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
     #: Entry -> when an exception left the step; the script may have caught it.
-    errors: dict[int, int] = field(default_factory=dict)
+    errors: Mapping[int, int] = field(default_factory=dict)
     epochs: "array[int] | None" = None  #: an entry a step, where the marks name an epoch
     #: What it said of its own end, in order: event and facts. The script may have caught it, and gone on.
-    said: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    said: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
     @property
     def first_step_ns(self) -> int | None:
@@ -82,6 +82,7 @@ class Node:
     outcome: str = "unknown"  #: succeeded, failed, left, died, or unknown: it did not say
     reason: str = ""
     signal: str | None = None  #: that stopped it, or that it died of
+    restarts: int = 0  #: as it said at its end
     unparsed: int = 0  #: rendezvous messages of torch that were not understood
     #: How it went while others remained: left (stopped by a signal, or in order), failed, died, silent; empty: it stayed.
     gone: str = ""
@@ -199,6 +200,7 @@ class Story:
     lost: dict[str, int] = field(
         default_factory=dict
     )  #: reason -> records that processes' rings lost before they were collected
+    reference: str = ""  #: the host on whose clock all times are; empty: no rendezvous told of any
     offsets: dict[str, Offset] = field(default_factory=dict)  #: host -> its clock, of hosts beside the reference
     restarts: int | None = 0  #: attempts that followed a failure; None: it is not known of each what it followed
     membership_changes: int = 0

@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.reading.overview import AttemptRow, Clock, Departure, Failure, Summary
 from elastic_events.reading.shown import shown
-from elastic_events.reading.summary import AttemptRow, Clock, Departure, Failure, Summary
 from elastic_events.reading.words import counted, error_line, seconds, spans
 
 __all__ = ("summary_terminal",)

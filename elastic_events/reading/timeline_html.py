@@ -5,12 +5,10 @@ from typing import Any
 
 import msgspec
 
-from elastic_events.reading.timeline import STATES, Mark, Row, Timeline
+from elastic_events.reading.rows import NAMES, STATES, Mark, Row, Timeline
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("timeline_html",)
-
-_WORDS = {"startup": "start-up", "lost": "lost steps"}
 
 
 def timeline_html(answer: Timeline) -> str:
@@ -22,7 +20,7 @@ def timeline_html(answer: Timeline) -> str:
         "title": f"Run {answer.run_id}: {outcome} after {seconds(answer.wall_s)}",
         "told": ", ".join(_told(answer)),
         "wall": answer.wall_s,
-        "states": [(state, _WORDS.get(state, state)) for state in states],
+        "states": [(state, NAMES[state]) for state in states],
         "used": sorted({states.index(box.state) for row in answer.rows for box in row.boxes}),
         "kinds": sorted({mark.kind for row in answer.rows for mark in row.marks}),
         "bands": [(b.attempt, _short(b.start_s), _short(b.end_s), b.outcome, b.cause) for b in answer.bands],

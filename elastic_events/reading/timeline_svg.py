@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from elastic_events.reading.timeline import STATES, Mark, Row, Timeline, alike, ended
+from elastic_events.reading.rows import NAMES, STATES, Mark, Row, Timeline, alike, ended
 from elastic_events.reading.timeline_terminal import nice_step
 from elastic_events.reading.words import counted, seconds
 
@@ -19,7 +19,6 @@ COLOURS = {
     "lost": "#f0b7a4",
     "checkpoint": "#1f5fbf",
 }
-_WORDS = {"startup": "start-up", "running": "running", "lost": "lost steps"}
 _RED, _INK, _SOFT, _GRID, _GROUND = "red", "ink", "soft", "grid", "ground"
 
 #: What else has a colour -> it. Attributes of the shapes say all of these; who reads no styles sees the light picture.
@@ -110,7 +109,7 @@ class _Picture:
         at = 16.0
         for state in STATES:
             if state in used:
-                word = _WORDS.get(state, state)
+                word = NAMES[state]
                 yield f'<rect x="{at:g}" y="64" width="12" height="12" rx="2" {_fill(state)}/>'
                 yield _text(at + 17, 74, word, _INK)
                 at += 34 + 6.6 * len(word)
@@ -187,7 +186,7 @@ class _Picture:
 
 
 def _hover(row: Row, state: str, label: str, start_s: float, end_s: float) -> str:
-    words = [row.label, _WORDS.get(state, state), label, f"{seconds(start_s)} to {seconds(end_s)}"]
+    words = [row.label, NAMES[state], label, f"{seconds(start_s)} to {seconds(end_s)}"]
     return ", ".join(word for word in words if word)
 
 

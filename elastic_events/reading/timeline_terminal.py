@@ -6,8 +6,8 @@ from itertools import pairwise
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from elastic_events.reading.rows import NAMES, STATES, Box, Row, Timeline, alike, ended
 from elastic_events.reading.shown import shown
-from elastic_events.reading.timeline import STATES, Box, Row, Timeline, alike, ended
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("nice_step", "timeline_terminal")
@@ -18,13 +18,13 @@ _ENDS = 5
 
 #: State -> its letter, its style, its name.
 _LOOK = {
-    "rendezvous": ("r", "magenta", "rendezvous"),
-    "startup": ("s", "cyan", "start-up"),
-    "restore": ("o", "blue", "restore"),
-    "running": ("━", "green", "running"),
-    "training": ("━", "green", "training"),
-    "lost": ("╌", "red", "lost steps"),
-    "checkpoint": ("c", "bold blue", "checkpoint"),
+    "rendezvous": ("r", "magenta", NAMES["rendezvous"]),
+    "startup": ("s", "cyan", NAMES["startup"]),
+    "restore": ("o", "blue", NAMES["restore"]),
+    "running": ("━", "green", NAMES["running"]),
+    "training": ("━", "green", NAMES["training"]),
+    "lost": ("╌", "red", NAMES["lost"]),
+    "checkpoint": ("c", "bold blue", NAMES["checkpoint"]),
 }
 
 #: Kind of a mark -> the same; of two in one column the later one of this list is shown.

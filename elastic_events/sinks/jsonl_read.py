@@ -4,17 +4,18 @@ import contextlib
 import gzip
 import os
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from elastic_events.bus.errors import InputError
-from elastic_events.bus.record import Record
 from elastic_events.sinks.parts import list_parts
 from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json
 
-__all__ = ("CUT", "LONGEST", "JsonlPosition", "read_jsonl")
+__all__ = ("CUT", "LONGEST", "JsonlPosition", "read_jsonl", "read_lines")
+
+Line = TypeVar("Line")
 
 #: How the reason ends of a last line that is not whole: perhaps not yet.
 CUT = "the last line is cut short"
@@ -48,16 +49,32 @@ def read_jsonl(
         NothingYet: there is no such file.
     """
     path = Path(path)
+    _check(path)
+    return Reading(after or JsonlPosition(), partial(_read, path, _ignore if damaged is None else damaged, from_json))
+
+
+def read_lines(path: Path, parse: Callable[[bytes], Line], damaged: Damaged) -> Iterator[Line]:
+    """Read the lines of `path` and its parts as `read_jsonl` does, and give what `parse` makes of each.
+
+    Raises:
+        NothingYet: there is no such file.
+    """
+    _check(path)
+    return _read(path, damaged, parse, Place(JsonlPosition()))
+
+
+def _check(path: Path) -> None:
     if not path.exists() and not (path.parent.is_dir() and list_parts(path)):
         raise NothingYet(f"{path} does not exist")
-    return Reading(after or JsonlPosition(), partial(_read, path, _ignore if damaged is None else damaged))
 
 
 def _ignore(line: int, reason: str) -> None:
     """Nobody wants to know."""
 
 
-def _read(path: Path, damaged: Damaged, place: Place[JsonlPosition]) -> Generator[Record, None, None]:
+def _read(
+    path: Path, damaged: Damaged, parse: Callable[[bytes], Line], place: Place[JsonlPosition]
+) -> Generator[Line, None, None]:
     active, number, parts = _look(path)
     with active or contextlib.nullcontext():
         place.position = _resume(path, place.position, active, number, parts, damaged)
@@ -68,9 +85,9 @@ def _read(path: Path, damaged: Damaged, place: Place[JsonlPosition]) -> Generato
                     damaged(0, f"{part.name} is gone")
                     continue
                 with file:
-                    yield from _read_part(file, part_number, part.name, damaged, place, last=False)
+                    yield from _read_part(file, part_number, part.name, damaged, parse, place, last=False)
         if active is not None:
-            yield from _read_part(active, number, path.name, damaged, place, last=True)
+            yield from _read_part(active, number, path.name, damaged, parse, place, last=True)
 
 
 def _resume(
@@ -149,14 +166,21 @@ def _open_part(part: Path) -> BinaryIO | None:
 
 
 def _read_part(
-    file: BinaryIO, number: int, name: str, damaged: Damaged, place: Place[JsonlPosition], *, last: bool
-) -> Generator[Record, None, None]:
+    file: BinaryIO,
+    number: int,
+    name: str,
+    damaged: Damaged,
+    parse: Callable[[bytes], Line],
+    place: Place[JsonlPosition],
+    *,
+    last: bool,
+) -> Generator[Line, None, None]:
     at = place.position if number == place.position.part else JsonlPosition(number)
     place.position, offset, line, last_line = at, at.offset, at.line, b""
     try:
         file.seek(offset)
         while data := file.readline(LONGEST):
-            length, record, before, last_line = len(data), None, last_line, data
+            length, made, before, last_line = len(data), None, last_line, data
             whole = data.endswith(b"\n")
             if length >= LONGEST and not whole:
                 while not whole and (data := file.readline(LONGEST)):
@@ -164,25 +188,20 @@ def _read_part(
                     whole = data.endswith(b"\n")
                 damaged(line + 1, f"{name}: longer than {LONGEST} bytes")
             elif data != b"\n":
-                record = _parse(data, line + 1, name, damaged if whole or not last else _ignore)
-            if record is None and last and not whole:
+                try:
+                    made = parse(data)
+                except InputError as error:
+                    if whole or not last:
+                        damaged(line + 1, f"{name}: {error}")
+            if made is None and last and not whole:
                 damaged(line + 1, f"{name}: {CUT}")  # somebody is writing it, or was killed there: for the next look
                 last_line = before
                 break
             offset += length
             line += whole
-            place.position = JsonlPosition(number, offset, line)
-            if record is not None:
-                yield record
+            if made is not None:
+                yield made
     except (OSError, EOFError, zlib.error) as error:
         damaged(line + 1, f"{name}: the rest cannot be read: {error}")
-    if last_line:
-        place.position = place.position._replace(last=(len(last_line), zlib.crc32(last_line)))
-
-
-def _parse(data: bytes, line: int, name: str, damaged: Damaged) -> Record | None:
-    try:
-        return from_json(data)
-    except InputError as error:
-        damaged(line, f"{name}: {error}")
-        return None
+    known = (len(last_line), zlib.crc32(last_line)) if last_line else at.last
+    place.position = JsonlPosition(number, offset, line, known)

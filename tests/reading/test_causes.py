@@ -4,11 +4,11 @@ import msgspec
 import pytest
 
 from elastic_events.bus.context import Context
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import goodput
+from elastic_events.reading.overview import summary
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.story import Story
-from elastic_events.reading.summary import summary
-from elastic_events.reading.timeline import timeline
 from tests.reading.runs import START, Run
 
 
@@ -245,11 +245,16 @@ def test_a_death_on_a_clock_that_is_set_back() -> None:
 
 
 def test_deaths_that_two_agents_saw_within_one_look_are_not_put_in_order() -> None:
-    """Agents that look at their workers now and then know a span, not a moment: where two overlap, either may be the first."""
-    for apart, first in ((0.05, None), (0.5, 0)):
+    """Agents that look at their workers now and then know a span, not a moment: where two overlap, either may be the first.
+
+    Nor is there an order between hosts whose clocks no common rendezvous compares.
+    """
+    for apart, met, first in ((0.05, True, None), (0.5, True, 0), (0.5, False, None)):
         run = Run()
         for number in range(2):
             agent = run.agent(f"node{number}")
+            if met:
+                run.tell(1, agent, "rendezvous.completed", round=0, rank=number, world_size=2)
             run.tell(1, agent, "attempt.started", attempt=0, world_size=2, group_world_size=2, round=0)
             run.tell(1, agent, "worker.started", rank=number, local_rank=0, pid=number + 1, attempt=0)
             at = 5 + number * apart
@@ -259,3 +264,16 @@ def test_deaths_that_two_agents_saw_within_one_look_are_not_put_in_order() -> No
         (attempt,) = told(run).attempts
         assert (attempt.first_failure and attempt.first_failure.rank) == first
         assert len(attempt.suspects) == (2 if first is None else 0)
+
+
+def test_a_victim_of_a_node_whose_end_is_lost_had_a_cause_before_it() -> None:
+    """Who broke after an agent had ended its worker was not the first, although that agent's own reason was not recorded."""
+    job = Two()
+    for rank in (0, 1):
+        job.failed(6.4, rank, signal="SIGTERM", first=False, victim=True, died_ns=ns(6.1))
+    job.failed(6.5, 2, exit_code=1, died_ns=ns(6.3))
+    job.failed(6.5, 3, signal="SIGTERM", first=False, victim=True, died_ns=ns(6.4))
+    job.over(6.5, job.b, "failed")
+    (attempt,) = told(job.run).attempts
+    assert attempt.first_failure is None
+    assert [worker.rank for worker in attempt.suspects] == [2]

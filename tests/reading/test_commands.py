@@ -14,12 +14,12 @@ from typing import get_args
 import msgspec
 import pytest
 
-from elastic_events.reading.diff import Diff
-from elastic_events.reading.goodput import Goodput
-from elastic_events.reading.slow import Slow
+from elastic_events.reading.buckets import Goodput
+from elastic_events.reading.compare import Diff
+from elastic_events.reading.overview import Summary
+from elastic_events.reading.rows import Timeline
 from elastic_events.reading.speaker import FACTS, SPANS
-from elastic_events.reading.summary import Summary
-from elastic_events.reading.timeline import Timeline
+from elastic_events.reading.stragglers import Slow
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
 from tests.test_cli import command

@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.diff import diff, diff_terminal
+from elastic_events.reading.compare import diff
+from elastic_events.reading.diff_terminal import diff_terminal
 from elastic_events.reading.story import Story
 from tests.reading.runs import Run, two_attempts
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from elastic_events.reading.buckets import BUCKETS, Goodput, explain, goodput
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import BUCKETS, Goodput, explain, goodput
 from elastic_events.reading.goodput_html import goodput_html
 from elastic_events.reading.goodput_terminal import goodput_terminal
 from tests.reading.runs import Run, two_attempts

@@ -10,9 +10,9 @@ from rich.console import Console
 from benchmarks.simulate import Job, simulate
 from elastic_events.reading.builder import build
 from elastic_events.reading.hang import verdict
-from elastic_events.reading.slow import Slow, slow
 from elastic_events.reading.slow_terminal import slow_terminal
 from elastic_events.reading.source import read_stories
+from elastic_events.reading.stragglers import Slow, slow
 from tests.reading.runs import Run
 
 

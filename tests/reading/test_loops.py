@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import goodput
-from elastic_events.reading.slow import slow
+from elastic_events.reading.stragglers import slow
 from tests.reading.loops import TICK, Held, Loop, held, hold, loops, plant
 
 

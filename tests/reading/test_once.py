@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 
 from elastic_events.reading.once import Once
+from elastic_events.reading.overview import final_worker, summary
 from elastic_events.reading.source import last_words, read_stories
-from elastic_events.reading.summary import final_worker, summary
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
 

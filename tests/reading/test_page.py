@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import goodput
 from elastic_events.reading.goodput_html import goodput_html
-from elastic_events.reading.timeline import timeline
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.timeline_html import timeline_html
 from tests.missing import missing
 from tests.reading.runs import Run, two_attempts

@@ -3,10 +3,10 @@
 import pytest
 
 from elastic_events.bus.context import Context
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import goodput
+from elastic_events.reading.overview import summary
 from elastic_events.reading.story import Story
-from elastic_events.reading.summary import summary
 from tests.reading.runs import Run
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulate import Job, simulate
-from elastic_events.reading.goodput import goodput
-from elastic_events.reading.slow import slow
+from elastic_events.reading.buckets import goodput
+from elastic_events.reading.overview import summary
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.source import read_records, read_stories
-from elastic_events.reading.summary import summary
-from elastic_events.reading.timeline import timeline
+from elastic_events.reading.stragglers import slow
 
 
 def test_the_readings_find_what_is_true(tmp_path: Path) -> None:

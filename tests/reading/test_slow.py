@@ -7,8 +7,8 @@ import msgspec
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.slow import Slow, slow
 from elastic_events.reading.slow_terminal import slow_terminal
+from elastic_events.reading.stragglers import Slow, slow
 from tests.reading.runs import Run, two_attempts
 
 

@@ -15,9 +15,9 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
 from elastic_events.reading.builder import build
+from elastic_events.reading.overview import summary
 from elastic_events.reading.source import last_words, read_records, read_stories
 from elastic_events.reading.story import Story
-from elastic_events.reading.summary import summary
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.jsonl import JsonlSink
 from elastic_events.sinks.sqlite import SqliteSink

@@ -7,12 +7,12 @@ import pytest
 
 import elastic_events
 from elastic_events.bus.context import Context
+from elastic_events.reading.buckets import Goodput, goodput
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import Goodput, goodput
-from elastic_events.reading.slow import slow
+from elastic_events.reading.overview import summary
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.source import read_stories
-from elastic_events.reading.summary import summary
-from elastic_events.reading.timeline import timeline
+from elastic_events.reading.stragglers import slow
 from elastic_events.sinks.sqlite import SqliteSink
 from elastic_events.testing import capture
 from tests.reading.runs import START, Run

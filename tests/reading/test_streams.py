@@ -2,12 +2,12 @@
 
 import pytest
 
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
-from elastic_events.reading.goodput import goodput
-from elastic_events.reading.slow import slow
+from elastic_events.reading.overview import summary
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.story import Story
-from elastic_events.reading.summary import summary
-from elastic_events.reading.timeline import timeline
+from elastic_events.reading.stragglers import slow
 from tests.reading.answers import ANSWERS, Answer
 from tests.streams import load
 

@@ -7,9 +7,9 @@ import msgspec
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.summary import final_worker, summary
+from elastic_events.reading.overview import final_worker, summary
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.summary_terminal import summary_terminal
-from elastic_events.reading.timeline import timeline
 from elastic_events.reading.words import error_line, seconds, spans
 from tests.reading.runs import Run, two_attempts
 

@@ -8,7 +8,7 @@ import msgspec
 from rich.console import Console
 
 from elastic_events.reading.builder import build
-from elastic_events.reading.timeline import RANKS, Timeline, timeline
+from elastic_events.reading.rows import RANKS, Timeline, timeline
 from elastic_events.reading.timeline_html import timeline_html
 from elastic_events.reading.timeline_svg import timeline_svg
 from elastic_events.reading.timeline_terminal import nice_step, timeline_terminal
@@ -47,6 +47,14 @@ def test_the_rows() -> None:
         (19.5, "succeeded", "rank 1: succeeded"),
     ]
     assert [mark.kind for mark in first.marks] == ["victim", "succeeded"]
+
+
+def test_the_words_of_the_legends_are_the_same() -> None:
+    """What a state is called does not hang on where it is drawn."""
+    found = answer(two_attempts())
+    for drawn in (shown(found, 200), timeline_svg(found), timeline_html(found)):
+        for word in ("rendezvous", "start-up", "training", "lost steps"):
+            assert word in drawn
 
 
 def test_attempts_without_a_step() -> None:

@@ -162,6 +162,7 @@ class Summary(msgspec.Struct, frozen=True):
     ledgers: list[dict[str, Any]]  #: what each sink was closed with
     lost: dict[str, int]  #: reason -> records that were lost in the rings of their processes, before any sink
     unclosed: list[str]  #: sources, or else nodes, without a ledger: cut off, killed, or still written
+    version: int = 1  #: of this schema: another one only where a field goes, or means something else
 
 
 def final_worker(story: Story) -> Worker | None:

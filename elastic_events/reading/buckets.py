@@ -76,6 +76,7 @@ class Goodput(msgspec.Struct, frozen=True):
     step_s: float | None  #: median over the ranks of their median step, as `slow` has it
     failures: int  #: attempts that failed
     between_failures_s: float | None  #: wall time / failures
+    version: int = 1  #: of this schema: another one only where a field goes, or means something else
 
 
 class _Piece(NamedTuple):

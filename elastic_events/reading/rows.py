@@ -9,7 +9,7 @@ from elastic_events.reading.steps import cut
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 from elastic_events.reading.words import error_line, seconds, spans
 
-__all__ = ("RANKS", "STATES", "Band", "Box", "Mark", "Row", "Timeline", "alike", "ended", "timeline")
+__all__ = ("NAMES", "RANKS", "STATES", "Band", "Box", "Mark", "Row", "Timeline", "alike", "ended", "timeline")
 
 #: State -> what it is. Of two at the same time the later one of this list is drawn above the other.
 STATES = {
@@ -21,6 +21,9 @@ STATES = {
     "lost": "steps that were done again or cut off",
     "checkpoint": "writing a checkpoint",
 }
+
+#: State -> its name in a legend, the same in every drawing.
+NAMES = {state: {"startup": "start-up", "lost": "lost steps"}.get(state, state) for state in STATES}
 
 #: With more ranks than this there is a row a node, for all of its ranks together.
 RANKS = 64
@@ -77,6 +80,7 @@ class Timeline(msgspec.Struct, frozen=True):
     wall_s: float  #: from the beginning of the job to its end, or to the last record
     bands: list[Band]  #: the attempts
     rows: list[Row]  #: each node, followed by its ranks, where there are at most `RANKS` of them
+    version: int = 1  #: of this schema: another one only where a field goes, or means something else
 
 
 def timeline(story: Story) -> Timeline:

@@ -65,6 +65,7 @@ class Slow(msgspec.Struct, frozen=True):
     ranks: list[RankSteps]  #: stragglers first, then the slowest
     quiet: list[Quiet]  #: the quietest first
     hangs: list[Hang]  #: attempts in which all ranks stopped at a step
+    version: int = 1  #: of this schema: another one only where a field goes, or means something else
 
 
 class _Rank:

@@ -19,7 +19,7 @@ class Parsed(NamedTuple):
     round: int | None = None
     rank: int | None = None  #: of the node
     world_size: int | None = None  #: nodes
-    error: str | None = None  #: type of the exception
+    error: str | None = None  #: type of the exception; what it says stands behind it in the message
     pid: int | None = None
 
 
@@ -48,6 +48,8 @@ _SENTENCES = {
     "beat_failed": _NODE + rf"has failed to send a keep-alive heartbeat to {_RUN}{_ERROR}",
     "removed": rf"As part of the sync operation the node\(s\) (?P<node>.+) have been removed from {_RUN} "
     r"since they had no heartbeat\.",
+    # An exception of the rendezvous, or of its store: type and text.
+    "failed": r"(?P<error>[A-Za-z_]\w+(?:Error|Exception|Interrupt|GracefulExit)): .*",
     "store_hosted": r"Process (?P<pid>\d+) hosts the TCP store for the C10d rendezvous backend\.",
 }
 _PATTERNS = {kind: re.compile(pattern, re.DOTALL) for kind, pattern in _SENTENCES.items()}

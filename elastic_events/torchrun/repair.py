@@ -16,6 +16,9 @@ __all__ = ("Exit", "Fact", "Repair", "error_message", "unpack")
 
 _STATUS = "torchelastic.worker.status."
 
+#: Stands for the exit code of a worker that failed where torch does not say with which (before 2.0): no process has it.
+_FAILED = 256
+
 
 class Fact(NamedTuple):
     """An event to record beside torch's own."""
@@ -28,7 +31,7 @@ class Exit(NamedTuple):
     """How one worker of the current attempt ended."""
 
     local_rank: int
-    exit_code: int  #: negative: the number of the signal, as in `subprocess`
+    exit_code: int  #: negative: the number of the signal, as in `subprocess`; over 255: it is not known
     pid: int | None = None
     rank: int | None = None
     message: str | None = None  #: of the worker's error file
@@ -198,9 +201,13 @@ class Repair:
         if local_rank is None or local_rank in self._settled:
             return
         code = detail.get("exit_code")
-        code = {"SUCCEEDED": 0, "TERMINATED": -signal.SIGTERM}.get(state, 1) if code is None else code
+        code = {"SUCCEEDED": 0, "TERMINATED": -signal.SIGTERM}.get(state, _FAILED) if code is None else code
         rank, message = metadata.get("global_rank"), error_message(detail.get("error"))
-        self._told.append(Exit(local_rank, code, rank=rank, message=message, victim=state == "TERMINATED"))
+        if self.attempt < 0:  # its start was not recorded: by torch before 2.8, and nobody beside it
+            self._running, self.restarts = True, _integer(metadata.get("agent_restarts")) or 0
+            self.attempt = self.restarts
+        pid = _integer(metadata.get("worker_id"))
+        self._told.append(Exit(local_rank, code, pid=pid, rank=rank, message=message, victim=state == "TERMINATED"))
 
     def _tell(self) -> list[Fact]:
         """Return what torch's word adds. A SIGTERM beside another cause was the agent's: it ends the group on the first."""
@@ -258,7 +265,7 @@ class Repair:
         return self._fact(
             "worker.failed",
             worker,
-            exit_code=end.exit_code if end.exit_code > 0 else None,
+            exit_code=end.exit_code if 0 < end.exit_code < _FAILED else None,
             signal=_signal_name(-end.exit_code) if end.exit_code < 0 else None,
             message=end.message,
             first=first,

@@ -36,6 +36,15 @@ NODE = "gpu-7.local_4711_0"
             ),
             Parsed("removed", "'a_1_0', 'b_2_0'", "job"),
         ),
+        (
+            "RendezvousConnectionError: The connection to the C10d store has failed. See inner exception for details.",
+            Parsed("failed", error="RendezvousConnectionError"),
+        ),
+        ("RendezvousTimeoutError: ", Parsed("failed", error="RendezvousTimeoutError")),
+        (
+            "DistStoreError: wait timeout after 60000ms, keys: /none/torchelastic/role_info",
+            Parsed("failed", error="DistStoreError"),
+        ),
         ("Process 42 hosts the TCP store for the C10d rendezvous backend.", Parsed("store_hosted", pid=42)),
     ],
 )
@@ -45,7 +54,14 @@ def test_a_sentence_of_torch_becomes_fields(message: str, parsed: Parsed) -> Non
 
 
 @pytest.mark.parametrize(
-    "message", ["", "The node 'x' danced.", "The node 'x' has joined round one of the rendezvous 'r'."]
+    "message",
+    [
+        "",
+        "The node 'x' danced.",
+        "Attention: the store is full.",
+        "Error: no type",
+        "The node 'x' has joined round one of the rendezvous 'r'.",
+    ],
 )
 def test_another_sentence_is_not_guessed_at(message: str) -> None:
     """A sentence that torch does not write gives None, so that it is counted and not misread."""

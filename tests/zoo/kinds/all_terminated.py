@@ -1,0 +1,21 @@
+"""The agent and its workers get a SIGTERM at once, as the last of a cancelled job."""
+
+from tests.zoo.life import Me
+from tests.zoo.play import Play, Said
+
+
+def work(me: Me) -> None:
+    """What each rank does."""
+    me.train(0, 2)
+    me.tell("ready")
+    me.train(2, 10_000)
+
+
+def play(job: Play) -> Said:
+    """Play it."""
+    agent = job.agent()
+    job.until("ready", 2)
+    agent.signal("SIGTERM")
+    job.signal_workers("SIGTERM")
+    assert agent.wait() != 0
+    return Said("failed", ["stopped"], unchecked=frozenset({"lost"}))

@@ -1,0 +1,56 @@
+"""Real jobs of many kinds, each told truly by every command. A third of them runs by turns; ELASTIC_EVENTS_ZOO=all runs all."""
+
+import os
+import zlib
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from elastic_events import reading
+from elastic_events.bus.errors import InputError
+from tests.torchrun.jobs import TIMEOUT, needs_torch
+from tests.zoo.play import Play
+
+pytest.register_assert_rewrite("tests.zoo.check")
+
+pytestmark = [needs_torch, pytest.mark.timeout(2 * TIMEOUT)]
+
+KINDS = sorted(path.stem for path in (Path(__file__).parent / "kinds").glob("[a-z]*.py"))
+
+#: Of three turns the one that it is this week.
+TURN = datetime.now(tz=UTC).isocalendar().week % 3
+
+
+def turn(kind: str) -> int:
+    """Return in which of three turns a kind runs; the same for ever, whatever other kinds there are."""
+    return zlib.crc32(kind.encode()) % 3
+
+
+def answers(sources: list[str]) -> dict[str, Any]:
+    """Return the JSON of every command."""
+    asked = {"summary": reading.summary, "timeline": reading.timeline, "goodput": reading.goodput, "slow": reading.slow}
+    return {name: msgspec.json.decode(msgspec.json.encode(ask(*sources))) for name, ask in asked.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_answer_is_true(kind: str, tmp_path: Path) -> None:
+    """What the commands say of a real job of this kind is what its processes wrote down of it, or unknown."""
+    if os.environ.get("ELASTIC_EVENTS_ZOO") != "all" and turn(kind) != TURN:
+        pytest.skip(f"its turn is in {(turn(kind) - TURN) % 3} weeks; ELASTIC_EVENTS_ZOO=all runs all kinds")
+    with Play(tmp_path, kind) as play:
+        said = import_module(f"tests.zoo.kinds.{kind}").play(play)
+        play.settle()
+        try:
+            told = answers(play.sources)
+        except InputError:
+            assert "read" in said.may
+            return
+        try:
+            import_module("tests.zoo.check").check(play, said, told)
+        except AssertionError as error:
+            error.add_note(play.output()[-1500:])
+            raise

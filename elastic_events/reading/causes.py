@@ -202,9 +202,15 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
             for node in attempt.gone
         )
     own = [worker for worker in failed if not worker.consequence]
-    # Which of its own was first an agent knows; without its word, any of them.
-    knowing = {worker.node for worker in failed if worker.first}
-    candidates = [worker for worker in own if worker.first or worker.node not in knowing]
+    # Which of its own was first an agent knows, but for those that it found dead in one look; without its word, any of them.
+    knowing = {worker.node: _latest(worker) for worker in failed if worker.first}
+    candidates = [
+        worker
+        for worker in own
+        if worker.first
+        or worker.node not in knowing
+        or (worker.alive_ns is not None and _earliest(worker) < knowing[worker.node])
+    ]
     if not candidates:
         return
     first = min(candidates, key=lambda worker: (worker.ended_ns or 0, worker.signal is None))

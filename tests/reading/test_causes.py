@@ -277,3 +277,18 @@ def test_a_victim_of_a_node_whose_end_is_lost_had_a_cause_before_it() -> None:
     (attempt,) = told(job.run).attempts
     assert attempt.first_failure is None
     assert [worker.rank for worker in attempt.suspects] == [2]
+
+
+def test_deaths_that_one_agent_saw_in_one_look_are_not_put_in_order() -> None:
+    """Of two workers that an agent found dead at once it cannot know which was first, whichever it names; later ones it does."""
+    for second, first in ((5.0, None), (5.1, 0)):
+        run = Run()
+        agent = run.agent()
+        run.start(1, agent, 0, range(2))
+        run.failed(9, agent, 0, 0, exit_code=1, alive_ns=ns(4.9), died_ns=ns(5))
+        looks = {"alive_ns": ns(second - 0.1), "died_ns": ns(second)}
+        run.failed(9, agent, 0, 1, signal="SIGKILL", first=False, **looks)
+        run.tell(10, agent, "attempt.ended", attempt=0, outcome="failed")
+        (attempt,) = told(run).attempts
+        assert (attempt.first_failure and attempt.first_failure.rank) == first
+        assert [worker.rank for worker in attempt.suspects] == ([1, 0] if first is None else [])

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 
 from elastic_events.bus.backlog import Backlog
-from elastic_events.bus.errors import PERMANENT, HandlerFailed, PermanentError
+from elastic_events.bus.errors import PERMANENT, HandlerFailed, PermanentError, told
 from elastic_events.bus.handler import Sink
 from elastic_events.bus.latest import Latest
 from elastic_events.bus.ledger import Ledger
@@ -80,7 +80,7 @@ class Delivery:
         started = anyio.current_time()
         first_failures = self._failures
         while (error := await self._attempt(self.sink.write, batch)) is not None:
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = told(error)
             if isinstance(error, PERMANENT):
                 return await self._refused(batch, error)
             self._failures += 1
@@ -116,7 +116,7 @@ class Delivery:
                 later, started, first_failures = [], anyio.current_time(), self._failures
             again = {id(record) for record in (*untried, *(record for record, _ in later))}
             for record, error in failed:
-                self.last_error = f"{type(error).__name__}: {error}"
+                self.last_error = told(error)
                 if id(record) not in again:
                     await self._give_up([record], error)
             left = [record for record in left if id(record) in again]
@@ -225,5 +225,5 @@ class Delivery:
             self._dead_letters_open = True
             error = await self._attempt(grave.write, batch)
         if error is not None:
-            self.last_error = f"dead letters: {type(error).__name__}: {error}"
+            self.last_error = f"dead letters: {told(error)}"
         return error is None

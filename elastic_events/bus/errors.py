@@ -55,7 +55,7 @@ class HandlerFailed(ElasticEventsError, RuntimeError):
     """A handler with `on_failure="raise"` gave up records: it ends the block of its bus. `lane` names it, `__cause__` is why."""
 
     def __init__(self, lane: str, error: BaseException) -> None:
-        super().__init__(f"the handler {lane!r} failed: {type(error).__name__}: {error}")
+        super().__init__(f"the handler {lane!r} failed: {told(error)}")
         self.lane = lane
 
 
@@ -94,6 +94,16 @@ class TransientError(ElasticEventsError):
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+def told(error: BaseException) -> str:
+    """Return the name and the words of an error; of one whose words raise, the name alone."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - the `__str__` of somebody's own error
+        return type(error).__name__
 
 
 #: Failures that trying again cannot help: the handler said so, or the record does not fit its code.

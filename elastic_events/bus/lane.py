@@ -11,7 +11,7 @@ from typing import Self
 import anyio
 
 from elastic_events.bus.delivery import LONGEST_OPEN, Delivery
-from elastic_events.bus.errors import USERS, WouldDeadlock
+from elastic_events.bus.errors import USERS, WouldDeadlock, told
 from elastic_events.bus.handler import CallableSink
 from elastic_events.bus.ledger import LaneStats, Ledger
 from elastic_events.bus.pump import BREATH
@@ -245,7 +245,7 @@ class Lane(Delivery):
             if error is None:
                 self.opened = True
                 break
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = told(error)
             with anyio.move_on_after(LAST_WORDS, shield=True):
                 await self._close_sink()
             self.refusal = error
@@ -309,7 +309,9 @@ class Lane(Delivery):
         accepts = self.subscription.accepts
         try:
             return accepts is None or bool(accepts(record))
-        except Exception:  # noqa: BLE001 - the user's predicate, which may know nothing of a ledger
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - the user's predicate, which may know nothing of a ledger
             return False
 
     # --- inside ---
@@ -342,7 +344,9 @@ class Lane(Delivery):
             if accepts(record):
                 return True
             self.ledger.filtered += 1
-        except Exception as error:  # noqa: BLE001 - the user's predicate; its fault costs this lane this record
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's predicate; its fault costs this lane this record
             self.ledger.dropped["filter_error"] += 1
-            self.last_error = f"filter: {type(error).__name__}: {error}"
+            self.last_error = f"filter: {told(error)}"
         return False

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from elastic_events.bus.errors import told
 from elastic_events.bus.handler import CallableSink
 from elastic_events.bus.redact import cut_secrets
 
@@ -30,7 +31,7 @@ class Told:
         """Say `what` failed and why, the first time."""
         if what not in self._said:
             self._said.add(what)
-            self.say(f"{what}: {type(error).__name__}: {error}")
+            self.say(f"{what}: {told(error)}")
 
     def say(self, sentence: str) -> None:
         """Say a sentence."""

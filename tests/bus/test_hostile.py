@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_events import Event, EventSource, record, record_rdzv_event
-from elastic_events.testing import capture
+from elastic_events import Event, EventBus, EventSource, record, record_rdzv_event
+from elastic_events.testing import ListSink, capture
 from elastic_metrics import put_metric
 
 #: What a method of a hostile object does.
@@ -229,6 +229,50 @@ def test_cancellation_of_a_task_is_no_ones_business_here() -> None:
     with capture() as seen:
         assert asyncio.run(main()) == "done"
         assert len(seen) == 1
+
+
+class Speechless(Exception):
+    """An error that nobody can print."""
+
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+    __repr__ = __str__
+
+
+async def test_error_that_cannot_be_printed_costs_its_lane_only() -> None:
+    """A handler's error whose own words raise is counted as that handler's failure; the others get their records."""
+
+    async def fails(_record: Any) -> None:
+        raise Speechless
+
+    sink = ListSink()
+    async with EventBus(sink, recorder=False, interval=0.01) as bus:
+        bus.subscribe(fails, name="fails")
+        for number in range(5):
+            bus.put_metric("m", number)
+        assert await bus.flush(20)
+        assert bus.stats().lanes["fails"].failed == 5
+        assert bus.stats().lanes["fails"].last_error == "Speechless"
+    assert len(sink.payload) == 5
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, SystemExit, asyncio.CancelledError, BaseException, Speechless])
+async def test_whatever_a_filter_raises_costs_its_lane_only(error: type[BaseException]) -> None:
+    """A predicate that raises, be it no `Exception`, loses its own lane's records, counted; the drain goes on."""
+
+    def where(_record: Any) -> bool:
+        raise error
+
+    good, bad = ListSink(), ListSink()
+    async with EventBus(good, recorder=False, interval=0.01) as bus:
+        lane = bus.subscribe(bad, where=where, name="bad")
+        for number in range(5):
+            bus.put_metric("m", number)
+        assert await bus.flush(20)
+        assert lane.stats().dropped == {"filter_error": 5}
+        assert lane.stats().balanced
+    assert len(good.payload) == 5
 
 
 ENVIRONMENTS: dict[str, tuple[dict[bytes, bytes], str, int]] = {

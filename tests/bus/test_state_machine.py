@@ -30,6 +30,9 @@ class Ledger(RuleBasedStateMachine):
         self.outcome: Callable[[], BaseException | None] = lambda: None
         self.holes: list[tuple[int, int]] = []
         self.closed = False
+        # The machine's own book: what was recorded under which number, and up to where each lane was to accept.
+        self.book: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        self.ends: dict[int, tuple[int, int]] = {}
         self.portal_context = anyio.from_thread.start_blocking_portal()
         self.portal = self.portal_context.__enter__()
 
@@ -57,11 +60,26 @@ class Ledger(RuleBasedStateMachine):
         for number in range(count):
             self.bus.record(Event(name, EventSource.WORKER, metadata={"n": number}))
             self.bus.put_metric(name, number)
+            for book in self.book:
+                book[len(book)] = name
+
+    @rule(name=st.sampled_from(["a", "b"]), extra=st.integers(0, 3))
+    def lap(self, name: str, extra: int) -> None:
+        """Emit more than the rings hold."""
+        self.emit(2 * self.bus._rings[0].capacity + extra, name)
+
+    @rule(ring=st.integers(0, 1), back=st.integers(1, 4))
+    def damage(self, ring: int, back: int) -> None:
+        """Overwrite a slot with what nobody can decode."""
+        _, slots, mask, _ = self.bus._rings[ring].pipe
+        if len(self.book[ring]) >= back and slots[len(self.book[ring]) - back & mask] is not None:
+            slots[len(self.book[ring]) - back & mask] = b"\xc1"
 
     @rule(ring=st.integers(0, 1))
     def interrupt(self, ring: int) -> None:
         """Take a number and store nothing, yet."""
         self.holes.append((ring, self.bus._rings[ring].pipe[0]()))
+        self.book[ring][len(self.book[ring])] = "late"
 
     @precondition(lambda self: self.holes)
     @rule()
@@ -109,13 +127,26 @@ class Ledger(RuleBasedStateMachine):
     def unsubscribe(self, number: int) -> None:
         """End one subscription."""
         self.portal.call(self.bus.lanes[number].unsubscribe)
+        self.ends.setdefault(number, self.heads())
 
     @precondition(lambda self: not self.closed)
     @rule()
     def close(self) -> None:
         """Close with a stuck lane."""
         self.closed = True
+        for number in range(4):
+            self.ends.setdefault(number, self.heads())
         self.block.__exit__(None, None, None)
+
+    @precondition(lambda self: self.closed)
+    @rule()
+    def close_again(self) -> None:
+        """Close what is closed."""
+        assert self.portal.call(self.bus.aclose) is not None
+
+    def heads(self) -> tuple[int, int]:
+        """Return how many events and metrics were recorded, by the book."""
+        return len(self.book[0]), len(self.book[1])
 
     @invariant()
     def adds_up(self) -> None:
@@ -127,9 +158,28 @@ class Ledger(RuleBasedStateMachine):
         for name, lane in stats.lanes.items():
             assert lane.balanced, (name, lane)
             assert min(lane.delivered, lane.failed, lane.filtered, lane.pending, *lane.dropped.values(), 0) == 0
-        assert stats.lanes["good"].delivered == len(self.good.payload)
+        self.agrees_with_the_book(stats.lanes)
         if self.closed:
             assert not any(lane.pending for lane in stats.lanes.values())
+
+    def agrees_with_the_book(self, lanes: dict[str, Any]) -> None:
+        """Each lane accepted what the book says, and each record has one fate: delivered once, or counted as something else."""
+        for number, (name, lane) in enumerate(lanes.items()):
+            accepted = self.ends.get(number, self.heads())
+            assert lane.accepted == sum(accepted), name
+            sink: Any = self.bus.lanes[number].sink
+            delivered = [("em".index(one.ring), one.seq) for one in sink.payload]
+            assert len(set(delivered)) == len(delivered) == lane.delivered, name
+            for ring, seq in delivered:
+                assert seq < accepted[ring], name
+            for one in sink.payload:
+                assert one.name == self.book["em".index(one.ring)][one.seq], name
+                assert name != "picky" or (one.kind == "event" and one.name == "a")
+            others = lane.failed + lane.filtered + lane.pending + sum(lane.dropped.values())
+            assert others == sum(accepted) - len(delivered), name
+        assert lanes["good"].filtered == lanes["good"].failed == 0
+        unwanted = sum(1 for one in self.book[0].values() if one != "a") + len(self.book[1])
+        assert lanes["picky"].filtered <= unwanted
 
     def teardown(self) -> None:
         """Close what is open."""

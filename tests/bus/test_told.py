@@ -137,7 +137,7 @@ async def test_remarks_of_a_sink_are_said_once(capfd: pytest.CaptureFixture[str]
             self.remarks.append("the stream is small") if not self.remarks else None
 
     async with EventBus(Finds()) as bus:
-        await anyio.sleep(5)
+        await anyio.sleep(5)  # of a clock that jumps
         bus.put_metric("m", 1)
         await bus.settled()
     assert capfd.readouterr().err == "elastic_events: sink 'Finds' says: the stream is small\n"

@@ -172,6 +172,47 @@ def test_an_ascii_terminal(tmp_path: Path) -> None:
     assert "\\" not in command("timeline", "run.jsonl", cwd=tmp_path, before=before).stdout
 
 
+@pytest.mark.parametrize(
+    "arguments", [("timeline", "--html"), ("timeline", "--svg"), ("goodput", "--html"), ("export", "--perfetto")]
+)
+def test_a_dash_is_the_standard_output(arguments: tuple[str, str], tmp_path: Path) -> None:
+    """A file called `-` is the standard output, which gets what the file would have, and nothing else."""
+    jsonl(tmp_path / "run.jsonl", two_attempts().records)
+    name, option = arguments
+    to_stdout = command(name, "run.jsonl", option, "-", cwd=tmp_path)
+    assert to_stdout.returncode == 0, to_stdout.stderr
+    assert command(name, "run.jsonl", option, "file", cwd=tmp_path).returncode == 0
+    assert to_stdout.stdout == (tmp_path / "file").read_text("utf-8")
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_line_is_wider_than_the_terminal(width: int, tmp_path: Path) -> None:
+    """No line is wider than the terminal; from 80 columns on nothing is cut off: what does not fit goes on in the next line."""
+    jsonl(tmp_path / "run.jsonl", two_attempts().records)
+    for name in ("summary", "timeline", "goodput", "slow"):
+        done = command(name, "run.jsonl", cwd=tmp_path, before=f"import os; os.environ['COLUMNS'] = '{width}'")
+        assert done.returncode == 0, done.stderr
+        assert max(map(len, done.stdout.splitlines())) <= width, name
+        assert width < 80 or "\N{HORIZONTAL ELLIPSIS}" not in done.stdout, name
+
+
+def test_tail_waits_for_what_is_not_there_yet(tmp_path: Path) -> None:
+    """`tail -f` of a directory in which nobody has recorded yet says that it waits, and shows what comes."""
+    (tmp_path / "rings").mkdir()
+    call = [sys.executable, "-u", "-W", "error", "-m", "elastic_events", "tail", "-f", "rings"]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(call, cwd=tmp_path, env=environ, stdout=-1, stderr=-1, text=True) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        try:
+            assert tail.stderr.readline().startswith("waiting: ")
+            record_some(tmp_path / "rings", 1)
+            assert tail.stdout.readline()
+        finally:
+            tail.kill()
+
+
 def test_every_command_has_help(tmp_path: Path) -> None:
     """Each command that is listed exists, and says what it is for."""
     listed = command("--help", cwd=tmp_path).stdout

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,16 +14,24 @@ from elastic_events.reading.shown import sentence
 from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.options import without_login
 
-__all__ = ("output", "tell", "write_page")
+__all__ = ("STDOUT", "output", "tell", "write_page")
+
+#: What stands for the standard output where a file is asked for.
+STDOUT = Path("-")
 
 
 @contextmanager
 def output(path: Path) -> Iterator[IO[bytes]]:
     """Give a file of mode 0600 that becomes `path` when the block ends well; otherwise `path` stays what it was.
 
+    `-` is the standard output.
+
     Raises:
         ConfigError: there is no such directory, or `path` is a link, no regular file, or not to be written.
     """
+    if path == STDOUT:
+        yield sys.stdout.buffer
+        return
     check_path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -44,7 +53,8 @@ def write_page(path: Path, text: str) -> None:
     """Write a picture or a page, and say so."""
     with output(path) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
-    tell(f"wrote {path}")
+    if path != STDOUT:
+        tell(f"wrote {path}")
 
 
 def tell(text: str, *, err: bool = True) -> None:

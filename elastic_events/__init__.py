@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         MetadataError,
         MissingExtra,
         PermanentError,
+        TransientError,
         Undelivered,
         WouldDeadlock,
     )
@@ -65,6 +66,7 @@ __all__ = (
     "Record",
     "Retry",
     "Sink",
+    "TransientError",
     "Undelivered",
     "WouldDeadlock",
     "_events_loggers",
@@ -102,6 +104,7 @@ _TO_DELIVER = {
         "MetadataError",
         "MissingExtra",
         "PermanentError",
+        "TransientError",
         "Undelivered",
         "WouldDeadlock",
     ),

@@ -1,4 +1,4 @@
-"""Every example of the README runs, and its commands are what CI runs."""
+"""Every example of the README and of docs/ runs, and the README's commands are what CI runs."""
 
 import importlib.util
 import os
@@ -11,10 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = [
+    (f"{path.name}-{number}", example)
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for number, example in enumerate(re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL), 1)
+]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: text.strip().splitlines()[-1][:30])
+@pytest.mark.parametrize("example", [example for _, example in EXAMPLES], ids=[name for name, _ in EXAMPLES])
 def test_example_runs(example: str, tmp_path: Path) -> None:
     """The example runs as it stands, in an empty folder, without a warning; where it needs torch, torch's own are let be."""
     torchs = "from torch" in example

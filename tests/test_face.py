@@ -119,6 +119,7 @@ def test_what_a_public_module_defines_is_public_or_has_an_underscore(name: str) 
     defined = {key for key, value in here if not isinstance(value, TypeVar)}
     assert {key for key in defined if not key.startswith("_")} <= set(public)
     assert {key for key in public if not hasattr(module, key)} == set()
+    assert set(public) <= set(dir(module))
 
 
 def test_no_public_name_is_without_a_docstring() -> None:

@@ -1,11 +1,13 @@
 """Calls that a type checker must refuse: where one is accepted, its `type: ignore` is unused, and mypy says so."""
 
 import elastic_events
+import elastic_events.sinks
 from elastic_events import Event, EventBus, EventSource, Lane, Record, Retry
 from elastic_events.testing import capture
 from elastic_metrics import MetricHandler, configure, prof, put_metric
 
 print(elastic_events.no_such_name)  # type: ignore[attr-defined]
+print(elastic_events.sinks.NoSuchSink)  # type: ignore[attr-defined]
 elastic_events.start("sqlite:///run.db", drain="somewhere")  # type: ignore[arg-type]
 elastic_events.stop("soon")  # type: ignore[arg-type]
 elastic_events.step()  # type: ignore[call-arg]

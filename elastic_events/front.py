@@ -39,13 +39,13 @@ class Front:
     """
 
     def __init__(self) -> None:
-        self.emitter = Emitter(None, None, Redactor())
+        self.emitter: Emitter = Emitter(None, None, Redactor())
         self.emitter.unheard = _unheard
         self.buses: list[EventBus] = []  # that are open, in the order they were opened
         self.callbacks: list[Callable[[EventBus], object]] = []  # told of each that opens
         self.context: Context | None = None  # of the recorder
         self.lent: dict[str, str | None] = {}  # what a bus has set for child processes only, and what it was before
-        self.directory = ""  # of recorders, as the environment had it when records were first to go there
+        self.directory: str = ""  # of recorders, as the environment had it when records were first to go there
         self._borrower: dict[str, weakref.ref[object]] = {}
         self._begin()
         self.point()
@@ -225,7 +225,7 @@ def _named(function: Any) -> Any:
     return function
 
 
-front = Front()
+front: Front = Front()
 
 if TYPE_CHECKING:
 

@@ -79,8 +79,8 @@ class _HandlerSink(BlockingSink):
     def __init__(self, handler: Any) -> None:
         super().__init__()
         self.handler = handler
-        self.name = type(handler).__name__
-        self.thread_name = f"elastic-events {self.name}"
+        self.name: str = type(handler).__name__
+        self.thread_name: str = f"elastic-events {self.name}"
 
     def open_now(self) -> None:
         """Nothing to open."""

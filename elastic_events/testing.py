@@ -119,8 +119,8 @@ class FakeClock:
     """Wall and monotonic nanoseconds that move when told: `EventBus(clock=clock.monotonic_ns, wall_clock=clock.time_ns)`."""
 
     def __init__(self, time_ns: int = 1_700_000_000_000_000_000, monotonic_ns: int = 1_000_000_000) -> None:
-        self.wall = time_ns
-        self.monotonic = monotonic_ns
+        self.wall: int = time_ns
+        self.monotonic: int = monotonic_ns
 
     def time_ns(self) -> int:
         """Return the wall clock."""
@@ -146,8 +146,8 @@ class ListSink:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.batches: list[int] = []
-        self.opened = 0
-        self.closed = 0
+        self.opened: int = 0
+        self.closed: int = 0
 
     async def open(self) -> None:
         """Count the opening."""
@@ -174,7 +174,7 @@ class FailingSink(ListSink):
     def __init__(self, fails: Callable[[Sequence[Record], int], BaseException | None]) -> None:
         super().__init__()
         self.fails = fails
-        self.attempts = 0
+        self.attempts: int = 0
 
     async def write(self, records: Sequence[Record]) -> None:
         """Fail or keep the records."""
@@ -190,8 +190,8 @@ class GatedSink(ListSink):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = anyio.Event()
-        self.entered = anyio.Event()
+        self.gate: anyio.Event = anyio.Event()
+        self.entered: anyio.Event = anyio.Event()
 
     async def write(self, records: Sequence[Record]) -> None:
         """Wait for the gate, then keep the records."""

@@ -39,7 +39,7 @@ class MetricsConfig:
     __slots__ = ("params",)
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
-        self.params = params if params is not None else {}
+        self.params: dict[str, str] = params if params is not None else {}
 
 
 class MetricHandler(abc.ABC):

@@ -30,7 +30,7 @@ class Queue:
     def __init__(self) -> None:
         self.records: deque[Record] = deque()
         self.entries: deque[int] = deque()
-        self.bytes = 0
+        self.bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -156,7 +156,7 @@ class Backlog:
         self.bytes = bytes_
         self.overflow = overflow
         self.spool = spool
-        self.entered = spool.entered if spool is not None else 0
+        self.entered: int = spool.entered if spool is not None else 0
         self._events = Queue()
         self._metrics = Queue()
         self._memory = (self._events, self._metrics)

@@ -5,6 +5,7 @@ and its length tells the kind (see `Record.fields`). Encoding is total: whatever
 comes out, and nothing of the caller's is executed on the way but what `numpy` and `torch` do for a number.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -23,8 +24,8 @@ KINDS: dict[int, Kind] = {5: "metric", 7: "event", 13: "rdzv"}
 
 # No enc_hook: the fast path must never run Python code, which could mutate the dict that is being walked.
 # What msgspec knows besides (dataclasses, dates) it encodes in C; a Decimal is a number there, too.
-encode = msgspec.msgpack.Encoder(decimal_format="number").encode
-decode = msgspec.msgpack.Decoder(tuple).decode
+encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder(decimal_format="number").encode
+decode: Callable[[bytes], tuple[Any, ...]] = msgspec.msgpack.Decoder(tuple).decode
 
 
 def encode_hard(frame: tuple[Any, ...], redactor: Redactor | None = None, *, strict: bool = False) -> bytes:

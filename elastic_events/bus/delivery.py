@@ -40,8 +40,8 @@ class Delivery:
         self.ledger = ledger
         self.closing = False  # deliver the backlog, then end
         self.tasks: set[int] = set()  # that call the handler
-        self.last_error = ""
-        self.progress = Wakeup()  # set whenever records were settled
+        self.last_error: str = ""
+        self.progress: Wakeup = Wakeup()  # set whenever records were settled
         self._again = Wakeup()  # ends a wait for another attempt
         self._flight: Sequence[Record] = ()  # taken out of the backlog, and not settled yet
         self._failures = 0  # in a row, across batches: what opens the circuit

@@ -64,11 +64,11 @@ class Drain:
         self.interval = interval
         self.patience = patience  # seconds that a close may take that nobody asked for
         self.lanes: tuple[Lane, ...] = ()  # replaced, never changed: a reader sees the old or the new (F44)
-        self.errors = 0
+        self.errors: int = 0
         self.given_up: dict[str, int] = {}
         self.closed_heads: list[int] | None = None
-        self.over = False  # nothing moves any more, and every record is booked
-        self.ended = Wakeup()
+        self.over: bool = False  # nothing moves any more, and every record is booked
+        self.ended: Wakeup = Wakeup()
         self.at_end: list[Callable[[], object]] = []
         self.notices: tuple[Notices, ...] = ()
         self._told = told

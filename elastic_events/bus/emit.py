@@ -86,11 +86,13 @@ class Emitter:
     __slots__ = ("events", "metrics", "passes", "redactor", "strict", "texts", "unheard", "vetted")
 
     def __init__(self, events: Pipe | None, metrics: Pipe | None, redactor: Redactor, *, strict: bool = False) -> None:
-        self.events = events
-        self.metrics = metrics
-        self.redactor = redactor
-        self.vetted, self.texts, self.passes = redactor.safe.issuperset, redactor.texts, redactor.passes
-        self.strict = strict
+        self.events: Pipe | None = events
+        self.metrics: Pipe | None = metrics
+        self.redactor: Redactor = redactor
+        self.vetted: Callable[[Any], bool] = redactor.safe.issuperset
+        self.texts: set[str] = redactor.texts
+        self.passes: Callable[[Any], bool] = redactor.passes
+        self.strict: bool = strict
         self.unheard: Callable[[Any, Any], object] | None = None  # asked when there is no ring to emit to
 
     @property

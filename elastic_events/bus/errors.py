@@ -69,7 +69,7 @@ class Undelivered(ElasticEventsError, TimeoutError):
     def __init__(self, undelivered: Mapping[str, int]) -> None:
         left = ", ".join(f"{count} of {lane}" for lane, count in undelivered.items() if count)
         super().__init__(f"not delivered in time: {left}")
-        self.undelivered = dict(undelivered)
+        self.undelivered: dict[str, int] = dict(undelivered)
 
 
 class PermanentError(ElasticEventsError):
@@ -82,7 +82,7 @@ class PermanentError(ElasticEventsError):
     def __init__(self, reason: str, rejected: "Sequence[Record]" = ()) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.rejected = tuple(rejected)
+        self.rejected: tuple[Record, ...] = tuple(rejected)
 
 
 class TransientError(ElasticEventsError):

@@ -57,8 +57,8 @@ class Lane(Delivery):
         ledger: Callable[[LaneStats], Record],
     ) -> None:
         super().__init__(name, subscription, Ledger(origins, heads))
-        self.opened = False
-        self.finished = False
+        self.opened: bool = False
+        self.finished: bool = False
         self.waiters = 0  # who wait for all that is in the backlog
         self.is_new = True  # the drain has not handed it anything
         self.ended: Callable[[Lane], Awaitable[None]] = _at_once  # waits for its end; the drain's
@@ -72,7 +72,8 @@ class Lane(Delivery):
 
     def resume(self) -> None:
         """Make ready to run in an event loop, also after another one that is gone."""
-        self.progress, self._again, self._wake = Wakeup(), Wakeup(), Wakeup()
+        self.progress: Wakeup = Wakeup()
+        self._again, self._wake = Wakeup(), Wakeup()
         # What belongs to a loop ends with it; a sink in a thread of its own goes on.
         self.opened = self.opened and getattr(self.sink, "any_loop", False)
         self._dead_letters_open = False
@@ -245,7 +246,7 @@ class Lane(Delivery):
             if error is None:
                 self.opened = True
                 break
-            self.last_error = told(error)
+            self.last_error: str = told(error)
             with anyio.move_on_after(LAST_WORDS, shield=True):
                 await self._close_sink()
             self.refusal = error

@@ -27,8 +27,8 @@ class Latest:
     def __init__(self, records: int, bytes_: int, key: Callable[[Record], Hashable]) -> None:
         self.records = records
         self.bytes = bytes_
-        self.size = 0
-        self.entered = 0
+        self.size: int = 0
+        self.entered: int = 0
         self._key = key
         self._waiting: dict[Hashable, _Waiting] = {}
         self._in_flight: dict[int, int] = {}  # id of the record -> entry number

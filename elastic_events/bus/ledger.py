@@ -104,7 +104,7 @@ class Ledger:
         self.failed: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._heads = heads
-        self.origins = list(origins)  #: first sequence of each ring that is the lane's
+        self.origins: list[int] = list(origins)  #: first sequence of each ring that is the lane's
         self._ends: Sequence[float] = [math.inf] * len(self.origins)  # first that is no longer
         self._seen = list(origins)  # sequences handed out so far, lost ones included
 

@@ -64,7 +64,7 @@ class Life:
         self.interval = interval
         self.timeout = timeout
         self._emitter = emitter
-        self.context = read_context() if context is None else completed(context)
+        self.context: Context = read_context() if context is None else completed(context)
         self._own_context = context
         self._capacity = capacity
         self._recorder = recorder
@@ -320,7 +320,7 @@ class Life:
     def _build(self, rings: Sequence[PipedRing]) -> None:
         """Make all that reads `rings`; the lanes begin with the next record."""
         self._rings = list(rings)
-        self.recorder = str(getattr(rings[0], "path", ""))
+        self.recorder: str = str(getattr(rings[0], "path", ""))
         self._pump = Pump(self._rings, self.context, self._wall_clock, self._destination)
         self._begin = self._pump.skip()
         self._drain = Drain(self._pump, self.interval, self.timeout, self._told, self._fail)

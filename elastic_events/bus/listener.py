@@ -23,7 +23,7 @@ class Listener(CallableSink):
     def __init__(self, limit: int) -> None:
         super().__init__(self._put, batches=True)
         self.limit = limit
-        self.dropped = 0  #: records that fell out
+        self.dropped: int = 0  #: records that fell out
         self.ledger: Ledger | None = None  # of the lane
         self._records: deque[Record] = deque()
         self._came = Wakeup()

@@ -97,7 +97,7 @@ class Cursor:
 
     def __init__(self, ring: Source) -> None:
         self.ring = ring
-        self.position = 0
+        self.position: int = 0
         self.late: dict[int, float] = {}
         self.lost: list[tuple[str, int, int]] = []  #: what the last look found lost: reason, first sequence, count
         self._start = 0  # where it began; a record before that is one that came late
@@ -178,7 +178,7 @@ class Pump:
         wall_clock: Callable[[], int] = time.time_ns,
         on_channel: Callable[[str, int], object] = lambda _channel, _seq: None,
     ) -> None:
-        self.cursors = [Cursor(ring) for ring in rings]
+        self.cursors: list[Cursor] = [Cursor(ring) for ring in rings]
         self.context = context
         self.bounds: list[Sequence[int]] = []  #: heads that somebody waits for: a look ends there before it goes on
         self._wall_clock = wall_clock

@@ -137,7 +137,7 @@ class LoopHome:
         stop: Callable[[], object],
         failed: Callable[[BaseException], object],
     ) -> None:
-        self.ident = threading.get_ident()
+        self.ident: int = threading.get_ident()
         self._failed = failed  # is told what ended the drain
         self._main = main
         self._stop = stop  # lets the drain close: the loop ends beneath it

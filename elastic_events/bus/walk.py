@@ -77,13 +77,13 @@ class Walk:
 
     def __init__(self, redactor: Redactor | None = None, *, room: float = math.inf, strict: bool = False) -> None:
         self.redactor = redactor
-        self.is_secret = nothing if redactor is None else redactor.is_secret
+        self.is_secret: Callable[[str], bool] = nothing if redactor is None else redactor.is_secret
         self._redacts = self.is_secret is not nothing
         self._safe: Container[str] = redactor.safe if redactor is not None else ()
         self.strict = strict
-        self.room = room
-        self.bounded = room < math.inf
-        self.items = float(ITEMS) if self.bounded else math.inf
+        self.room: float = room
+        self.bounded: bool = room < math.inf
+        self.items: float = float(ITEMS) if self.bounded else math.inf
         self.bulk = BULK if self.bounded else _MOST
         self._characters = 2.0 * LONG
         self._window: float = LONG if self.bounded else math.inf

@@ -28,7 +28,7 @@ class Skipped:
     """What could not be read: the first few, and how many more."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.first: list[str] = []
 
     def __call__(self, where: str, reason: str) -> None:

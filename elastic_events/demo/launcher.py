@@ -48,8 +48,8 @@ class Job:
         self.steps = steps
         self.kill = kill
         self.watch = watch
-        self.run_id = f"demo-{secrets.token_hex(3)}"
-        self.attempt = 0
+        self.run_id: str = f"demo-{secrets.token_hex(3)}"
+        self.attempt: int = 0
         self.processes: dict[int, Process] = {}
         self.bus: EventBus | None = None
 

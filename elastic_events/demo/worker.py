@@ -82,5 +82,5 @@ def save(saved: Path, number: int, weights: list[float]) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ConnectionError as error:
-        raise SystemExit(f"worker {os.environ['RANK']}: {error}") from None
+    except ConnectionError as _error:
+        raise SystemExit(f"worker {os.environ['RANK']}: {_error}") from None

@@ -148,13 +148,13 @@ class Speaker:
     def __init__(self, context: Context, time_ns: int) -> None:
         # Of a large job there are hundreds of thousands: what only few need is made when it is needed.
         self.context = context
-        self.run_id = context.run_id
+        self.run_id: str = context.run_id
         self.seq = -1  # of the last event or message that came, for who reads them
         self.events: Once | None = None  # that were read, for them
         self._node: Node | None = None
         # Of its wall clock: how far it was ahead of the monotonic one, and then.
         self.jumps: Sequence[tuple[int, int]] = ()
-        self.ahead = 0  # of the monotonic clock, at the first record; see `begun_ns`
+        self.ahead: int = 0  # of the monotonic clock, at the first record; see `begun_ns`
         # Process, reason -> what a collector found missing in its ring, in all.
         self.lost: dict[tuple[str, str], int] | None = None
         self._now: int | None = None  # the same, since it was set last

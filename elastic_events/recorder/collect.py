@@ -111,7 +111,7 @@ class Collector:
         exit_code: Callable[[int], int | None] = lambda _pid: None,
     ) -> None:
         self.directory = directory
-        self.damaged = 0
+        self.damaged: int = 0
         self.skip: set[Path] = set()  #: files that somebody else delivers
         self._outlet = outlet
         self._about = about

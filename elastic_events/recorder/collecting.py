@@ -26,7 +26,7 @@ class Collecting:
     def __init__(
         self, collector: Collector, *, interval: float, at_end: Callable[[Callable[[], object]], object]
     ) -> None:
-        self.directory = collector.directory
+        self.directory: Path = collector.directory
         self.interval = interval
         self._collector = collector
         self._at_end = at_end  # calls when every lane has ended

@@ -64,19 +64,19 @@ class Daemon:
         aside: Aside | None = None,
     ) -> None:
         self.directory = directory
-        self.known = dict(known or {})
-        self.undelivered = 0
+        self.known: dict[int, Request] = dict(known or {})
+        self.undelivered: int = 0
         self._stay = stay
         #: The last sign of a writer or a delivery, or when somebody asked for the end.
         self._patience_from = time.monotonic()
         self._stopped = False
-        self.begins_again = False  #: what a sink was opened with is out of date
+        self.begins_again: bool = False  #: what a sink was opened with is out of date
         self._met: set[str] = set()  # files that were there at the last scan
         self._seen: dict[str, int] = {}
         self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}
         self._past: deque[LaneLedger] = deque(maxlen=32)  # of runs that are over
-        self.collector = Collector(directory, self._outlet, self._tell)
+        self.collector: Collector = Collector(directory, self._outlet, self._tell)
         self._lock = lock
         self.collector.open(lock)
         self._kicks: Kicks | None = None

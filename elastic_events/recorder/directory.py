@@ -176,7 +176,7 @@ class Kicks:
         with contextlib.suppress(FileExistsError):  # a collector that was killed left it
             os.mkfifo(path, 0o600)
         # For writing as well: without a writer it would be readable for ever.
-        self.descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.descriptor: int = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def clear(self) -> bool:
         """Take all that is in it; return whether there was something."""

@@ -55,7 +55,7 @@ class Link:
         capacity: int | None = None,
     ) -> None:
         self.capacity = capacity
-        self.directory = directory.absolute()  # the collector has a working directory of its own
+        self.directory: Path = directory.absolute()  # the collector has a working directory of its own
         self.private = private
         self.everyone = everyone
         self.source = source

@@ -40,8 +40,8 @@ class ForeignRing:
 
     def __init__(self, file: mmap.mmap, geometry: Geometry, ring: int) -> None:
         shape = geometry.shapes[ring]
-        self.capacity = shape.capacity
-        self.position = 0
+        self.capacity: int = shape.capacity
+        self.position: int = 0
         self._file = file
         self._words = memoryview(file).cast("Q")
         self._base = geometry.slots[ring]
@@ -145,10 +145,12 @@ class RecorderReader:
             raise InputError(f"{path}: {error}") from error
         geometry = Geometry(self.header.shapes)
         self._words = memoryview(self._file)[WORDS_AT : REQUESTED + 8 * REQUESTS].cast("Q")
-        self.rings = [ForeignRing(self._file, geometry, ring) for ring in range(2)]
-        self.cursors = [Cursor(ring) for ring in self.rings]
-        self.gone = {reason: list(self.told(reason)) for reason in LOSSES}  #: lost events and metrics, by reason
-        self.last_ns = self.header.monotonic_ns  # monotonic time of the last record seen
+        self.rings: list[ForeignRing] = [ForeignRing(self._file, geometry, ring) for ring in range(2)]
+        self.cursors: list[Cursor] = [Cursor(ring) for ring in self.rings]
+        self.gone: dict[str, list[int]] = {
+            reason: list(self.told(reason)) for reason in LOSSES
+        }  #: lost events and metrics, by reason
+        self.last_ns: int = self.header.monotonic_ns  # monotonic time of the last record seen
         start = "safe" if write else "settled"  # what is between the two, a collector has in its spool
         for ring, cursor, begin in zip(self.rings, self.cursors, self.told(start), strict=True):
             ring.find_head()

@@ -80,7 +80,7 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.fd: int = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def remove(self, name: str) -> None:
         """Remove a file. One that stays is read again after a kill, which costs nothing but records that come twice."""
@@ -100,17 +100,17 @@ class Segment:
     __slots__ = ("directory", "done", "end", "entry", "fd", "first", "last", "left", "name", "offset", "size")
 
     def __init__(self, directory: Directory, name: str, first: int) -> None:
-        self.directory = directory
-        self.name = name
-        self.fd = -1
-        self.first = first  # records of its kind before it
-        self.end = first  # and before the next one
-        self.entry = 0  # entry number of its first record, and
-        self.last = -1  # of its last
-        self.size = 0  # bytes that are whole
-        self.offset = START  # where the next batch is read; from there on:
-        self.done = 0  # records that were handed out all the same
-        self.left = 0  # and then those that were not
+        self.directory: Directory = directory
+        self.name: str = name
+        self.fd: int = -1
+        self.first: int = first  # records of its kind before it
+        self.end: int = first  # and before the next one
+        self.entry: int = 0  # entry number of its first record, and
+        self.last: int = -1  # of its last
+        self.size: int = 0  # bytes that are whole
+        self.offset: int = START  # where the next batch is read; from there on:
+        self.done: int = 0  # records that were handed out all the same
+        self.left: int = 0  # and then those that were not
 
     def open(self, flags: int = 0) -> int:
         """Return the descriptor of the file."""

@@ -94,10 +94,10 @@ class Run:
         self.ledgers: tuple[LaneLedger, ...] = ()  #: as they were when the bus was closed
         self._spools = directory / SPOOL
         context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
-        self.bus = RunBus(say, context=context, interval=IDLE, timeout=LAST_WORDS, recorder=False)
+        self.bus: RunBus = RunBus(say, context=context, interval=IDLE, timeout=LAST_WORDS, recorder=False)
         self.closing = False
         self.used = False  #: a file has come for it
-        self.since = time.monotonic()
+        self.since: float = time.monotonic()
         self._over = anyio.Event()
         self._closed = anyio.Event()
 

@@ -185,7 +185,7 @@ class Spool:
 
     def __init__(self, directory: Path, *, limit: int = 2**30, segment: int = 4 * 2**20) -> None:
         self.limit = limit
-        self.refused = (
+        self.refused: str = (
             "spool_failed"  #: why `append` wrote less than it was given, the last time; or "spool", it is full
         )
         self._segment = min(segment, limit // 8)
@@ -198,8 +198,8 @@ class Spool:
         except BaseException:
             self._directory.close()
             raise
-        self.found = Found(*map(sum, zip(*parts, strict=True)))
-        self.entered = max(series.entered for series in self._series)  #: the first entry number that is free
+        self.found: Found = Found(*map(sum, zip(*parts, strict=True)))
+        self.entered: int = max(series.entered for series in self._series)  #: the first entry number that is free
         _spools.add(self)
 
     @property

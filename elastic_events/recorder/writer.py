@@ -125,7 +125,10 @@ class RecorderFile:
 
     def __init__(self, path: Path, file: mmap.mmap, geometry: Geometry, lock: int) -> None:
         self.path = path
-        self.rings = (MappedRing(self, file, geometry, 0), MappedRing(self, file, geometry, 1))
+        self.rings: tuple[MappedRing, MappedRing] = (
+            MappedRing(self, file, geometry, 0),
+            MappedRing(self, file, geometry, 1),
+        )
         self._file = file
         self._words = memoryview(file)[WORDS_AT : REQUESTED + 8 * REQUESTS].cast("Q")
         self._lock = lock
@@ -166,8 +169,8 @@ class MappedRing:
 
     def __init__(self, file: RecorderFile, data: mmap.mmap, geometry: Geometry, ring: int) -> None:
         self.file = file
-        self.path = file.path
-        self.capacity = geometry.shapes[ring].capacity
+        self.path: Path = file.path
+        self.capacity: int = geometry.shapes[ring].capacity
         self._slots = MappedSlots(data, geometry, ring)
         self._numbers = iter(range(END))
         self.pipe: Pipe = (self._numbers.__next__, self._slots, self.capacity - 1, time.monotonic_ns)

@@ -89,7 +89,7 @@ class TensorBoardSink(Bridge):
 
     def __init__(self, directory: str | Path = "runs", writer: Any = None) -> None:
         super().__init__()
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
         self._own = writer is None
         self._writer = writer
         self._make = None if writer is not None else _load("tensorboardX", "TensorBoard", "tensorboard").SummaryWriter
@@ -145,7 +145,7 @@ class WandbSink(Bridge):
         if mode not in ("offline", "online"):
             raise ConfigError(f"W&B: mode is offline or online, not {mode!r}")
         self.project = project
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
         self.mode = mode
         self._init = init
         self._wandb = _load("wandb", "Weights & Biases", "wandb")
@@ -211,7 +211,7 @@ class MlflowSink(Bridge):
         self, tracking_uri: str | Path, experiment: str = "elastic-events", run_name: str | None = None
     ) -> None:
         super().__init__()
-        self.tracking_uri = tracking_uri.absolute().as_uri() if isinstance(tracking_uri, Path) else tracking_uri
+        self.tracking_uri: str = tracking_uri.absolute().as_uri() if isinstance(tracking_uri, Path) else tracking_uri
         self.experiment = experiment
         self.run_name = run_name
         self.run_id: str | None = None

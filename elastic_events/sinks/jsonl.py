@@ -58,7 +58,7 @@ class JsonlSink(EncodingSink[bytes]):
         super().__init__()
         if keep is not None and keep < 1:
             raise ConfigError(f"keep is the number of full parts that stay, 1 or more; it is {keep}")
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.rotate = rotate
         self.rotate_every = rotate_every
         self.keep = keep

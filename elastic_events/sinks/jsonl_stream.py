@@ -37,7 +37,7 @@ class JsonlStream(ConsoleSink):
 
     def __init__(self, stream: int | Path) -> None:
         super().__init__(stream if isinstance(stream, int) else -1, color=False)
-        self.path = None if isinstance(stream, int) else stream
+        self.path: Path | None = None if isinstance(stream, int) else stream
 
     def __repr__(self) -> str:
         return f"<JsonlStream {self.path or self.stream}>"

@@ -57,10 +57,10 @@ class NatsSink:
     def __init__(self, servers: str | Iterable[str] | Target, stream: str | None = None, timeout: float = 10.0) -> None:
         if not isinstance(servers, Target):
             servers = Target((servers,) if isinstance(servers, str) else tuple(servers))
-        self.target = servers if stream is None else replace(servers, stream=stream)
+        self.target: Target = servers if stream is None else replace(servers, stream=stream)
         self.timeout = timeout
-        self.duplicates = 0  #: messages that the server had already
-        self.budget = Retry().budget  #: seconds for which a batch is tried; its lane says
+        self.duplicates: int = 0  #: messages that the server had already
+        self.budget: float = Retry().budget  #: seconds for which a batch is tried; its lane says
         self.remarks: list[str] = []  #: what a person should know of the stream; told by the lane
         self._link = Link(self.target, min(timeout, 5.0))
         self._most = MESSAGE_BYTES  # of a message, header included

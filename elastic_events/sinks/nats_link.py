@@ -41,7 +41,7 @@ class Link:
         self.timeout = timeout
         self.client: Any = None
         self._client_class = _client_class(insist_on_tls=target.tls or bool(target.tls_ca or target.tls_cert))
-        self.largest = _NO_LIMIT  # bytes of a message, header included, that server and stream take
+        self.largest: int = _NO_LIMIT  # bytes of a message, header included, that server and stream take
         self.duplicate_window: float | None = None  # seconds, of the stream; None where it is not known
         self._files: dict[str, Any] = {}
         self.last_error: Exception | None = None

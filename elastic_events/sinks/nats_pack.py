@@ -88,15 +88,15 @@ class Message:
     answer: "asyncio.Future[Any]"
 
     def __init__(self, subject: str, identity: str, payload: bytes, records: tuple[Record, ...]) -> None:
-        self.subject = subject
+        self.subject: str = subject
         # A run's id may be anything, and a header is a line: of what does not fit there, the digest.
-        self.id = (
+        self.id: str = (
             identity
             if _PLAIN_ID.fullmatch(identity)
             else hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()
         )
-        self.payload = payload
-        self.records = records
+        self.payload: bytes = payload
+        self.records: tuple[Record, ...] = records
 
     @property
     def size(self) -> int:

@@ -58,8 +58,8 @@ class NatsReader:
         self.follow = follow
         self.durable = durable
         self.live = live
-        self.skipped = 0  #: messages that hold no stored record
-        self.repeated = 0  #: records that had been handed out before
+        self.skipped: int = 0  #: messages that hold no stored record
+        self.repeated: int = 0  #: records that had been handed out before
         self._seen = Seen()
         self._link = Link(target, 5.0)
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()

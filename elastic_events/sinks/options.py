@@ -60,7 +60,7 @@ class Options:
             pairs = parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query))
         except ValueError:
             raise ConfigError(f"{self._where()}: after the ? come options as key=value, joined by &") from None
-        self.values = dict(pairs)
+        self.values: dict[str, str] = dict(pairs)
         if len(self.values) < len(pairs):
             twice = next(key for key in self.values if sum(key == other for other, _ in pairs) > 1)
             raise ConfigError(f"{self._where()}: the option {twice!r} is given twice")

@@ -59,10 +59,12 @@ class OtlpSink:
     name = "otlp"
 
     def __init__(self, endpoint: str | OtlpSettings | None = None) -> None:
-        self.settings = endpoint if isinstance(endpoint, OtlpSettings) else read_settings(endpoint)
-        self.rejected = 0  #: records that a server refused within a request that it took
-        self.last_rejection = ""
-        self.remarks = self.settings.remarks  #: what the environment asks for that is not done; told by the lane
+        self.settings: OtlpSettings = endpoint if isinstance(endpoint, OtlpSettings) else read_settings(endpoint)
+        self.rejected: int = 0  #: records that a server refused within a request that it took
+        self.last_rejection: str = ""
+        self.remarks: tuple[str, ...] = (
+            self.settings.remarks
+        )  #: what the environment asks for that is not done; told by the lane
         self._client: Any = None
         self._hurried = False
         self._addresses: dict[str, list[str]] = {}  # of the hosts, for the end of the interpreter

@@ -82,7 +82,7 @@ class Housekeeper:
         self.pack = pack
         self._calls: SimpleQueue[bool] = SimpleQueue()
         # From the start: at interpreter exit there is no new thread to be had (F15).
-        self.thread = Thread(target=self._loop, name=f"elastic-events parts of {path.name}", daemon=True)
+        self.thread: Thread = Thread(target=self._loop, name=f"elastic-events parts of {path.name}", daemon=True)
         self.thread.start()
         self.kick()
 

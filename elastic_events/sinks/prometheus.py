@@ -74,7 +74,7 @@ class PrometheusSink:
         buckets: Iterable[float] = BUCKETS,
         stats: Callable[[], BusStats] | None = None,
     ) -> None:
-        self.port = port
+        self.port: int = port
         self.host = host
         self.max_series = max_series
         self.stats = stats
@@ -85,7 +85,7 @@ class PrometheusSink:
         except ImportError:
             raise MissingExtra("Prometheus", "prometheus") from None
         #: A registry of its own: nothing of ours in the user's, nothing of theirs in ours.
-        self.registry = self._client.CollectorRegistry(auto_describe=False)
+        self.registry: Any = self._client.CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         self._buckets = sorted(buckets)
         # Written by the drain, read by a scrape without a lock, which the drain would wait for: a scrape may see the count of

@@ -60,12 +60,12 @@ class Endpoint(ThreadingMixIn, WSGIServer):
     block_on_close = False
 
     def __init__(self, host: str, port: int, fresh: Fresh) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.address_family: int = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         self._fresh = fresh
         super().__init__((host, port), _Quiet)
         self.set_app(self._answer)
-        self.thread = threading.Thread(
+        self.thread: threading.Thread = threading.Thread(
             # Half the default: a closing lane waits for this loop to look up.
             target=self.serve_forever,
             args=(0.2,),
@@ -78,8 +78,9 @@ class Endpoint(ThreadingMixIn, WSGIServer):
         """Bind without looking the host's name up, which may take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.server_address: Any = self.socket.getsockname()
+        self.server_name: str = self.server_address[0]
+        self.server_port: int = self.server_address[1]
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -45,9 +45,9 @@ class Series:
         labels = dict(zip(("name", "group", "run", "rank"), key, strict=True))
         self._value = labelled("elastic_metric_value", labels)
         self._points = labelled("elastic_metric_points_total", labels)
-        self.last = math.nan
-        self.count = 0
-        self.spread = spread
+        self.last: float = math.nan
+        self.count: int = 0
+        self.spread: Spread = spread
 
     def add(self, value: float, bounds: Sequence[float]) -> None:
         self.last = value
@@ -69,9 +69,9 @@ class Spread:
     __slots__ = ("buckets", "labels", "total")
 
     def __init__(self, key: tuple[str, ...], bounds: int) -> None:
-        self.labels = dict(zip(("name", "group", "run"), key, strict=True))
-        self.total = 0.0
-        self.buckets = [0] * (bounds + 1)
+        self.labels: dict[str, str] = dict(zip(("name", "group", "run"), key, strict=True))
+        self.total: float = 0.0
+        self.buckets: list[int] = [0] * (bounds + 1)
 
     def lines(self, bounds: Sequence[str], number: Callable[[float], str]) -> str:
         """Return the buckets as the exposition format has them: each includes those below."""

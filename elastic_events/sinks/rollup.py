@@ -74,11 +74,11 @@ class Rollup:
         max_series: int = 10_000,
     ) -> None:
         self.sink = sink
-        self.is_read_back = getattr(sink, "is_read_back", False)
-        self.every = _seconds(every)
-        self.quantiles = tuple(sorted(quantiles))
+        self.is_read_back: Any | bool = getattr(sink, "is_read_back", False)
+        self.every: float = _seconds(every)
+        self.quantiles: tuple[float, ...] = tuple(sorted(quantiles))
         self.max_series = max_series
-        self.name = getattr(sink, "name", type(sink).__name__)
+        self.name: Any | str = getattr(sink, "name", type(sink).__name__)
         if not all(0 <= quantile <= 1 for quantile in self.quantiles):
             raise ConfigError(f"a quantile is between 0 and 1: {self.quantiles}")
         # A function that takes one record a call is given one.
@@ -87,9 +87,9 @@ class Rollup:
         self._reset()
 
     def _reset(self) -> None:
-        self.absorbed = 0  #: metric points that were summed up
-        self.emitted = 0  #: records made of them
-        self.lost = 0  #: made records that the sink refused for good, or that were too many
+        self.absorbed: int = 0  #: metric points that were summed up
+        self.emitted: int = 0  #: records made of them
+        self.lost: int = 0  #: made records that the sink refused for good, or that were too many
         self._windows: dict[tuple[str, str, str, str], _Window] = {}
         self._ready: list[Record] = []  # made, and not yet taken
         self._done: dict[str, None] = {}  # what is dealt with of a batch that failed: the batch comes again

@@ -68,8 +68,8 @@ class SqliteSink(EncodingSink["_Rows"]):
         max_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.retention = Retention(max_age, max_size)
-        self.path = Path(path)
+        self.retention: Retention = Retention(max_age, max_size)
+        self.path: Path = Path(path)
         self.timeout = timeout
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode of the file that is open

@@ -36,7 +36,7 @@ class Retention:
     ) -> None:
         self.max_age = max_age
         self.max_size = max_size
-        self.removed = 0  #: records
+        self.removed: int = 0  #: records
         self._clock = clock
         self._every = every
         self._next = 0.0

@@ -19,7 +19,7 @@ class InThread:
         self._directory = directory if directory is not None and _usable(directory) else None
         self._urls = urls
         os.environ.pop("ELASTIC_EVENTS_DIR", None)  # where it cannot be used the workers would warn of it, each of them
-        self.to = EventBus()
+        self.to: EventBus = EventBus()
         if self._directory is not None:
             os.environ["ELASTIC_EVENTS_DIR"] = str(self._directory)
 

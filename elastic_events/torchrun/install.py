@@ -64,7 +64,7 @@ class Installation:
     """
 
     def __init__(self, to: Recording, ticks: "Ticks | None" = None) -> None:
-        self.repair = Repair(parse)
+        self.repair: Repair = Repair(parse)
         self.exit_codes: dict[int, int] = {}  #: of workers that have ended, by pid, as `subprocess` has them
         self._to: Recording | None = to
         self._ticks = ticks

@@ -57,10 +57,10 @@ class Repair:
 
     def __init__(self, parse: Callable[[str], Any] | None = None) -> None:
         self.parse = parse
-        self.attempt = -1  #: of the workers running now; counts membership changes too, unlike torch's restarts
-        self.restarts = 0  #: torch's agent_restarts
-        self.membership_changes = 0
-        self.unparsed = 0  #: rendezvous messages that were not understood; the messages themselves are kept
+        self.attempt: int = -1  #: of the workers running now; counts membership changes too, unlike torch's restarts
+        self.restarts: int = 0  #: torch's agent_restarts
+        self.membership_changes: int = 0
+        self.unparsed: int = 0  #: rendezvous messages that were not understood; the messages themselves are kept
         self._workers: dict[int, _Worker] = {}  # by local rank
         self._starting: dict[int, _Worker] = {}
         self._torch_tells = False  # by START events

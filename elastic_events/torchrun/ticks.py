@@ -17,7 +17,7 @@ class Ticks:
     """
 
     def __init__(self, every: float = 1.0) -> None:
-        self.every_ns = int(every * 1e9)
+        self.every_ns: int = int(every * 1e9)
         self._last: dict[str, tuple[int, object]] = {}
 
     def __call__(self, record: Record) -> bool:

@@ -20,10 +20,12 @@ class Block:
         self._over = False
         self._cancelled = False
         self._scope: Any = None
+        self._host: Any = None
         self._task: asyncio.Task[object] | None = None
         if is_trio():
             import trio
 
+            self._host = trio.lowlevel.current_task()
             self._scope = trio.CancelScope()
             self._scope.__enter__()
         else:
@@ -43,6 +45,10 @@ class Block:
         """Note that the block is left with `error`; return what remains of that without the cancellation of `cancel`."""
         self._over = True
         if self._scope is not None:
+            import trio
+
+            if trio.lowlevel.current_task() is not self._host:  # whose scope went with it
+                return error
             try:
                 swallowed = self._scope.__exit__(type(error), error, None)
             except BaseException as rest:  # noqa: BLE001 - a group without the cancellations in it

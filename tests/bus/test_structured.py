@@ -265,6 +265,30 @@ async def test_generator_fixture_around_a_bus() -> None:
     assert len(sink.payload) == 1
 
 
+def test_bus_is_left_in_another_task_on_trio() -> None:
+    """Where the task that entered it has ended, in a nursery of trio's own."""
+    import trio
+
+    sink = ListSink()
+    bus = EventBus(sink)
+
+    async def enter() -> None:
+        await bus.__aenter__()
+        put_metric("m", 1)
+
+    async def leave() -> None:
+        await bus.__aexit__(None, None, None)
+
+    async def main() -> None:
+        for step in (enter, leave):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(step)
+
+    trio.run(main)
+    assert len(sink.payload) == 1
+    assert bus.stats().state == "closed"
+
+
 @pytest.fixture
 async def fixture_sink() -> AsyncIterator[ListSink]:
     """A sink of a bus that is open while the test runs."""

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from elastic_events.bus.backlog import Backlog
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.lane import Lane
+from elastic_events.bus.latest import Latest
 from elastic_events.bus.pump import Cursor
 from elastic_events.bus.record import Record
 from elastic_events.recorder.alive import boot_id, is_another, is_locked, pid_namespace, runs
@@ -316,9 +318,14 @@ def _event(name: str, **metadata: Any) -> SimpleNamespace:
 
 def _room(lanes: Sequence[Lane]) -> bool:
     """Whether some lane could take more: the others lose by their own slowness."""
-    return not lanes or any(
-        2 * len(lane.backlog) < lane.backlog.records or lane.backlog.spool is not None for lane in lanes
-    )
+    return not lanes or any(_takes(lane.backlog) for lane in lanes)
+
+
+def _takes(backlog: Backlog | Latest) -> bool:
+    """Whether a backlog has room, in memory or on disk; on a full disk, the rings have their room already."""
+    if 2 * len(backlog) < backlog.records:
+        return True
+    return backlog.spool is not None and (2 * backlog.spill() < backlog.records or backlog.spool.refused == "spool")
 
 
 def _process(stem: str) -> str:

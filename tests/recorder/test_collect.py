@@ -184,6 +184,32 @@ async def test_what_no_lane_has_room_for_stays_in_the_files(folder: Path) -> Non
         assert lane.stats().dropped == {}
 
 
+def test_what_a_full_disk_refuses_stays_in_the_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane whose spool is on a full disk takes what its memory holds; the rest waits in the rings, and is not lost."""
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    for number in range(30):
+        record_some(folder, 3, context=Context("run", f"h-{number}", "h", number))
+    bus = EventBus()
+    lane = bus.subscribe(ListSink(), backlog=20, spool=tmp_path / "spool")
+    collector = collector_of(folder, bus)
+    collector.open()
+    collector.scan()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        for _ in range(30):
+            collector.sweep()
+        assert 10 <= len(lane.backlog) <= 20
+    collector.sweep()
+    assert (len(lane.backlog), lane.stats().dropped) == (210, {})
+    collector.close()
+    lane.backlog.close()
+
+
 async def test_damaged_files_are_put_aside_and_capped(folder: Path) -> None:
     """Files that are no recorder are renamed, told, and only the newest are kept (F68, F69)."""
     record_some(folder)

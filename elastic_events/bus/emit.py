@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
+from elastic_events.api import NodeState
 from elastic_events.bus.codec import LIMIT, encode, encode_hard
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import as_metric, number
@@ -257,10 +258,11 @@ class Emitter:
     def _fine(self, values: Iterable[Any]) -> bool:
         """Whether there is nothing but numbers and texts without a secret; one behind a flag may be any."""
         for value in values:
-            if type(value) is str:
+            kind = type(value)
+            if kind is str:
                 if value[:1] == "-" or not (value in self.texts or self.passes(value)):
                     return False
-            elif type(value) not in _SCALARS:
+            elif kind not in _SCALARS and kind is not NodeState:
                 return False
         return True
 
@@ -280,7 +282,10 @@ class Emitter:
         """Encode an event the long way: redacted, coerced, truncated."""
         fields, why = None, ""
         try:
-            fields = rdzv_fields_of(event, destination) or fields_of(event, destination)
+            fields = rdzv_fields_of(event, destination)
+            if fields is not None and self._fine(fields) and len(frame := encode(head + fields)) <= LIMIT:
+                return frame
+            fields = fields or fields_of(event, destination)
         except BaseException as error:
             if is_the_callers(error):
                 raise

@@ -51,8 +51,14 @@ def rdzv_fields_of(event: Any, destination: Any) -> tuple[Any, ...] | None:
     """Return what a frame holds of a rendezvous event; None if it is none."""
     if type(event) is not RdzvEvent and (hasattr(event, "metadata") or not hasattr(event, "node_state")):
         return None
-    name, *rest = (getattr(event, name) for name in _RDZV)
-    return (name, destination, *rest, *(getattr(event, name, default) for name, default in _RDZV_MORE.items()))
+    try:
+        return (
+            *(event.name, destination, event.run_id, event.message, event.hostname, event.pid, event.node_state),
+            *(event.master_endpoint, event.rank, event.local_id, event.error_trace),
+        )
+    except AttributeError:  # of its shape, without what has a default
+        name, *rest = (getattr(event, name) for name in _RDZV)
+        return (name, destination, *rest, *(getattr(event, name, default) for name, default in _RDZV_MORE.items()))
 
 
 def _serializes_itself(kind: type) -> bool:

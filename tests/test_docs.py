@@ -142,3 +142,11 @@ def test_the_unit_is_accepted_by_systemd() -> None:
         pytest.skip("no systemd-analyze")
     done = subprocess.run([program, "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, [line for line in done.stderr.splitlines() if unit.name in line]) == (0, [])
+
+
+def test_twenty_questions_are_two_clicks_away() -> None:
+    """README leads to the index, and that to an answer for each of 20 things that readers look for."""
+    assert "(docs/index.md)" in (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| .*\? \| (.*) \|$", text("index.md"), re.MULTILINE)
+    assert len(rows) >= 20
+    assert all(re.search(r"\]\(\S+\.md", row) for row in rows)

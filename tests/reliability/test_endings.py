@@ -263,7 +263,7 @@ def test_handler_of_metrics_that_is_configured_last_gets_its_points(tmp_path: Pa
 
 
 def test_console_of_the_last_line_is_written(tmp_path: Path) -> None:
-    """The README's swap-in example: an event for the console on the last line of a script is printed, on every Python."""
+    """The example of docs/differences.md: an event for the console on the last line of a script is printed, on every Python."""
     done = run('record(Event("last", EventSource.WORKER), "console")', tmp_path)
     assert '"last"' in done.stderr
 

@@ -1,4 +1,4 @@
-"""The deviations from torch that the README lists, each shown in both worlds: what torch does, and what we do."""
+"""The deviations from torch that docs/differences.md lists, each shown in both worlds: what torch does, and what we do."""
 
 import dataclasses
 import functools
@@ -321,7 +321,7 @@ def at_once(world: Any) -> Any:
 
 NOTHING = ("returns", None)
 
-#: What the README's table says -> the call, what torch makes of it, what we do.
+#: What the table of docs/differences.md says -> the call, what torch makes of it, what we do.
 DEVIATIONS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "an event's timestamp of 0": (timestamp, False, True),
     "a handler that raises": (raising_handler, ("raises", "OSError"), (NOTHING, 1)),
@@ -360,16 +360,16 @@ DEVIATIONS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
 
 @pytest.mark.parametrize("name", DEVIATIONS)
 def test_deviation_is_as_listed(name: str) -> None:
-    """Torch does what the README says it does, and we do the other."""
+    """Torch does what docs/differences.md says it does, and we do the other."""
     call, theirs, ours = DEVIATIONS[name]
     assert call(THEIRS) == theirs
     assert call(OURS) == ours
 
 
-def test_readme_lists_the_deviations() -> None:
-    """The README's table of deviations and the table proved here have the same rows, in the same order."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("| | torch | here |")[2].partition("\n\n")[0]
+def test_page_lists_the_deviations() -> None:
+    """The table of deviations in docs/differences.md and the table proved here have the same rows, in the same order."""
+    page = (Path(__file__).parents[2] / "docs/differences.md").read_text(encoding="utf-8")
+    table = page.partition("| | torch | here |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| (\S.*?) \|", table, re.MULTILINE) == list(DEVIATIONS)
 
 

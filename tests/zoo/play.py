@@ -105,6 +105,7 @@ class Play:
         ranks: int = 2,
         script: tuple[str, ...] = (),
         sinks: str = "",
+        conf: str = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=2",
         **env: str,
     ) -> Agent:
         """Start an agent: the first is node 0, and has the store."""
@@ -113,11 +114,11 @@ class Play:
         temporary = self.folder / f"tmp-{node}"
         temporary.mkdir()
         self.sources.append(str(database))
-        conf = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=2"
         arguments = [
             *(f"--nnodes={nodes}", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d", "--rdzv-id=zoo"),
             *("--monitor-interval=0.1", f"--rdzv-endpoint={self._endpoint}", "--local-addr=localhost"),
-            *(f"--rdzv-conf={conf}", *ASKED, *options),
+            # Else whichever came first would have the store, and take it along when it goes.
+            *(f"--rdzv-conf=is_host={int(not node)},{conf}", *ASKED, *options),
             *(script or (WORKER, self.kind, str(self.folder))),
         ]
         more = {

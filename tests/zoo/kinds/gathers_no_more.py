@@ -15,8 +15,8 @@ def work(me: Me) -> None:
 def play(job: Play) -> Said:
     """Play it."""
     job.hosts = {0: "east", 1: "west"}
-    conf = "--rdzv-conf=join_timeout=4,keep_alive_interval=1,keep_alive_max_attempt=2"
-    stays, vanishes = (job.agent("--max-restarts=3", conf, nodes="2") for _ in range(2))
+    conf = "join_timeout=8,last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=2"
+    stays, vanishes = (job.agent("--max-restarts=3", conf=conf, nodes="2") for _ in range(2))
     job.until("ready", 4)
     vanishes.vanish()
     assert stays.wait() == 1

@@ -11,5 +11,5 @@ def work(me: Me) -> None:
 
 def play(job: Play) -> Said:
     """Play it."""
-    assert job.agent("--rdzv-conf=join_timeout=2", nodes="2").wait() == 1
+    assert job.agent(conf="join_timeout=2", nodes="2").wait() == 1
     return Said("failed", [])

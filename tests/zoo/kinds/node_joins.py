@@ -17,8 +17,8 @@ def play(job: Play) -> Said:
     """Play it."""
     job.hosts = {0: "east", 1: "west"}
     # With its usual patience: a node that hurries may take the other for dead, and go on alone.
-    first = job.agent("--rdzv-conf=last_call_timeout=1", nodes="1:2", ranks=1)
+    first = job.agent(conf="last_call_timeout=1", nodes="1:2", ranks=1)
     job.until("ready")
-    second = job.agent("--rdzv-conf=last_call_timeout=1", nodes="1:2", ranks=1)
+    second = job.agent(conf="last_call_timeout=1", nodes="1:2", ranks=1)
     assert [first.wait(), second.wait()] == [0, 0]
     return Said("succeeded", ["membership", "succeeded"], restarts=0, unchecked=frozenset({"lost", "victims"}))

@@ -1,6 +1,6 @@
 """What keeps a fault of ours out of the job: a hook that fails is off from then on, and says so once, as an event."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -9,7 +9,7 @@ from elastic_events.api import Event, EventSource
 from elastic_events.front import record
 from elastic_events.observe.folded import is_framework
 
-__all__ = ("guarded", "is_off", "switch_off")
+__all__ = ("forget", "guarded", "switch_off")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,9 +21,9 @@ _inside: dict[str, int] = {}
 DEEPEST = 32
 
 
-def is_off(part: str) -> bool:
-    """Whether this part of the observer has switched itself off."""
-    return part in _off
+def forget(parts: Iterable[str]) -> None:
+    """Switch parts off without a word."""
+    _off.update(parts)
 
 
 def switch_off(part: str, why: str) -> None:

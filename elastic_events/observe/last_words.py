@@ -41,10 +41,9 @@ def begin() -> None:
 
 
 class _Words:
-    """The hooks of one process. A child that it forks is not it."""
+    """The hooks of one process."""
 
     def __init__(self, error_file: str | None, report: BinaryIO | None) -> None:
-        self._pid = os.getpid()
         self._error_file = error_file
         self._report = report  # faulthandler writes there; open until the end
         self._told: BaseException | None = None
@@ -86,7 +85,7 @@ class _Words:
 
     @guarded("errors")
     def _raised(self, error: BaseException, trace: TracebackType | None) -> None:
-        if os.getpid() != self._pid or error is self._told:
+        if error is self._told:
             return
         self._told = error
         record(Event("worker.exception", EventSource.WORKER, 0, _about(error, trace)))
@@ -96,7 +95,7 @@ class _Words:
     @guarded("errors")
     def _raised_in_thread(self, args: threading.ExceptHookArgs) -> None:
         error = args.exc_value
-        if os.getpid() != self._pid or error is None or isinstance(error, SystemExit):
+        if error is None or isinstance(error, SystemExit):
             return
         thread = args.thread.name if args.thread is not None else None
         about = {**_about(error, args.exc_traceback), "thread": thread}
@@ -104,7 +103,7 @@ class _Words:
 
     @guarded("errors")
     def _leaving(self, how: str, status: Any) -> None:
-        if os.getpid() != self._pid or status is None or status == 0:
+        if status is None or status == 0:
             return
         code = status & 0xFF if isinstance(status, int) else 1  # as the system cuts it (exit(3)); a text is 1
         message = f"{how}({status!r})"[:MESSAGE]

@@ -8,13 +8,16 @@ from importlib import import_module
 
 from elastic_events.api import Event, EventSource
 from elastic_events.front import record
-from elastic_events.observe.guard import switch_off
+from elastic_events.observe.guard import forget, switch_off
 
 __all__ = ("PARTS", "asked", "begin")
 
-#: What `ELASTIC_EVENTS_OBSERVE` may name -> the module that does it; `on` is all of them.
+#: What `ELASTIC_EVENTS_OBSERVE` may name -> what begins it; `on` is all of them.
 PARTS = {
-    "errors": "elastic_events.observe.last_words",
+    "errors": ("last_words:begin", "saving:begin_errors"),
+    "steps": ("stepping:begin_steps",),
+    "data": ("stepping:begin_data",),
+    "checkpoints": ("saving:begin_checkpoints",),
 }
 
 #: Torch's launchers: they import torch as well, and are no worker.
@@ -45,10 +48,12 @@ def begin(value: str) -> None:
     _begun.append(os.getpid())
     # Opens the recorder, now: what closes it at exit is registered before what says the last words there.
     about = {"parts": ",".join(parts), "torch": _torch_version()}
+    os.register_at_fork(after_in_child=lambda: forget(parts))  # a child is not the rank
     record(Event("observe.started", EventSource.WORKER, 0, {**about}))
     for part in parts:
         try:
-            import_module(PARTS[part]).begin()
+            for module, _, function in (start.partition(":") for start in PARTS[part]):
+                getattr(import_module(f"elastic_events.observe.{module}"), function)()
         except Exception as error:  # noqa: BLE001 - a torch that we do not know
             switch_off(part, f"{type(error).__name__}: {error}")
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from elastic_events.reading.causes import OUTCOMES, conclude
 from elastic_events.reading.clocks import LOOK, Joined, offsets
+from elastic_events.reading.observed import number_observed
 from elastic_events.reading.ranks import Ranks, signal_name
 from elastic_events.reading.speaker import DEATHS, Said, Speaker, integer, later
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
@@ -261,6 +262,7 @@ class _Job:
         story.attempts.sort(key=lambda attempt: attempt.started_ns or 0)
         for number, attempt in enumerate(story.attempts):
             attempt.number = number
+        number_observed(story)
         _name(story.nodes)
         conclude(story, self.ranks)
         gathered = [rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous]

@@ -9,6 +9,7 @@ import msgspec
 from elastic_events.bus.record import Record
 from elastic_events.reading.costs import Cost, Repeated, costs, repeated
 from elastic_events.reading.faults import fault_of
+from elastic_events.reading.speaker import ENDS
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
 __all__ = (
@@ -205,7 +206,7 @@ def summary(story: Story, words: Mapping[Process, Sequence[Record]] | None = Non
         costs=costs(story),
         repeated=repeated(story),
         last_steps=_last_steps(story),
-        last_words=[_word(record, dead.ended_ns or record.time_ns) for record in last] if dead else [],
+        last_words=[_word(one, dead.ended_ns or one.time_ns) for one in last if one.name not in ENDS] if dead else [],
         last_words_of=dead.rank if dead is not None and last else None,
         last_words_in=final,
         clocks=[Clock(host, o.seconds, o.error, o.rounds, o.applied) for host, o in sorted(story.offsets.items())],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from elastic_events.bus.context import Context
 from elastic_events.reading.clocks import JUMP
+from elastic_events.reading.observed import Observed, script_first
 from elastic_events.reading.once import Once
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
@@ -131,6 +132,7 @@ class Speaker:
             "_names",
             "_node",
             "_now",
+            "_observed",
             "_open",
             "_owns",
             "_repair",
@@ -164,6 +166,7 @@ class Speaker:
         self._names: dict[int, str] | None = None
         self._errors: dict[int, int] | None = None
         self._epochs: array[int] | None = None
+        self._observed: Observed | None = None  # steps that the script did not mark
         self._running: int | None = None  # the entry of the step that began last, if it is open
         self._told_of: Mapping[str, Any] = _NOTHING  # what its mark said
         # What another mark is called -> the entries that are open, the newest last.
@@ -228,6 +231,9 @@ class Speaker:
             self._lost(metadata)
         elif name in ENDS:
             self._said_last = [*(self._said_last or ())[1 - _ENDS :], (name, metadata)]
+        elif name == "step.observed":
+            self._observed = Observed() if self._observed is None else self._observed
+            self._observed.add(time_ns, metadata)
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
         elif isinstance(name, str) and name.startswith(_TORCH):
@@ -295,6 +301,8 @@ class Speaker:
         self._start_ns += later_ns
         for times in (self._starts, self._ends):
             times[:] = array("q", (time and time + later_ns for time in times))
+        if self._observed is not None:
+            self._observed.move(later_ns)
         if self._errors:
             self._errors = {entry: time + later_ns for entry, time in self._errors.items()}
         for span in self._spans or ():
@@ -304,7 +312,7 @@ class Speaker:
             facts[:] = [later(said, later_ns) for said in facts]
 
     def finish(self) -> Process:
-        """Close what the last record left open; return the process."""
+        """Close what the last record left open; return the process. What the script marks wins over what was observed."""
         if self._repair is not None:
             self._derive(self._last_ns, Repair.started)
         for times in (self._starts, self._ends, (self._errors or _NOTHING).values()):
@@ -312,9 +320,13 @@ class Speaker:
                 self.seen(max(times))
         if self._starts:
             self.seen(min(self._starts))
-        steps = self._steps, self._starts, self._ends
-        marks = (self._spans or (), *steps, self._names or _NOTHING, self._errors or _NOTHING, self._epochs)
-        process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last or ())
+        steps, names = (self._steps, self._starts, self._ends), self._names or _NOTHING
+        observed = self._observed is not None and not self._steps
+        if self._observed is not None and observed:
+            steps, names = self._observed.steps, self._observed.names
+            self.seen(min(steps[1]))
+        marks = (script_first(self._spans or ()), *steps, names, self._errors or _NOTHING, self._epochs)
+        process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last or (), observed)
         _block(process)
         return process
 
@@ -369,7 +381,8 @@ class Speaker:
         if started:
             self._spans = [] if self._spans is None else self._spans
             self._leave_open(_called(what, facts), len(self._spans))
-            self._spans.append(Span(what, whole(said), time_ns))
+            path = facts.get("path") if type(facts.get("path")) is str else None
+            self._spans.append(Span(what, whole(said), time_ns, path=path, observed=facts.get("observed") is True))
             return
         entry = self._close(what, facts)
         if entry is not None and self._spans is not None:

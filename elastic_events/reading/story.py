@@ -23,6 +23,8 @@ class Span:
     end_ns: int = 0
     blocking: bool = True  #: no step of the same process ran at the same time
     failed: bool = False  #: an exception ended it
+    path: str | None = None  #: of the file, where it was observed
+    observed: bool = False  #: by a hook: the script did not mark it
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +47,7 @@ class Process:
     epochs: "array[int] | None" = None  #: an entry a step, where the marks name an epoch
     #: What it said of its own end, in order: event and facts. The script may have caught it, and gone on.
     said: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    observed: bool = False  #: its steps were observed: they are numbered from 0 on in each process
 
     @property
     def first_step_ns(self) -> int | None:

@@ -1,0 +1,147 @@
+"""Checkpoints and restores of a script that does not mark them, and collectives that fail.
+
+`torch.save` and `torch.load` of a file are wrapped; what `torch.distributed.checkpoint` and the collectives say, they say to
+loggers of their own. A checkpoint holds the steps up to the last one that was observed.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from elastic_events.api import Event, EventSource
+from elastic_events.front import record
+from elastic_events.observe import seam
+from elastic_events.observe.guard import guarded
+from elastic_events.observe.stepping import steps
+from elastic_events.training import checkpoint, restore
+
+__all__ = ("begin_checkpoints", "begin_errors")
+
+#: Loads before the first step that are taken for a restore. A script that loads more than these loads its data.
+LOADS = 64
+
+_DISTRIBUTED = {"save": checkpoint, "async_save": checkpoint, "load": restore}
+
+
+class _Open:
+    """The spans that are open, and the files that this process has saved."""
+
+    def __init__(self) -> None:
+        self.distributed: dict[str, Any] = {}  # by torch's id of the call
+        self.nested = 0  # saves within saves
+        self.loads = 0
+        self.saved: set[str] = set()
+
+
+_open = _Open()
+
+
+def begin_checkpoints() -> None:
+    """Observe saving and loading."""
+    import torch
+
+    save = _wrapped(torch.save, 1, _save_begins)
+    load = _wrapped(torch.load, 0, _load_begins)
+    for owner in (torch, torch.serialization):
+        owner.save, owner.load = save, load
+    logging.getLogger(seam.CHECKPOINT_LOGGER).addHandler(_Listener(_distributed))
+
+
+def begin_errors() -> None:
+    """Observe collectives that fail."""
+    logging.getLogger(seam.COLLECTIVE_LOGGER).addHandler(_Listener(_collective))
+
+
+def _wrapped(original: Callable[..., Any], place: int, begins: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return a function that has a span around it; `place` is that of the file among its arguments."""
+
+    @wraps(original)
+    def call(*args: Any, **options: Any) -> Any:
+        span = begins(args[place] if len(args) > place else options.get("f"))
+        try:
+            return original(*args, **options)
+        finally:
+            if span is not None:
+                _ends(span, *sys.exc_info())
+
+    return call
+
+
+@guarded("checkpoints")
+def _save_begins(file: Any) -> Any:
+    path = _path(file)
+    if path is None or _open.nested or _open.distributed:
+        return None
+    _open.saved.add(path)
+    _open.nested += 1
+    return checkpoint(_last_step(), observed=True, path=path).__enter__()
+
+
+@guarded("checkpoints")
+def _load_begins(file: Any) -> Any:
+    path = _path(file)
+    if path is None or _open.nested or _open.distributed:
+        return None
+    if path not in _open.saved:
+        _open.loads += 1
+        if steps.done or _open.loads > LOADS:
+            return None
+    _open.nested += 1
+    return restore(None, observed=True, path=path).__enter__()
+
+
+@guarded("checkpoints")
+def _ends(span: Any, *error: Any) -> None:
+    _open.nested -= 1
+    span.__exit__(*error)
+    steps.passed()
+
+
+@guarded("checkpoints")
+def _distributed(said: dict[str, Any]) -> None:
+    mark, call = _DISTRIBUTED.get(said.get("func_name", "")), str(said.get("uuid"))
+    if mark is None:
+        return
+    if said["event"] == "start":
+        path = said.get("checkpoint_id")
+        number = _last_step() if mark is checkpoint else None
+        _open.distributed[call] = mark(number, observed=True, path=path, call=said["func_name"]).__enter__()
+    elif call in _open.distributed:
+        failed = said["event"] == "exception"
+        _open.distributed.pop(call).__exit__(RuntimeError if failed else None, None, None)
+        steps.passed()
+
+
+@guarded("errors")
+def _collective(said: dict[str, Any]) -> None:
+    if "error" in said:
+        names = {"func_name": "function", "pg_name": "group", "backend": "backend", "group_size": "group_size"}
+        about = {name: said.get(theirs) for theirs, name in names.items()}
+        about["error"] = str(said["error"])[:2000]
+        record(Event("collective.failed", EventSource.WORKER, 0, about))
+
+
+class _Listener(logging.Handler):
+    """Hands on what torch logs as a dict."""
+
+    def __init__(self, hear: Callable[[dict[str, Any]], object]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand it on; no lock of `logging` is held by anything slow."""
+        if isinstance(record.msg, dict):
+            self._hear(record.msg)
+
+
+def _path(file: Any) -> str | None:
+    """Return the path of what is saved or loaded; None: it goes to memory."""
+    name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
+    return os.path.abspath(os.fsdecode(name)) if isinstance(name, str | os.PathLike) else None
+
+
+def _last_step() -> int | None:
+    return steps.done - 1 if steps.done else None

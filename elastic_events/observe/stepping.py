@@ -1,0 +1,184 @@
+"""The steps of a training loop, as its optimizers tell them, and how long it waited for data.
+
+A step ends when the optimizer has stepped. It begins with the batch that it got: behind the first fetch of the last run of
+fetches from one DataLoader, so that an evaluation before it is none of it. Without a DataLoader it begins where the step before
+it, or what came after that (a checkpoint), ended. Of several optimizers (a GAN's, one a parameter) the last of a round ends the
+step; where they take turns in no fixed round, steps have no number, and `observe.unknown` says why.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from time import monotonic_ns
+from typing import Any
+
+from elastic_events.api import Event, EventSource
+from elastic_events.front import record
+from elastic_events.observe import seam
+from elastic_events.observe.guard import guarded
+
+__all__ = ("Steps", "begin_data", "begin_steps", "steps")
+
+
+class Steps:
+    """The steps of this process. Its methods are called by whichever thread trains, one at a time."""
+
+    def __init__(self, clock: Callable[[], int] = monotonic_ns) -> None:
+        self.done = 0  #: steps that have ended
+        self._clock = clock
+        self._running: list[tuple[int, int]] = []  # optimizers that are stepping, each in the next: and their frames
+        self._since: int | None = None  # from here on the next step may have begun
+        self._batch: int | None = None  # the first batch of the last run of fetches came then
+        self._loader = 0  # that gave it
+        self._waited = 0  # for these batches
+        self._ends: int | None = None  # the optimizer that ends a step
+        self._members: set[int] = set()  # the optimizers of a round
+        self._stepped: set[int] = set()  # those that have stepped in this round
+        self._unknown = False
+
+    def before(self, optimizer: object, frame: int) -> None:
+        """An optimizer begins to step; `frame` is that of torch's wrapper."""
+        if self._running and not _is_inside(self._running[-1][1]):
+            self._running.clear()  # an exception ended it
+        self._running.append((id(optimizer), frame))
+        if self._since is None:
+            self._since = self._clock()
+
+    def after(self, optimizer: object, *, skipped: bool = False) -> None:
+        """An optimizer has stepped. One within another, as wrappers have it, is no step of its own."""
+        me = id(optimizer)
+        while self._running and self._running.pop()[0] != me:
+            pass
+        if not self._running and self._ends_step(me):
+            self._ended(skipped)
+
+    def fetched(self, loader: int, began: int) -> None:
+        """A DataLoader has given a batch that was asked for at `began`."""
+        now = self._clock()
+        if self._batch is None or self._loader != loader:
+            self._batch, self._loader, self._waited = now, loader, 0
+        self._waited += now - began
+
+    def passed(self) -> None:
+        """Something else than training has ended: a checkpoint, or a DataLoader that has no more batches."""
+        self._since, self._batch = self._clock(), None
+
+    def _ends_step(self, me: int) -> bool:
+        """Whether the step of this optimizer ends a step of the loop; learns which one does."""
+        if me not in self._members:
+            first = not self._members
+            self._members.add(me)
+            self._ends = me  # the one that came last in the first round
+            self._stepped.clear()
+            return first  # the first round's step has ended with its first optimizer
+        if me == self._ends:
+            self._members &= {me, *self._stepped}  # who steps no more is no member
+            self._stepped.clear()
+            return True
+        if me in self._stepped and not self._unknown:
+            self._unknown = True
+            reason = "several optimizers step in no fixed round"
+            record(Event("observe.unknown", EventSource.WORKER, 0, {"what": "steps", "reason": reason}))
+        self._stepped.add(me)
+        return self._unknown
+
+    def _ended(self, skipped: bool) -> None:
+        now = self._clock()
+        began = self._batch if self._batch is not None else self._since
+        number = self.done
+        about: dict[str, Any] = {
+            "step": f"~{number}" if self._unknown else number,
+            "took_ns": now - began if began is not None else 0,
+            "data_ns": self._waited,
+        }
+        if skipped:
+            about["skipped"] = True
+        record(Event("step.observed", EventSource.WORKER, 0, about))
+        self.done = number + 1
+        self._since, self._batch, self._waited = now, None, 0
+
+
+def _is_inside(wanted: int) -> bool:
+    """Whether the frame is one of those that run now in this thread."""
+    frame = sys._getframe(2)  # noqa: SLF001 - documented
+    while frame is not None:
+        if id(frame) == wanted:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+#: Of this process.
+steps = Steps()
+
+
+def begin_steps() -> None:
+    """Count the steps of all optimizers."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    register_optimizer_step_pre_hook(_before)
+    register_optimizer_step_post_hook(_after)
+    _watch_scaler(seam.grad_scaler())
+
+
+@guarded("steps")
+def _before(optimizer: Any, _args: Any, _options: Any) -> None:
+    steps.before(optimizer, id(sys._getframe(2)))  # noqa: SLF001 - past the guard: torch's own wrapper
+
+
+@guarded("steps")
+def _after(optimizer: Any, _args: Any, _options: Any) -> None:
+    steps.after(optimizer)
+
+
+def _watch_scaler(scaler: Any) -> None:
+    """Count the steps that a GradScaler leaves out since a gradient was infinite: the loop counts them, too."""
+    original = scaler.step
+
+    @wraps(original)
+    def step(self: Any, optimizer: Any, *args: Any, **options: Any) -> Any:
+        done, waits = steps.done, len(steps._stepped)  # noqa: SLF001
+        result = original(self, optimizer, *args, **options)
+        _scaled(optimizer, steps.done == done and len(steps._stepped) == waits)  # noqa: SLF001
+        return result
+
+    scaler.step = step
+
+
+@guarded("steps")
+def _scaled(optimizer: Any, left_out: bool) -> None:
+    if left_out and not steps._running:  # noqa: SLF001
+        steps.after(optimizer, skipped=True)
+
+
+def begin_data() -> None:
+    """Measure how long the loop waits for each batch of a DataLoader, and see which batch a step begins with."""
+    iterator = seam.batch_iterator()
+    original = iterator.__next__
+    trains = threading.get_ident()  # the thread that imports torch
+
+    @wraps(original)
+    def following(self: Any) -> Any:
+        began = monotonic_ns()
+        try:
+            batch = original(self)
+        except StopIteration:
+            _exhausted(threading.get_ident() == trains)
+            raise
+        _fetched(self, began, threading.get_ident() == trains)
+        return batch
+
+    iterator.__next__ = following
+
+
+@guarded("data")
+def _fetched(iterator: Any, began: int, trains: bool) -> None:
+    if trains:  # what another thread fetches ahead says nothing of when a step begins
+        steps.fetched(id(iterator), began)
+
+
+@guarded("data")
+def _exhausted(trains: bool) -> None:
+    if trains:
+        steps.passed()

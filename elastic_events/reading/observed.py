@@ -1,0 +1,88 @@
+"""Which steps of the job those are that an observer counted: it begins with 0 in each process, also behind a restore.
+
+Where a process loaded what an earlier attempt had saved, by its path, it goes on behind the step of that checkpoint. Where it
+loaded something else, nobody knows: such steps count, but their order is not known.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from elastic_events.reading.story import Attempt, Process, Span, Story
+
+__all__ = ("Observed", "number_observed", "script_first")
+
+
+class Observed:
+    """The steps of one process that were observed, as `step.observed` tells each at its end."""
+
+    __slots__ = ("names", "steps")
+
+    def __init__(self) -> None:
+        self.steps = array("q"), array("q"), array("q")  #: number, start, end
+        self.names: dict[int, str] = {}  #: of those that have no number
+
+    def add(self, time_ns: int, facts: Mapping[str, Any]) -> None:
+        """Take one, which ended at `time_ns`."""
+        numbers, starts, ends = self.steps
+        number, took = facts.get("step"), facts.get("took_ns")
+        if type(number) is not int or not 0 <= number < 1 << 62:
+            self.names[len(numbers)] = str(number)
+            number = len(numbers)
+        numbers.append(number)
+        starts.append(time_ns - took if type(took) is int and 0 <= took <= time_ns else time_ns)
+        ends.append(time_ns)
+
+    def move(self, later_ns: int) -> None:
+        """Set all times later."""
+        for times in self.steps[1:]:
+            times[:] = array("q", (time + later_ns for time in times))
+
+
+def script_first(spans: Sequence[Span]) -> Sequence[Span]:
+    """Return the spans without those that were observed, where the script marks such spans itself."""
+    marked = {span.what for span in spans if not span.observed}
+    return [span for span in spans if not (span.observed and span.what in marked)] if marked else spans
+
+
+def number_observed(story: Story) -> None:
+    """Give the steps and checkpoints that were observed the numbers that they have in the job."""
+    saved: list[Span] = []
+    for attempt in story.attempts:
+        own = [w.process for w in attempt.workers if w.process is not None and w.process.observed]
+        base = _base(attempt, own, saved)
+        for process in own:
+            _move(process, base)
+        saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
+
+
+def _base(attempt: Attempt, processes: Iterable[Process], saved: Iterable[Span]) -> int | None:
+    """Return the number of the first step of an attempt; None: it is not known."""
+    loaded = [span for process in processes for span in _restores(process)]
+    found = [
+        max(
+            (s for s in saved if s.path == one.path and s.end_ns and not s.failed), key=lambda s: s.end_ns, default=None
+        )
+        for one in loaded
+    ]
+    steps = [span.step for span in found if span is not None and span.step is not None]
+    if steps:
+        return max(steps) + 1
+    return None if loaded and attempt.number else 0
+
+
+def _restores(process: Process) -> list[Span]:
+    first = process.first_step_ns
+    return [
+        s for s in process.spans if s.what == "restore" and s.path and s.end_ns and (first is None or s.end_ns <= first)
+    ]
+
+
+def _move(process: Process, base: int | None) -> None:
+    if base is None:
+        process.names = {at: process.names.get(at, f"~{number}") for at, number in enumerate(process.steps)}
+    elif base:
+        process.steps[:] = type(process.steps)("q", (number + base for number in process.steps))
+    for span in process.spans:
+        if span.what == "checkpoint" and span.observed and span.step is not None:
+            span.step = None if base is None else span.step + base

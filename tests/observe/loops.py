@@ -1,0 +1,235 @@
+"""Training loops that nobody has changed for an observer: `loops.py KIND` prints how many steps it did, as it counts them."""
+
+import os
+import sys
+import time
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def batches(count=12):
+    return DataLoader(TensorDataset(torch.randn(count * 4, 8), torch.randn(count * 4, 1)), batch_size=4)
+
+
+def loss_of(model, batch):
+    return ((model(batch[0]) - batch[1]) ** 2).mean()
+
+
+def group():
+    import torch.distributed
+
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="0", RANK="0", WORLD_SIZE="1")
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+
+
+def loop(model, optimizer, every=1):
+    steps = 0
+    for number, batch in enumerate(batches(), 1):
+        loss_of(model, batch).backward()
+        if number % every == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+    return steps
+
+
+def plain():
+    model = torch.nn.Linear(8, 1)
+    return loop(model, torch.optim.Adam(model.parameters()))
+
+
+def ddp():
+    group()
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 1))
+    return loop(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def fsdp():
+    group()
+    from torch.distributed.fsdp import fully_shard
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    fully_shard(model, mesh=mesh)
+    return loop(model, torch.optim.AdamW(model.parameters()))
+
+
+def accumulation():
+    model = torch.nn.Linear(8, 1)
+    return loop(model, torch.optim.SGD(model.parameters(), lr=0.1), every=4)
+
+
+def amp():
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    steps = 0
+    for number, batch in enumerate(batches()):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(model, batch) * (float("inf") if number % 3 == 0 else 1)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        steps += 1
+    return steps
+
+
+def gan():
+    models = [torch.nn.Linear(8, 1), torch.nn.Linear(8, 1)]
+    optimizers = [torch.optim.Adam(model.parameters()) for model in models]
+    steps = 0
+    for batch in batches():
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            optimizer.step()
+        steps += 1
+    return steps
+
+
+def wgan():
+    models = [torch.nn.Linear(8, 1), torch.nn.Linear(8, 1)]
+    optimizers = [torch.optim.Adam(model.parameters()) for model in models]
+    for number, batch in enumerate(batches()):
+        loss_of(models[0], batch).backward()
+        optimizers[0].step()
+        if number % 5 == 4:
+            loss_of(models[1], batch).backward()
+            optimizers[1].step()
+    return -1
+
+
+def lbfgs():
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.LBFGS(model.parameters())
+    steps = 0
+    for batch in batches():
+
+        def closure(batch=batch):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        steps += 1
+    return steps
+
+
+def backward():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
+    optimizers = {parameter: torch.optim.Adam([parameter]) for parameter in model.parameters()}
+
+    def step(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    steps = 0
+    for batch in batches():
+        loss_of(model, batch).backward()
+        steps += 1
+    return steps
+
+
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer around another one, as libraries have them."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+
+def wrapper():
+    model = torch.nn.Linear(8, 1)
+    return loop(model, Wrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+
+
+def compiled():
+    model = torch.nn.Linear(8, 1)
+    return loop(torch.compile(model, backend="eager"), torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def compiled_step():
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.step = torch.compile(optimizer.step, backend="eager")
+    return loop(model, optimizer)
+
+
+def saves():
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps = 0
+    for batch in batches():
+        loss_of(model, batch).backward()
+        optimizer.step()
+        steps += 1
+        if steps % 4 == 0:
+            torch.save(model.state_dict(), "model.pt")
+            torch.load("model.pt")
+    return steps
+
+
+def distributed():
+    group()
+    import torch.distributed.checkpoint
+
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps = 0
+    for batch in batches():
+        loss_of(model, batch).backward()
+        optimizer.step()
+        steps += 1
+        if steps % 4 == 0:
+            torch.distributed.checkpoint.save({"model": model.state_dict()}, checkpoint_id=f"step-{steps}")
+    return steps
+
+
+def evaluates():
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps = 0
+    for _ in range(2):
+        for batch in batches(6):
+            loss_of(model, batch).backward()
+            optimizer.step()
+            steps += 1
+        for batch in batches(4):
+            with torch.no_grad():
+                loss_of(model, batch)
+            time.sleep(0.1)  # an evaluation that takes long
+    return steps
+
+
+def marks():
+    import elastic_events
+
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for number, batch in enumerate(batches()):
+        with elastic_events.step(100 + number):
+            loss_of(model, batch).backward()
+            optimizer.step()
+        with elastic_events.checkpoint(100 + number):
+            torch.save(model.state_dict(), "model.pt")
+    return 12
+
+
+def collective():
+    group()
+    try:
+        torch.distributed.all_gather([torch.ones(3)], torch.ones(2))
+    except (RuntimeError, ValueError):
+        return 0
+    raise AssertionError
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{globals()[sys.argv[1]]()}\n")

@@ -1,0 +1,137 @@
+"""Real training loops that nobody changed: their steps, checkpoints and collectives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from elastic_events.bus.record import Record
+from elastic_events.reading.builder import build
+from elastic_events.reading.source import read_records
+from elastic_events.reading.story import Process
+from tests.observe.jobs import HERE, needs_observer
+from tests.torchrun.jobs import TIMEOUT, environment
+
+pytestmark = [*needs_observer, pytest.mark.timeout(TIMEOUT)]
+
+
+class Run(NamedTuple):
+    """A loop that has run."""
+
+    steps: int  #: as it counted them itself
+    records: list[Record]
+    process: Process
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """The metadata of its events of a name."""
+        return [record.fields[-1] for record in self.records if record.name == name]
+
+
+def run(folder: Path, *arguments: str, script: Path = HERE / "loops.py", **env: str) -> Run:
+    """Run one kind of loop, observed, to its end."""
+    directory = folder / "recorders"
+    asked = {"RANK": "0", "ELASTIC_EVENTS_DIR": str(directory), "ELASTIC_EVENTS_OBSERVE": "on"}
+    path = os.pathsep.join(filter(None, (str(HERE.parents[1]), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env=environment(PYTHONPATH=path, **{**asked, **env}),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    records = list(read_records(directory))
+    (story,) = build(records)
+    (process,) = story.processes
+    return Run(int(done.stdout.splitlines()[-1]), records, process)
+
+
+KINDS = [
+    *(
+        "plain",
+        "ddp",
+        "fsdp",
+        "accumulation",
+        "amp",
+        "gan",
+        "lbfgs",
+        "backward",
+        "wrapper",
+        "compiled",
+        "compiled_step",
+    ),
+    "evaluates",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_are_the_scripts_own(tmp_path: Path, kind: str) -> None:
+    """However a loop steps, as many steps are observed as it counts itself, and nothing of ours has failed."""
+    told = run(tmp_path, kind)
+    assert list(told.process.steps) == list(range(told.steps))
+    assert not told.events("observe.off")
+    assert not told.events("observe.unknown")
+    if kind == "amp":
+        assert [one.get("skipped", False) for one in told.events("step.observed")] == [n % 3 == 0 for n in range(12)]
+
+
+def test_optimizers_in_no_fixed_round(tmp_path: Path) -> None:
+    """Where one optimizer steps five times as often as the other, the steps are said to have no number."""
+    told = run(tmp_path, "wgan")
+    (unknown,) = told.events("observe.unknown")
+    assert unknown == {"what": "steps", "reason": "several optimizers step in no fixed round"}
+    assert told.process.label(len(told.process.steps) - 1).startswith("~")
+
+
+def test_an_evaluation_is_no_part_of_a_step(tmp_path: Path) -> None:
+    """The first step of the second epoch begins with its batch, not before the evaluation that took long."""
+    told = run(tmp_path, "evaluates")
+    assert told.process.starts[6] - told.process.ends[5] > 300_000_000  # four batches, a tenth of a second each
+
+
+def test_saved_files_are_checkpoints(tmp_path: Path) -> None:
+    """`torch.save` to a file is a checkpoint of the last step, and stands beside the steps; so is loading it again."""
+    told = run(tmp_path, "saves")
+    spans = [(span.what, span.step, Path(span.path or "").name, span.blocking) for span in told.process.spans]
+    assert spans == [
+        (what, step, "model.pt", True)
+        for step in (3, 7, 11)
+        for what, step in (("checkpoint", step), ("restore", None))
+    ]
+    assert all(span.end_ns > span.start_ns and not span.failed for span in told.process.spans)
+
+
+def test_distributed_checkpoints(tmp_path: Path) -> None:
+    """Those of torch.distributed.checkpoint are told by its own logger; files within it are none of their own."""
+    told = run(tmp_path, "distributed")
+    spans = [(span.what, span.step, span.path, bool(span.end_ns)) for span in told.process.spans]
+    assert spans == [("checkpoint", step - 1, f"step-{step}", True) for step in (4, 8, 12)]
+
+
+def test_marks_of_the_script_win(tmp_path: Path) -> None:
+    """Where a script marks its steps and checkpoints itself, nothing that was observed stands beside them."""
+    told = run(tmp_path, "marks")
+    assert list(told.process.steps) == list(range(100, 112))
+    assert [(span.step, span.observed) for span in told.process.spans] == [
+        (number, False) for number in range(100, 112)
+    ]
+
+
+def test_a_collective_that_fails(tmp_path: Path) -> None:
+    """It is told by its function and its error, also where the script catches it."""
+    (failed,) = run(tmp_path, "collective").events("collective.failed")
+    assert failed["function"] == "all_gather"
+    assert failed["backend"] == "gloo"
+    assert failed["error"]
+
+
+def test_only_what_is_asked_for(tmp_path: Path) -> None:
+    """A list observes its parts, and nothing else."""
+    told = run(tmp_path, "saves", ELASTIC_EVENTS_OBSERVE="checkpoints")
+    assert not told.process.steps
+    assert len(told.process.spans) == 6

@@ -1,0 +1,92 @@
+"""Which steps of the job those are that were observed in each of its processes."""
+
+import itertools
+
+import pytest
+
+from elastic_events.bus.context import Context
+from elastic_events.bus.record import Record
+from elastic_events.reading.buckets import goodput
+from elastic_events.reading.builder import build
+from elastic_events.reading.story import Process, Story
+
+SECOND = 10**9
+
+
+class Job:
+    """Records of a job of one rank, a second apart."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self._now = itertools.count(1000)
+        self._seq = itertools.count()
+
+    def say(self, process: str, name: str, **metadata: object) -> None:
+        """Record an event: of the process, or of the agent."""
+        at = next(self._now) * SECOND
+        agent = process == "agent"
+        context = Context("job", process, "host", 1 if agent else 2 + ord(process), None if agent else 0)
+        source = "AGENT" if agent else "WORKER"
+        self.records.append(Record("event", next(self._seq), at, at, name, "null", (source, 0, metadata), context, 0))
+
+    def attempt(self, number: int, process: str, steps: int, load: str = "", save: str = "") -> None:
+        """One attempt that loads, steps and saves, and fails."""
+        self.say("agent", "attempt.started", attempt=number, round=number, world_size=1, ranks=[0])
+        self.say("agent", "worker.started", attempt=number, rank=0, local_rank=0, pid=2 + ord(process))
+        if load:
+            self.mark(process, "restore", None, load)
+        for step in range(steps):
+            self.say(process, "step.observed", step=step, took_ns=SECOND // 2, data_ns=0)
+            if save and step == steps // 2:
+                self.mark(process, "checkpoint", step, save)
+        self.say("agent", "worker.failed", attempt=number, rank=0, local_rank=0, pid=2 + ord(process), exit_code=1)
+        self.say("agent", "attempt.ended", attempt=number, outcome="failed")
+
+    def mark(self, process: str, what: str, step: int | None, path: str) -> None:
+        """A span that was observed."""
+        for edge in ("started", "ended"):
+            self.say(
+                process, f"{what}.{edge}", step=step, path=path, observed=True, mark_id=hash((process, what, step))
+            )
+
+    def story(self) -> Story:
+        """What it tells."""
+        self.say("agent", "job.failed", reason="workers failed")
+        (story,) = build(self.records)
+        return story
+
+
+def job(load: str, save: str = "/job/model.pt") -> Story:
+    """A job of 10 steps that saves behind step 5, and one that goes on from there."""
+    told = Job()
+    told.say("agent", "job.started")
+    told.attempt(0, "a", 10, save=save)
+    told.attempt(1, "b", 6, load=load)
+    return told.story()
+
+
+def observed(story: Story) -> list[Process]:
+    """The processes of the ranks."""
+    return [worker.process for worker in story.workers() if worker.process is not None]
+
+
+def test_behind_a_restore_they_go_on() -> None:
+    """A process that loads what the attempt before has saved goes on behind that step: only what came after it was lost."""
+    story = job("/job/model.pt")
+    assert [list(process.steps) for process in observed(story)] == [list(range(10)), list(range(6, 12))]
+    answer = goodput(story)
+    assert (answer.steps, answer.steps_redone) == (12, 4)
+
+
+def test_without_a_restore_they_begin_anew() -> None:
+    """A process that loads nothing has begun from scratch: all that was done is done again."""
+    answer = goodput(job(""))
+    assert (answer.steps, answer.steps_redone) == (6, 10)
+
+
+@pytest.mark.parametrize("save", ["/job/model.pt", ""])
+def test_behind_another_file_nobody_knows(save: str) -> None:
+    """A process that loads what nobody has seen saved has steps of no known order: nothing is said to be lost."""
+    story = job("/job/other.pt", save)
+    assert observed(story)[1].label(0) == "~0"
+    assert goodput(story).steps_redone == 0

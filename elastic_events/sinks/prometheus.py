@@ -47,6 +47,8 @@ class PrometheusSink:
     Delivered means: counted in this process. What is not scraped before the process ends is gone, and so is the endpoint
     (F45). Values that are not finite count, and show as last value, but are in no histogram.
 
+    After a restart with fewer ranks, those that are no more show no last value and none of `elastic_rank_*`.
+
     A scrape gets a text that is a second old at most, rendered in a thread of the endpoint's own, however many ask.
 
     One process exposes, the launcher: it collects all workers' records. A forked child counts, and exposes nothing.
@@ -93,6 +95,7 @@ class PrometheusSink:
         self._metrics: dict[tuple[str, ...], Series] = {}
         self._spreads: dict[tuple[str, ...], Spread] = {}
         self._ranks: dict[tuple[str, int], Rank] = {}
+        self._worlds: dict[str, tuple[int, int]] = {}  # run -> when its newest record was made, and its world size
         self._events: dict[tuple[str, ...], int] = {}
         self._overflowed = {"event": 0, "metric": 0, "rank": 0}
         self._worker: Worker | None = None
@@ -184,6 +187,14 @@ class PrometheusSink:
                 return
             rank = self._ranks[key] = Rank(*key)
         rank.see(record)
+        size = record.context.world_size
+        if size is not None and record.time_ns >= self._worlds.get(key[0], (0, 0))[0]:
+            self._worlds[key[0]] = (record.time_ns, size)
+
+    def _is_gone(self, run: str, rank: str | int) -> bool:
+        """Whether the run goes on with fewer ranks, after a restart: one that is no more is neither quiet nor slow."""
+        world = self._worlds.get(run)
+        return world is not None and rank != "" and int(rank) >= world[1]
 
     def _event(self, record: Record) -> None:
         source = str(record.fields[0]) if record.kind == "event" else "RDZV"
@@ -208,9 +219,11 @@ class PrometheusSink:
     def render(self) -> Iterator[str]:
         """Yield all series in the text format, some hundred lines at a time."""
         series, spreads = list(self._metrics.values()), list(self._spreads.values())
-        ranks, events = list(self._ranks.values()), list(self._events.items())
+        alive = [one for key, one in list(self._metrics.items()) if not self._is_gone(*key[2:])]
+        ranks = [rank for key, rank in list(self._ranks.items()) if not self._is_gone(*key)]
+        events = list(self._events.items())
         number = self._go_float
-        yield from whole_family("elastic_metric_value", "gauge", "Last value.", (one.value(number) for one in series))
+        yield from whole_family("elastic_metric_value", "gauge", "Last value.", (one.value(number) for one in alive))
         yield from whole_family(
             "elastic_metric_points_total", "counter", "Points seen.", (one.points() for one in series)
         )

@@ -11,7 +11,8 @@ EPOCH = 1_790_000_000_000_000_000
 
 def context(rank: int | None = 0, run_id: str = "run-1", process: str = "p1", **fields: Any) -> Context:
     """Return the context of one worker."""
-    return Context(run_id, process, "node-a", 4242, rank, rank, 8, 0, "trainer", 1, **fields)
+    world_size = fields.pop("world_size", 8)
+    return Context(run_id, process, "node-a", 4242, rank, rank, world_size, 0, "trainer", 1, **fields)
 
 
 def metric(

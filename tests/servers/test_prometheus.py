@@ -131,6 +131,29 @@ async def test_each_rank_shows_how_far_it_is() -> None:
     assert (said["0"], said["1"]) == ((EPOCH + 20_000_000) / 1e9, (EPOCH + 1_005_000_000) / 1e9)
 
 
+async def test_a_rank_that_is_no_more_is_not_shown_as_quiet() -> None:
+    """After a restart with fewer ranks the others are gone, which is no silence; one that comes back is there again."""
+    large, small = (
+        [context(rank, process=f"{size}-{rank}", world_size=size) for rank in range(size)] for size in (3, 2)
+    )
+
+    def ranks_at(sink: PrometheusSink) -> set[str]:
+        families = {one.name: one for one in text_string_to_metric_families("".join(sink.render()))}
+        names = "elastic_rank_last_record_timestamp_seconds", "elastic_metric_value"
+        said, values = ({sample.labels["rank"] for sample in families[name].samples} for name in names)
+        assert said == values
+        return said
+
+    async with opened() as sink:
+        await sink.write([metric(1 + rank, speaker=speaker) for rank, speaker in enumerate(large)])
+        assert ranks_at(sink) == {"0", "1", "2"}
+        await sink.write([metric(10 + rank, speaker=speaker) for rank, speaker in enumerate(small)])
+        await sink.write([metric(4, speaker=large[2])])  # came late
+        assert ranks_at(sink) == {"0", "1"}
+        await sink.write([metric(20 + rank, speaker=speaker) for rank, speaker in enumerate(large)])
+        assert ranks_at(sink) == {"0", "1", "2"}
+
+
 async def test_a_step_that_is_done_again_is_productive_once() -> None:
     """Seconds in finished steps count for the first time that a rank does a step, and not while it catches up."""
     async with opened() as sink:
@@ -144,7 +167,7 @@ async def test_a_step_that_is_done_again_is_productive_once() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_thousand_ranks_fit_and_scrapes_do_not_stop_the_loop() -> None:
     """20 metrics of 1,000 ranks have series of their own; while four scrape them the loop goes on having its turns."""
-    speakers = [context(rank, process=f"p{rank}") for rank in range(1000)]
+    speakers = [context(rank, process=f"p{rank}", world_size=1000) for rank in range(1000)]
     async with opened() as sink:
         for speaker in speakers:
             await sink.write([metric(n, f"m{n}", n, speaker=speaker) for n in range(20)])

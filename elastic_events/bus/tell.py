@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,16 @@ from elastic_events.bus.redact import cut_secrets
 if TYPE_CHECKING:
     from elastic_events.bus.lane import Lane
 
-__all__ = ("Notices", "Told", "say")
+__all__ = ("Notices", "Told", "say", "shown")
 
 #: Seconds between two sentences of a kind about one lane, at least: a sink that comes and goes all the time.
 QUIET = 60.0
 
 #: Characters of a sentence: a server's answer may be a page.
 _LONGEST = 1000
+
+#: Characters in which secrets are looked for before a sentence is shortened: half a secret no longer looks like one.
+_LOOKED_AT = 16 * _LONGEST
 
 
 class Told:
@@ -92,7 +96,14 @@ class Notices:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr: plain, of bounded length, and without the secrets that show in it."""
-    plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in cut_secrets(text[:_LONGEST]))
-    with contextlib.suppress(OSError):  # no stderr, nobody to tell
-        os.write(2, plain.encode(errors="backslashreplace") + b"\n")
+    """Write a line to stderr as `shown` has it; nowhere if there is none."""
+    if sys.__stderr__ is None:  # closed when the program began: the descriptor may be a file of its own by now
+        return
+    with contextlib.suppress(OSError):
+        os.write(2, shown(text).encode() + b"\n")
+
+
+def shown(text: str, longest: int = _LONGEST) -> str:
+    """Return `text` plain, of bounded length, and without the secrets that show in it."""
+    safe = cut_secrets(text[:_LOOKED_AT])[:longest]
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in safe)

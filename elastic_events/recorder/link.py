@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from elastic_events.bus.context import Context, start_time
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.ledger import LaneStats
+from elastic_events.bus.tell import say, shown
 from elastic_events.front import front
 from elastic_events.recorder.alive import is_locked, release
 from elastic_events.recorder.directory import is_collected, kick, let_go, remove, rings, secure, serves_requests, take
@@ -25,6 +25,9 @@ __all__ = ("CollectedByLoop", "Link", "recorder_directory")
 
 #: Seconds between two looks at how far the collector has come, and between two at whether there is one.
 STEP, CHECK = 0.001, 0.1
+
+#: Characters of an error in a sentence that goes on after it.
+_ERROR = 300
 
 #: Seconds between two starts of a collector by one program, at least.
 AGAIN = 2.0
@@ -312,16 +315,20 @@ class Link:
     def _last_words(self, left: Mapping[str, int]) -> None:
         """Say on stderr, once, what is not delivered and what was lost; nothing where there is nothing to say."""
         sentences = [*self._late(left), *self._lost()]
-        if sentences and not self._said and sys.__stderr__ is not None:  # else its descriptor may be a file by now
+        if sentences and not self._said:
             self._said = True
-            with suppress(OSError):
-                os.write(2, "".join(f"elastic_events: {one}\n" for one in sentences).encode(errors="backslashreplace"))
+            for sentence in sentences:
+                say(f"elastic_events: {sentence}")
 
     def _late(self, left: Mapping[str, int]) -> Iterator[str]:
         if not left:
             return
         lanes = self.lanes()
-        why = [f"{name}: {lanes[name].last_error}" for name in left if name in lanes and lanes[name].last_error]
+        why = [
+            f"{name}: {shown(lanes[name].last_error, _ERROR)}"
+            for name in left
+            if name in lanes and lanes[name].last_error
+        ]
         goes_on = (
             "a collector goes on with them for a while; after that," if is_collected(self.directory) else "for them,"
         )

@@ -1,6 +1,10 @@
 """What a person is told of a lane: a sentence when it fails, is well again, loses, and what it lost; never a flood."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import anyio
@@ -150,6 +154,35 @@ def test_what_is_said_is_one_plain_line(capfd: pytest.CaptureFixture[str]) -> No
     assert err.startswith(r"a\nb \x1b[2J \u202e postgres://[redacted]@db x")
     assert err.count("\n") == 1
     assert len(err) < 1100
+
+
+@pytest.mark.parametrize(
+    "secret", ["postgres://joe:hunter2hunter2@db", "sk-hunter2hunter2hunter2hunter2", "--password hunter2hunter2"]
+)
+def test_no_secret_is_cut_in_two_before_it_is_looked_for(secret: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where a long sentence ends, no part of a secret is left that no longer looks like one."""
+    for length in range(950, 1000):
+        say("x" * length + " " + secret)
+    assert "hunter" not in capfd.readouterr().err
+
+
+def test_nothing_is_said_into_a_file_that_took_the_place_of_stderr(tmp_path: Path) -> None:
+    """In a program without stderr the first file that it opens has the descriptor 2: no sentence goes in there."""
+    program = """
+        async def refuse(_record):
+            raise ValueError("no")
+
+        with open(sys.argv[1], "wb", buffering=0) as mine:
+            assert mine.fileno() == 2
+            with elastic_events.EventBus(refuse):
+                elastic_events.record(elastic_events.Event("a", elastic_events.EventSource.WORKER))
+            mine.write(b"mine")
+    """
+    file = tmp_path / "mine"
+    code = "import sys, elastic_events\n" + dedent(program)
+    run = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code, str(file)]
+    subprocess.run(run, check=True, timeout=60)
+    assert file.read_bytes() == b"mine"
 
 
 def test_a_thread_tells_the_same(capfd: pytest.CaptureFixture[str]) -> None:

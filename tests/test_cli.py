@@ -188,13 +188,13 @@ def test_a_dash_is_the_standard_output(arguments: tuple[str, str], tmp_path: Pat
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_line_is_wider_than_the_terminal(width: int, tmp_path: Path) -> None:
-    """No line is wider than the terminal; from 80 columns on nothing is cut off: what does not fit goes on in the next line."""
+    """At each width of a terminal nothing is cut off: what does not fit goes on in the next line, or is no table."""
     jsonl(tmp_path / "run.jsonl", two_attempts().records)
     for name in ("summary", "timeline", "goodput", "slow"):
         done = command(name, "run.jsonl", cwd=tmp_path, before=f"import os; os.environ['COLUMNS'] = '{width}'")
         assert done.returncode == 0, done.stderr
         assert max(map(len, done.stdout.splitlines())) <= width, name
-        assert width < 80 or "\N{HORIZONTAL ELLIPSIS}" not in done.stdout, name
+        assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout, name
 
 
 def test_tail_waits_for_what_is_not_there_yet(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.reading.compare import Diff
+from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
 from elastic_events.reading.words import seconds
 
@@ -26,7 +27,7 @@ def diff_terminal(answer: Diff) -> RenderableType:
             change += f" ({line.ratio - 1:+.0%})"
         label = Text(f"{line.name}  ◀ grew most" if marked else line.name, style="bold red" if marked else "")
         table.add_row(label, _shown(line.a, line.unit), _shown(line.b, line.unit), change)
-    return Group(table)
+    return Group(Fitted(table))
 
 
 def _shown(value: float | None, unit: str, *, sign: bool = False) -> str:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.reading.buckets import Bucket, Goodput, headline
+from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
 from elastic_events.reading.words import counted, seconds
 
@@ -52,7 +53,7 @@ def goodput_terminal(answer: Goodput, width: int = 80) -> RenderableType:
         table.add_row(bucket.name, seconds(bucket.seconds), f"{bucket.share:.1%}", bar)
     table.add_section()
     table.add_row("wall time", seconds(answer.wall_s), "100.0%", "")
-    return Group(head, table, *_by_attempt(answer), *map(Text, _remarks(answer)))
+    return Group(head, Fitted(table), *_by_attempt(answer), *map(Text, _remarks(answer)))
 
 
 def _told(answer: Goodput) -> list[Bucket]:
@@ -74,7 +75,7 @@ def _by_attempt(answer: Goodput) -> list[RenderableType]:
         cells = [seconds(attempt.buckets[name]) if attempt.buckets[name] else "" for name in names]
         table.add_row(str(attempt.attempt), *cells, Text(attempt.outcome))
     hidden = len(answer.attempts) - len(some)
-    return [table, *([Text(f"{hidden} attempts between are not shown; --json has all.")] if hidden else [])]
+    return [Fitted(table), *([Text(f"{hidden} attempts between are not shown; --json has all.")] if hidden else [])]
 
 
 def _remarks(answer: Goodput) -> Iterator[str]:

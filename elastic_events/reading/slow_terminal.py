@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.reading.hang import verdict
+from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
 from elastic_events.reading.stragglers import OFTEN, RankSteps, Slow
 from elastic_events.reading.words import counted, seconds
@@ -41,7 +42,7 @@ def slow_terminal(answer: Slow) -> RenderableType:
         table.add_row(*map(str, _cells(one)), Text(one.node), Text(one.straggler, style="bold red"))
     more = len(answer.ranks) - _SHOWN
     rest = [Text(f"{counted(more, 'more rank')}; --json has all.")] if more > 0 else []
-    return Group(Text(head), *_hung(answer), table, *rest, *_at_times(answer), *_silence(answer))
+    return Group(Text(head), *_hung(answer), Fitted(table), *rest, *_at_times(answer), *_silence(answer))
 
 
 def _cells(one: RankSteps) -> tuple[Any, ...]:

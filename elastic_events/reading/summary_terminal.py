@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.overview import AttemptRow, Clock, Departure, Failure, Summary
 from elastic_events.reading.shown import shown
 from elastic_events.reading.words import counted, error_line, seconds, spans
@@ -29,7 +30,7 @@ def summary_terminal(answer: Summary) -> RenderableType:
     answer = shown(msgspec.structs.replace(answer, reason=answer.reason and error_line(answer.reason)))
     return Group(
         *_headline(answer),
-        _attempts(answer),
+        Fitted(_attempts(answer)),
         *map(Text, messages),
         *_words(answer),
         *map(Text, _remarks(answer)),
@@ -165,7 +166,7 @@ def _words(answer: Summary) -> list[RenderableType]:
     table.add_column("value")
     for word in answer.last_words:
         table.add_row(seconds(word.before_death_s), Text(word.name), Text(word.value))
-    return [table]
+    return [Fitted(table)]
 
 
 def _remarks(answer: Summary) -> Iterable[str]:

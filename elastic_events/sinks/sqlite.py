@@ -306,7 +306,7 @@ def _read(
     try:
         yield _STARTED
         begin = place.position
-        if begin.times and _times(connection, begin) != begin.times:
+        if begin.times and _is_another(connection, begin):
             damaged(0, f"{path.name} was replaced or emptied: read from its start")
             begin = SqlitePosition()
         event, rdzv, metric, ledger = (_last(connection, table) for table in TABLES.values())
@@ -337,6 +337,15 @@ def _times(connection: sqlite3.Connection, position: SqlitePosition) -> tuple[in
         query = f"SELECT time_ns FROM {TABLES[kind]} WHERE entry = ?"  # noqa: S608
         found.append(next((time_ns for (time_ns,) in connection.execute(query, (getattr(position, kind),))), None))
     return tuple(found)
+
+
+def _is_another(connection: sqlite3.Connection, position: SqlitePosition) -> bool:
+    """Whether the file is not the one of `position`. An entry that is gone while later ones are there was too old to keep."""
+    found = zip(("event", "rdzv", "metric"), position.times, _times(connection, position), strict=True)
+    return any(
+        was != now and (now is not None or _last(connection, TABLES[kind]) <= getattr(position, kind))
+        for kind, was, now in found
+    )
 
 
 def _read_table(

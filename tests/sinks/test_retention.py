@@ -74,6 +74,26 @@ def test_who_follows_the_file_goes_on(tmp_path: Path) -> None:
     assert [record.seq for record in read_sqlite(path, after=reading.position)][-1] == 11
 
 
+def test_what_was_too_old_to_keep_makes_no_other_file(tmp_path: Path) -> None:
+    """A reader that follows gets each record once, though the last that it saw of a kind is gone, and is told no damage."""
+    path = tmp_path / "a.db"
+    now = [metric(0).time_ns / 1e9]
+    sink = opened(path, Retention(10.0, None, clock=lambda: now[0], every=0))
+    sink.write_now([event(0), metric(1)])
+    told: list[str] = []
+    reading = read_sqlite(path)
+    assert len(list(reading)) == 2
+    now[0] += 10_000
+    sink.write_now([metric(10_000)])
+    first = read_sqlite(path, after=reading.position, damaged=lambda *what: told.append(str(what)))
+    assert [record.seq for record in first] == [10_000]
+    sink.write_now([event(10_001)])  # now that of the start may go
+    second = read_sqlite(path, after=first.position, damaged=lambda *what: told.append(str(what)))
+    assert [record.seq for record in second] == [10_001]
+    assert told == []
+    sink.close_now()
+
+
 @pytest.mark.parametrize(("query", "kept"), [("", (None, None)), ("?max_age=30d&max_size=10GB", (2_592_000.0, 10**10))])
 def test_a_url_says_what_is_kept(query: str, kept: tuple[float | None, int | None]) -> None:
     """Age and size come from the URL; without them all is kept."""

@@ -58,8 +58,9 @@ def _shown(name: str, value: object) -> Iterator[str]:
     home = getattr(value, "__module__", None)
     home = home if isinstance(home, str) and home.startswith("elastic_") else ""
     if isinstance(value, type):
+        signature = "" if issubclass(value, enum.Enum) else _signature(value)  # each Python has its own
         bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
-        yield f"{name}{_signature(value)}  class{f' of {bases}' if bases else ''}  {home}"
+        yield f"{name}{signature}  class{f' of {bases}' if bases else ''}  {home}"
         if issubclass(value, enum.Enum):
             yield f"  {', '.join(f'{one.name}={one.value!r}' for one in value)}"
         else:

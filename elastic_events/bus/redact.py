@@ -45,6 +45,10 @@ _SECRET_WORD = re.compile("pass|secret|cred|auth|cookie|bearer|dsn|jwt|otp|pwd|c
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
+# What stands between the name of that header and its secret.
+_BEFORE = r"""["']?\s{0,3}[:=]\s{0,3}["']?"""
+_SCHEME = r"(?i:basic|bearer|digest|negotiate|token)\s{1,3}"
+
 # What shows by its shape: a text that each such secret has in it, which is found in no time; the secret; what stays of it.
 # Each pattern is bounded: a text of any shape is cut in time that grows with its length.
 _SHAPES = (
@@ -57,16 +61,22 @@ _SHAPES = (
     ),
     (
         "PRIVATE KEY",
-        re.compile(r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]{0,20}PRIVATE KEY-----|\Z)"),
+        re.compile(
+            r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]{0,20}PRIVATE KEY(?: BLOCK)?-----|\Z)"
+        ),
         REDACTED,
     ),
     ("earer", re.compile(r"([Bb]earer\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
     ("EARER", re.compile(r"(BEARER\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
     (
         "uthorization",
-        re.compile(r"""(uthorization["']?\s{0,3}[:=]\s{0,3}["']?(?:[A-Z][a-z]{1,9}\s{1,3})?)[^\s"',;]+"""),
+        re.compile(rf"""(uthorization{_BEFORE}(?:[A-Z][a-z]{{1,9}}\s{{1,3}}|{_SCHEME})?)[^\s"',;]+"""),
         rf"\1{REDACTED}",
     ),
+    ("UTHORIZATION", re.compile(rf"""(UTHORIZATION{_BEFORE}(?:{_SCHEME})?)[^\s"',;]+"""), rf"\1{REDACTED}"),
+    # A link that is signed opens what it names.
+    ("ignature=", re.compile(r"""([?&](?:X-[A-Z][a-z]{1,9}-)?Signature=)[^\s"'&#]+"""), rf"\1{REDACTED}"),
+    ("sig=", re.compile(r"""([?&]sig=)[^\s"'&#]+"""), rf"\1{REDACTED}"),
 )
 
 # Keys that say themselves what they are, each of a run of 15 characters or more.
@@ -83,9 +93,16 @@ _RUN = re.compile(r"(?<![\w.-])[\w.-]{15}")
 
 # `--name value`, `name=value`, `name: value`, `"name": "value"`: the name and what stands between.
 _NAMED = re.compile(
-    r"""(?<![\w-])(?P<dashes>--?)?(?P<name>[A-Za-z_][\w.-]{0,60})(?P<mark>["']?\s{0,2}[=:]\s{0,2}|(?(dashes)\s{1,3}(?!-)|(?!)))"""
+    r"""(?<![\w-])(?P<dashes>--?)?(?P<name>[A-Za-z_][\w.-]{0,60})(?P<mark>\\?["']?\s{0,8}[=:]\s{0,8}|(?(dashes)\s{1,3}(?!-)|(?!)))"""
 )
-_VALUE = re.compile(r"""(?P<quote>["'])(?:(?!(?P=quote)).){1,256}|[^\s"',;&]+""")
+_VALUE = re.compile(
+    r"""
+          (?:[bBrRuU]{1,2}(?=["']))?(?P<quote>\\?["'])(?:(?!(?P=quote))(?:\\.|.))+  # bytes and escapes, too
+        | [\[(](?=[bBrRuU]{0,2}["'])[^\])\n]+[\])]?  # a list of texts
+        | [^\s"',;&]+
+    """,
+    re.VERBOSE,
+)
 
 _FLAG = re.compile(r"--?[A-Za-z][\w-]{0,60}")
 

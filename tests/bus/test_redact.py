@@ -91,6 +91,20 @@ SECRET_VALUES = (
     *(f"train.py --password {KEY} --lr 1", f"--api-key={KEY}", f"run --token '{KEY}'", f"-password {KEY}"),
     *(f"password={KEY}", f"WANDB_API_KEY={KEY} python x", f'{{"client_secret": "{KEY}", "n": 1}}', f"token={KEY}"),
     *(f"Server=h;User=u;Password={KEY};", f"passphrase: {KEY}", f"url=x password='{KEY}'", f"a=b&access_token={KEY}"),
+    *(
+        f"AUTHORIZATION: BASIC {KEY}",
+        f"authorization: basic {KEY}",
+        f"password   =   {KEY}",
+        f'{{\\"secret\\": \\"{KEY}\\"}}',
+    ),
+    *(
+        f"{{'password': b'{KEY}'}}",
+        f"{{'passwords': ['x', '{KEY}']}}",
+        f'password="x\\"{KEY}"',
+        f"secret='{'x' * 300}{KEY}'",
+    ),
+    f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{KEY}\n-----END PGP PRIVATE KEY BLOCK-----",
+    *(f"https://b.example/x?X-Amz-Date=1&X-Amz-Signature={KEY}", f"https://a.example/c?sv=2020&sig={KEY}&se=1"),
 )
 
 PLAIN_VALUES = (
@@ -100,7 +114,13 @@ PLAIN_VALUES = (
     *("max_tokens=4096", "sort_key=loss", "key: loss", "lr=0.1 momentum=0.9", "task-0123456789012345678901", "</s>"),
     *("CUDA out of memory. Tried to allocate 2.00 GiB", "0123456789abcdef0123456789abcdef01234567", "node-0017:29500"),
     *("5f3c2a10-7b6d-4e8f-9a01-23456789abcd", "-----BEGIN CERTIFICATE-----\nMIIB", "2026-01-01T00:00:00Z", "--lr -1"),
-    *("x = passes(1)", "RuntimeError: NCCL error in: ProcessGroupNCCL.cpp:1", "model.layers.0.k_proj.weight: nan", "a"),
+    *(
+        "x = passes(1)",
+        "design=flat&config=a?b=c",
+        "RuntimeError: NCCL error in: ProcessGroupNCCL.cpp:1",
+        "model.layers.0.k_proj.weight: nan",
+        "a",
+    ),
 )
 
 
@@ -187,7 +207,17 @@ def test_a_pattern_of_ones_own_is_asked_of_the_key_and_of_its_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 16_000, "a://b:" * 2500, "--a " * 4000, "a=" * 8000, "-----BEGIN " * 1400, "eyJ" * 5000]
+    "text",
+    [
+        "a" * 16_000,
+        "a://b:" * 2500,
+        "--a " * 4000,
+        "a=" * 8000,
+        "-----BEGIN " * 1400,
+        "eyJ" * 5000,
+        "token=['" * 2000,
+        "?sig=" * 3000,
+    ],
 )
 def test_no_text_makes_the_search_slow(text: str) -> None:
     """What a text costs grows with its length, whatever it is made of: far from a second for the longest."""

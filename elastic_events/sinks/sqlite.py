@@ -341,7 +341,8 @@ def _times(connection: sqlite3.Connection, position: SqlitePosition) -> tuple[in
 
 def _is_another(connection: sqlite3.Connection, position: SqlitePosition) -> bool:
     """Whether the file is not the one of `position`. An entry that is gone while later ones are there was too old to keep."""
-    found = zip(("event", "rdzv", "metric"), position.times, _times(connection, position), strict=True)
+    kinds: tuple[Kind, ...] = ("event", "rdzv", "metric")
+    found = zip(kinds, position.times, _times(connection, position), strict=True)
     return any(
         was != now and (now is not None or _last(connection, TABLES[kind]) <= getattr(position, kind))
         for kind, was, now in found

@@ -41,7 +41,9 @@ class LaneStats(NamedTuple):
     def why_lost(self) -> str:
         """How many records failed, by the error's name, and how many were dropped, by reason; "" where none is lost."""
         by = ", ".join(f"{count} {name}" for name, count in self.failed_by.items())
-        failed = [f"{self.failed} failed{f' ({by})' if by else ''}"] if self.failed else []
+        kept = f"{self.dead_lettered} kept in the dead letters" if self.dead_lettered else ""
+        more = "; ".join(filter(None, (by, kept)))
+        failed = [f"{self.failed} failed{f' ({more})' if more else ''}"] if self.failed else []
         return ", ".join(failed + [f"{count} {reason}" for reason, count in self.dropped.items() if count])
 
     @property

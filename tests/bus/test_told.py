@@ -98,6 +98,20 @@ async def test_losses_are_told_as_they_begin_and_in_all_at_the_end(capfd: pytest
     assert last == f"elastic_events: handler 'odd' {total}"
 
 
+async def test_what_the_dead_letters_keep_is_said_with_the_loss(capfd: pytest.CaptureFixture[str]) -> None:
+    """Of the records that a sink refuses, the sentence says how many are kept: these are for `replay`."""
+
+    async def odd(_record: Record) -> None:
+        raise KeyError("no")
+
+    async with EventBus() as bus:
+        bus.subscribe(odd, dead_letters=ListSink())
+        for number in range(3):
+            put_metric("loss", number)
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "lost 3 of 3 records: 3 failed (3 KeyError; 3 kept in the dead letters); its last error" in last
+
+
 async def test_losses_of_ring_and_backlog_are_told(capfd: pytest.CaptureFixture[str]) -> None:
     """What was overwritten before it was read, and what fell out of a backlog, are told with their reasons."""
     sink = Server()

@@ -222,7 +222,7 @@ import logging, os
 from torch.distributed.elastic import events, metrics
 from torch.distributed.elastic.agent import server
 os.environ["LOGLEVEL"] = "warning"  # torch raises on lower case, and drops its events at this level
-from elastic_events import testing
+from elastic_events import current_bus, testing
 from elastic_events.torchrun import install
 
 class Kept(metrics.MetricHandler):
@@ -234,7 +234,7 @@ metrics.configure(Kept())
 metrics.configure(Kept(), "mine")
 logging.disable(logging.CRITICAL)
 with testing.capture() as captured:
-    with install(captured._bus):
+    with install(current_bus()):
         metrics.put_metric("a", 1)
         metrics.put_metric("b", 2, "mine")
         events.record(events.Event("e", events.EventSource.WORKER, metadata={"k": 1}))
@@ -266,7 +266,7 @@ def test_rendezvous_events_are_as_torch_makes_them(tmp_path: Path) -> None:
 import os
 from torch.distributed.elastic import events
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
-from elastic_events import testing
+from elastic_events import current_bus, testing
 from elastic_events.torchrun import install
 
 theirs, name_of = events.construct_and_record_rdzv_event, dynamic_rendezvous.get_method_name
@@ -289,7 +289,7 @@ def calls(construct):
         construct("run", "said", state.FAILED, hostname="h")
 
 with testing.capture() as captured:
-    with install(captured._bus):
+    with install(current_bus()):
         ours = events.construct_and_record_rdzv_event
         assert ours is not theirs
         calls(theirs)
@@ -317,13 +317,13 @@ def test_torch_monitor(tmp_path: Path) -> None:
         """
 import datetime
 from torch import monitor
-from elastic_events import testing
+from elastic_events import current_bus, testing
 from elastic_events.torchrun import torch_monitor
 
 at = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
 event = monitor.Event("tick", at, {"loss": 0.5, "step": 3, "who": "me"})
 with testing.capture() as captured:
-    end = torch_monitor(captured._bus)
+    end = torch_monitor(current_bus())
     monitor.log_event(event)
     end()
     monitor.log_event(event)

@@ -62,7 +62,7 @@ class ConsoleSink(BlockingSink):
         try:
             self._descriptor = os.dup(source)
         except OSError:
-            raise ConfigError(f"{self.name}: this process has no {self.stream}") from None
+            raise ConfigError(f"{self.name}: this process has no {_shown(self.stream)}") from None
         self._colored = wants_color(self._descriptor) if self.color is None else self.color
 
     def write_now(self, records: Sequence[Record]) -> None:
@@ -77,7 +77,7 @@ class ConsoleSink(BlockingSink):
                 poll.poll()
             except OSError as error:
                 if error.errno in (errno.EPIPE, errno.EBADF):
-                    raise PermanentError(f"nobody reads {self.stream} any more", records) from None
+                    raise PermanentError(f"nobody reads {_shown(self.stream)} any more", records) from None
                 raise
 
     def lines(self, records: Sequence[Record]) -> bytes:
@@ -94,6 +94,12 @@ class ConsoleSink(BlockingSink):
     def abandon(self) -> None:
         """Close the child's copy."""
         self.close_now()
+
+
+def _shown(stream: str | int) -> str:
+    """Return what a person calls a stream."""
+    names = {number: name for name, number in _DESCRIPTORS.items()}
+    return stream if isinstance(stream, str) else names.get(stream, f"descriptor {stream}")
 
 
 def from_url(url: SplitResult) -> ConsoleSink:

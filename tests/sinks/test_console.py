@@ -249,7 +249,7 @@ async def test_a_reader_that_is_gone_is_a_permanent_error(pipe: Any) -> None:
 
 async def test_a_process_without_stderr_is_told_so() -> None:
     """F23: a daemon that closed its descriptors gets a sentence when the bus opens."""
-    with pytest.raises(ConfigError, match="no 9999"):
+    with pytest.raises(ConfigError, match="no descriptor 9999"):
         await ConsoleSink(9999).open()
     with pytest.raises(ConfigError, match="stderr or stdout"):
         ConsoleSink("stdlog")  # type: ignore[arg-type]

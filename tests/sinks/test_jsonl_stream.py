@@ -102,5 +102,20 @@ def test_a_stream_takes_no_options_and_a_file_stays_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is no FIFO"):
         JsonlStream(tmp_path / "file").open_now()
-    with pytest.raises(ConfigError, match="jsonl: this process has no 999999"):
+    with pytest.raises(ConfigError, match="jsonl: this process has no descriptor 999999"):
         JsonlStream(999_999).open_now()
+
+
+def test_a_closed_stream_is_called_by_its_name() -> None:
+    """Where the reader of stdout has gone, the sentence says stdout, and not 1."""
+    code = (
+        "import elastic_events\nwith elastic_events.EventBus('jsonl:stdout'):\n"
+        "    elastic_events.record(elastic_events.Event('a', elastic_events.EventSource.WORKER))\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    os.close(write)
+    assert "PermanentError: nobody reads stdout any more" in done.stderr

@@ -41,6 +41,13 @@ class Block:
         elif self._task is not None:
             self._cancelled = self._task.cancel()
 
+    def cancel_soon(self) -> None:
+        """As `cancel`, called by the block's own task: on asyncio nothing takes back a cancellation that it gave itself."""
+        if self._scope is not None:
+            self.cancel()
+        else:
+            asyncio.get_running_loop().call_soon(self.cancel)
+
     def leave(self, error: BaseException | None) -> BaseException | None:
         """Note that the block is left with `error`; return what remains of that without the cancellation of `cancel`."""
         self._over = True

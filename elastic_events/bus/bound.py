@@ -23,7 +23,7 @@ class Bound:
         try:
             metadata = {**self._fields, **(event.metadata or {})}
             parts = {"name": event.name, "source": event.source, "timestamp": event.timestamp}
-        except (AttributeError, TypeError):  # a rendezvous event, which has no metadata, or no event at all
+        except Exception:  # noqa: BLE001 - a rendezvous event, which has no metadata, or what raises: an emitter never does
             self._record(event, destination)
             return
         self._record(SimpleNamespace(**parts, metadata=metadata), destination)

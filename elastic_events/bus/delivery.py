@@ -1,6 +1,7 @@
 """From a batch to its outcome: try, try again, split what is refused, give up, bury."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,30 +100,33 @@ class Delivery:
 
     async def _deliver_each(self, batch: Sequence[Record]) -> None:
         """Deliver one batch, several records at a time: each has its own outcome, and those of one key their order."""
-        one = self.subscription
-        started, first_failures, left = anyio.current_time(), self._failures, list(batch)
+        one, left = self.subscription, list(batch)
+        tries: Counter[int] = Counter()  # of each record: one that waited behind another has its own budget
+        since: dict[int, float] = {}
         while left:
+            started = anyio.current_time()
             failed, untried = await call_each(self._call_one, left, one.concurrency, one.key)
-            later = [pair for pair in failed if not isinstance(pair[1], PERMANENT)]
-            wait = None
-            if later:
+            if any(not isinstance(error, PERMANENT) for _, error in failed):
                 self._failures += 1
                 self.tell()
-                asked = max((getattr(error, "retry_after", None) or 0.0 for _, error in later), default=0.0)
-                wait = self._wait(self._failures - first_failures, anyio.current_time() - started, asked or None)
             else:
                 self._failures = 0
-            if wait is None:
-                later, started, first_failures = [], anyio.current_time(), self._failures
-            again = {id(record) for record in (*untried, *(record for record, _ in later))}
+            again, waits = set(map(id, untried)), []
             for record, error in failed:
                 self.last_error = told(error)
-                if id(record) not in again:
+                tries[id(record)] += 1
+                spent = anyio.current_time() - since.setdefault(id(record), started)
+                asked = getattr(error, "retry_after", None)
+                wait = None if isinstance(error, PERMANENT) else self._wait(tries[id(record)], spent, asked)
+                if wait is None:
                     await self._give_up([record], error)
+                else:
+                    again.add(id(record))
+                    waits.append(wait)
             left = [record for record in left if id(record) in again]
-            if wait is not None:
+            if waits:
                 self.ledger.retries += 1
-                await self._pause(wait)
+                await self._pause(max(waits))
 
     async def _call_one(self, record: Record) -> BaseException | None:
         task = anyio.get_current_task().id

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import current_token
 
 from elastic_events.bus.errors import USERS
 from elastic_events.bus.handler import OnFailure
@@ -24,6 +25,9 @@ __all__ = ("Drain", "Source")
 
 #: Seconds that a bus waits at its start for sinks that neither open nor fail.
 OPENING = 5.0
+
+#: Seconds between two looks of a task in another event loop whether a lane has ended.
+ELSEWHERE = 0.01
 
 #: Seconds between two looks for what a person should be told of the lanes.
 NOTICE = 0.25
@@ -78,6 +82,7 @@ class Drain:
         self._closing: anyio.CancelScope | None = None
         self._wake = Signal()
         self._group: TaskGroup | None = None
+        self._loop: object = None  # that it runs in
         self.sources: list[Source] = []  #: that a flush covers
         self._to_start: list[tuple[Callable[[], Awaitable[Any]], OnFailure]] = []
         self._started: set[Lane] = set()
@@ -105,9 +110,12 @@ class Drain:
 
     async def _ended(self, lane: Lane) -> None:
         """Wait for the end of a lane that was unsubscribed."""
-        self._wake.set()
+        is_here = current_token().native_token is self._loop
+        if is_here:
+            self._wake.set()
         while self._group is not None and not (lane.finished or self.over):
-            await lane.progress.wait()
+            # The wake-ups are of the drain's own loop: to wait for one in another would hang, or kill the drain.
+            await (lane.progress.wait() if is_here else anyio.sleep(ELSEWHERE))
 
     def start(self, task: Callable[[], Awaitable[Any]], on_failure: OnFailure = "continue") -> None:
         """Run `task()` in the drain's loop, from the next look until the close begins."""
@@ -117,6 +125,11 @@ class Drain:
         """Run `source`, which flushes cover from now on."""
         self.sources.append(source)
         self.start(source.run, on_failure)
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether what is added now still gets its task."""
+        return self._timeout is None and not self.over
 
     def wake(self) -> None:
         """Look now."""
@@ -144,6 +157,8 @@ class Drain:
             await self._read(heads)
             marks = [(lane, lane.backlog.entered) for lane in self.lanes]
             await self._settle(marks)
+        if self.over:  # it closed meanwhile, and what it gave up is in no backlog any more
+            return FlushResult(dict(self.given_up))
         behind = self.pump.behind(heads)
         marks = marks or [(lane, lane.backlog.entered) for lane in self.lanes]
         left = {lane.name: min(behind, lane.ledger.unread) + lane.waiting(mark) for lane, mark in marks}
@@ -163,14 +178,13 @@ class Drain:
             self.pump.bounds.remove(heads)
         self._stir()
 
-    @staticmethod
-    async def _settle(marks: Sequence[tuple[Lane, int]]) -> None:
+    async def _settle(self, marks: Sequence[tuple[Lane, int]]) -> None:
         for lane, _ in marks:
             lane.waiters += 1
             lane.hasten()
         try:
             for lane, mark in marks:
-                while lane.unsettled_from < mark and not lane.finished:
+                while lane.unsettled_from < mark and not (lane.finished or self.over):
                     await lane.progress.wait()
         finally:
             for lane, _ in marks:
@@ -184,6 +198,7 @@ class Drain:
         With `patient`, wait until each sink was tried, and raise what is the user's mistake; other failures are a delay.
         """
         run = self._run = object()
+        self._loop = current_token().native_token
         try:
             with anyio.CancelScope(shield=True):
                 while not self._done:

@@ -100,7 +100,7 @@ class Life:
         self._block = Block()
         self._opened()
         if self._failure is not None:  # while it opened
-            self._block.cancel()
+            self._block.cancel_soon()
         return self
 
     async def __aexit__(
@@ -211,7 +211,8 @@ class Life:
                 raise WouldDeadlock(f"called in the handler of the lane {lane.name!r}, it would wait for itself")
 
     def _check_loop(self, what: str) -> None:
-        if self._loop is None or not self._loop.is_here or self._state != "open":
+        is_open = self._state == "open" and self._drain.takes_new
+        if self._loop is None or not self._loop.is_here or not is_open:
             raise BusClosed(f"{what}() is for a bus that is open in this event loop: async with EventBus(...) as bus")
 
     def _check_thread(self, instead: str) -> None:

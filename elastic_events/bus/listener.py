@@ -6,6 +6,7 @@ from typing import Self
 
 import anyio.lowlevel
 
+from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.handler import CallableSink
 from elastic_events.bus.ledger import Ledger
 from elastic_events.bus.record import Record
@@ -21,6 +22,8 @@ class Listener(CallableSink):
     """
 
     def __init__(self, limit: int) -> None:
+        if not limit >= 1:
+            raise ConfigError(f"limit is a number of records, 1 or more; it is {limit!r}")
         super().__init__(self._put, batches=True)
         self.limit = limit
         self.dropped: int = 0  #: records that fell out

@@ -226,6 +226,7 @@ class Subscribing(Life):
         source = Collecting.of(cast("EventBus", self), directory, interval=interval, exit_code=exit_code)
         try:
             await source.open()
+            self._check_loop("collect")  # it may close meanwhile
         except BaseException:
             source.abandon()
             raise

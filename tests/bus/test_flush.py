@@ -9,7 +9,7 @@ import pytest
 
 from elastic_events import EventBus, Record, Retry, Undelivered, WouldDeadlock
 from elastic_events.bus.errors import TransientError
-from elastic_events.testing import FailingSink, ListSink
+from elastic_events.testing import FailingSink, GatedSink, ListSink
 from elastic_metrics import put_metric
 
 
@@ -211,3 +211,20 @@ def _event(name: str) -> Any:
     from elastic_events import Event, EventSource
 
     return Event(name, EventSource.WORKER)
+
+
+async def test_flush_beside_a_close_that_gives_up() -> None:
+    """A flush ends with the bus, and says what the close gave up."""
+    sink = GatedSink()
+    left: list[dict[str, int]] = []
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+
+            async def flush(bus: EventBus) -> None:
+                left.append((await bus.flush(float("inf"))).undelivered)
+
+            async with EventBus(sink, timeout=0.01) as bus:
+                bus.put_metric("m", 1)
+                tasks.start_soon(flush, bus)
+                await sink.entered.wait()
+    assert left == [{"GatedSink": 1}]

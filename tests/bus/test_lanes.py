@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -21,7 +22,8 @@ from elastic_events import (
     record,
 )
 from elastic_events.bus.pump import GRACE
-from elastic_events.testing import FailingSink, GatedSink, ListSink
+from elastic_events.bus.wakeup import Wakeup
+from elastic_events.testing import FailingSink, GatedSink, ListSink, capture
 from elastic_metrics import put_metric
 
 
@@ -103,6 +105,24 @@ async def test_failure_of_one_of_several_calls_costs_that_record() -> None:
     assert seen == [number for number in range(50) if number % 10 != 3]
     assert (stats.delivered, stats.failed_by) == (45, {"PermanentError": 5})
     assert stats.balanced
+
+
+async def test_each_record_has_its_own_attempts() -> None:
+    """A record that waits behind another of its key spends nothing of its retries meanwhile."""
+    tries: dict[int, int] = defaultdict(int)
+
+    async def handler(one: Record) -> None:
+        tries[one.seq] += 1
+        if tries[one.seq] < 3:
+            raise ConnectionError("down")
+
+    async with EventBus() as bus:
+        retry = Retry(base=0.0, attempts=3)
+        lane = bus.subscribe(handler, concurrency=2, key=lambda _one: "all", retry=retry)
+        for value in range(4):
+            put_metric("m", value)
+        assert await bus.flush(20)
+        assert (lane.stats().delivered, lane.stats().failed) == (4, 0)
 
 
 async def test_close_amid_calls_counts_each_record_once() -> None:
@@ -462,6 +482,17 @@ async def test_file_with_a_filter_still_ends_with_its_ledger(tmp_path: Any) -> N
     assert "bus.ledger" in lines.splitlines()[-1]
 
 
+class Unreadable:
+    """An event whose metadata cannot be had."""
+
+    name, source, timestamp = "unreadable", "WORKER", 0
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Fail."""
+        raise ValueError("no")
+
+
 async def test_bound_fields() -> None:
     """Events of one part of a program carry its fields; an event's own stay."""
     sink = ListSink()
@@ -471,9 +502,54 @@ async def test_bound_fields() -> None:
         job.record(mine)
         job.bind(attempt=1).record(event("failed"))
         job.record(object())
+        job.record(Unreadable())
     assert mine.metadata == {"rank": 3}
     assert [one.event.metadata for one in sink.payload[:2]] == [
         {"job_id": 7, "rank": 3},
         {"job_id": 7, "rank": 0, "attempt": 1},
     ]
     assert sink.payload[2].name == "unrecordable"
+    assert len(sink.payload) == 4
+
+
+def test_lane_of_a_bus_in_a_thread_ends_for_another_event_loop() -> None:
+    """`async with` around a subscription to a bus that has a thread waits for all of it, and disturbs nobody."""
+
+    async def main(bus: EventBus) -> None:
+        sink = ListSink()
+        with anyio.fail_after(60):
+            async with bus.subscribe(sink):
+                record(event())
+        assert [one.name for one in sink.payload] == ["e"]
+        assert sink.closed == 1
+
+    with EventBus() as bus:
+        for backend in ("asyncio", "trio"):
+            anyio.run(main, bus, backend=backend)
+        assert bus.stats().state == "open"
+
+
+async def test_failure_while_the_bus_opens() -> None:
+    """It is raised also where the block comes to its end without waiting for anything."""
+    failed = Wakeup()
+
+    class OpensLate(ListSink):
+        async def open(self) -> None:
+            """Open when the other has failed."""
+            await failed.wait()
+
+    class Refuses(ListSink):
+        async def write(self, _records: Sequence[Record]) -> None:
+            """Fail."""
+            failed.set()
+            raise PermanentError("no such page")
+
+    with capture() as before:
+        record(event())
+    bus = EventBus()
+    bus.subscribe(OpensLate())
+    bus.subscribe(Refuses(), on_failure="raise")
+    bus._drain.lanes[1].feed(list(before))  # as a spool of an earlier process would
+    with anyio.fail_after(60), pytest.raises(HandlerFailed, match="no such page"):
+        async with bus:
+            pass

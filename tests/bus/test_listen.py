@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from elastic_events import BusClosed, Event, EventBus, EventSource, Record, record
+from elastic_events import BusClosed, ConfigError, Event, EventBus, EventSource, Record, record
 from elastic_events.testing import ListSink
 from elastic_metrics import put_metric
 
@@ -120,3 +120,33 @@ def test_listening_where_the_bus_does_not_live() -> None:
         anyio.run(EventBus().next, "never")
     with EventBus() as bus, pytest.raises(BusClosed, match="async with EventBus"):
         anyio.run(bus.next, "never")
+
+
+async def test_next_of_a_bus_that_is_closing_ends() -> None:
+    """Who waits for one record after the other is told that the bus closes, though a slow handler still holds it open."""
+    gate = anyio.Event()
+
+    async def slow(_record: Record) -> None:
+        await gate.wait()
+
+    async def loop(bus: EventBus) -> None:
+        await bus.next("worker.*")
+        with pytest.raises(BusClosed):
+            await bus.next("worker.*")
+        gate.set()
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks, EventBus(slow, timeout=60) as bus:
+            tasks.start_soon(loop, bus)
+            while "listen" not in bus.stats().lanes:
+                await anyio.sleep(0)
+            record(event("worker.failed"))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_listener_that_could_hold_nothing(limit: int) -> None:
+    """A limit under one record is refused."""
+    async with EventBus() as bus:
+        with pytest.raises(ConfigError, match="limit"):
+            async with bus.listen(limit=limit):
+                pass

@@ -213,7 +213,8 @@ class Subscribing(Life):
         Args:
             directory: where the workers record; made, private, if it is missing.
             interval: seconds between two looks at the files.
-            exit_code: returns what a pid ended with, as `subprocess` has it (negative for a signal), or None.
+            exit_code: returns what a pid ended with, as `subprocess` has it (negative for a signal), or None; one that raises
+                does not know it.
             on_failure: "raise" ends the block of the bus when the collecting fails later.
 
         Raises:

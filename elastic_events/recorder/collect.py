@@ -280,7 +280,7 @@ class Collector:
         """Return `worker.died`, as the record after the process's last: a collector that repeats it repeats its id."""
         header = file.reader.header
         context = header.context
-        code = self._exit_code(context.pid)
+        code = self._code(context.pid)
         ended: dict[str, Any] = {} if code is None else {"exit_code": code} if code >= 0 else {"signal": _name(-code)}
         now = time.monotonic_ns()
         about = {
@@ -295,6 +295,12 @@ class Collector:
         name = "agent.died" if header.source == "AGENT" else "worker.died"
         seq = file.reader.rings[0].position
         return Record("event", seq, time.time_ns(), now, name, "null", ("AGENT", 0, about), context, 0, True)
+
+    def _code(self, pid: int) -> int | None:
+        try:
+            return self._exit_code(pid)
+        except Exception:  # noqa: BLE001 - the user's function, which may not know a process of its worker's: nor do we
+            return None
 
     def _tell_foreign(self, path: Path, error: InputError) -> None:
         if path.name not in self._foreign:

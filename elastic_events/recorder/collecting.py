@@ -86,9 +86,11 @@ class Collecting:
 
     async def flush(self) -> None:
         """Feed all that was recorded before the call; the lanes may have to make room for it."""
-        if self._over or not self._collector.is_open:
+        if not self._collector.is_open:
             return
         self._heads = self._collector.heads()
+        if self._over:  # it failed: what it has not fed is not delivered
+            return
         async with self._turn:
             with suppress(OSError):  # `run` meets it, too
                 await self._worker.run(self._collector.scan)

@@ -161,6 +161,44 @@ async def test_collecting_that_fails_later_ends_the_block(tmp_path: Path, monkey
         await main()
 
 
+async def test_flush_knows_what_a_collecting_that_failed_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker records after the collecting has ended is not said to be delivered."""
+
+    def broken(_self: Collector) -> None:
+        raise OSError("disk gone")
+
+    worker = await anyio.to_thread.run_sync(lambda: EventBus(recorder=tmp_path / "recorders"))
+    worker.put_metric("m", 0)
+    async with EventBus(ListSink(), timeout=0.1) as bus:
+        source = await bus.collect(tmp_path / "recorders", interval=0.001)
+        assert await bus.flush(60)
+        monkeypatch.setattr(Collector, "_scan", broken)
+        with anyio.fail_after(60):
+            while not source._over:
+                await anyio.sleep(0.001)
+        worker.put_metric("m", 1)
+        assert (await bus.flush(60)).undelivered == {"ListSink": 1}
+    await worker.aclose()
+
+
+async def test_exit_code_that_knows_not_every_process(tmp_path: Path) -> None:
+    """A function that raises for a pid, that of a worker's child say, says nothing about it; the collecting goes on."""
+    sink = ListSink()
+
+    def exit_code(pid: int) -> int:
+        raise KeyError(pid)
+
+    async with EventBus(sink) as bus:
+        await bus.collect(tmp_path / "recorders", exit_code=exit_code)
+        for _ in range(2):
+            worker = await anyio.to_thread.run_sync(lambda: spawn(bus, 1, "die", rank=0))
+            await anyio.to_thread.run_sync(worker.communicate)
+            assert await bus.flush(60)
+    died = [one.event.metadata for one in sink.payload if one.name == "worker.died"]
+    assert len(died) == 2
+    assert not any({"exit_code", "signal"} & set(about) for about in died)
+
+
 async def test_collecting_where_no_bus_is_open(tmp_path: Path) -> None:
     """It is refused with what to do."""
     with pytest.raises(BusClosed, match="async with EventBus"):

@@ -33,18 +33,25 @@ ELSEWHERE = 0.01
 NOTICE = 0.25
 
 
+#: How far each writer has come: the next sequence of each of its rings. One for each flush: several may wait at once.
+Mark = dict[str, list[int]]
+
+
 class Source(Protocol):
     """What feeds records of other processes to the lanes; a flush covers it."""
 
     async def run(self) -> None:
         """Feed until cancelled."""
 
-    async def flush(self) -> None:
-        """Feed all that was recorded before the call."""
+    def mark(self) -> Mark:
+        """Return how far each writer that is known has come."""
+        ...
 
-    @property
-    def behind(self) -> int:
-        """How many records of before the last flush are not fed."""
+    async def flush(self, mark: Mark) -> None:
+        """Feed all before `mark`, to which it adds the writers that are found."""
+
+    def behind(self, mark: Mark) -> int:
+        """Return how many records of before `mark` are not fed."""
         ...
 
 
@@ -150,10 +157,11 @@ class Drain:
         """
         heads = self.pump.heads()
         marks: list[tuple[Lane, int]] = []
+        sources = [(source, source.mark()) for source in self.sources]
         self._wake.set()  # who was subscribed since the last look gets its task
         with anyio.move_on_after(timeout):
-            for source in self.sources:
-                await source.flush()
+            for source, mark in sources:
+                await source.flush(mark)
             await self._read(heads)
             marks = [(lane, lane.backlog.entered) for lane in self.lanes]
             await self._settle(marks)
@@ -162,7 +170,7 @@ class Drain:
         behind = self.pump.behind(heads)
         marks = marks or [(lane, lane.backlog.entered) for lane in self.lanes]
         left = {lane.name: min(behind, lane.ledger.unread) + lane.waiting(mark) for lane, mark in marks}
-        away = sum(source.behind for source in self.sources)
+        away = sum(source.behind(mark) for source, mark in sources)
         return FlushResult({name: count + away for name, count in left.items() if count + away})
 
     async def _read(self, heads: Sequence[int]) -> None:

@@ -31,7 +31,6 @@ class Collecting:
         self._collector = collector
         self._at_end = at_end  # calls when every lane has ended
         self._worker = Worker("elastic-events collector")
-        self._heads: Heads = {}
         self._turn = anyio.Lock()  # a scan, in the thread, and a sweep, in the loop, are never at once
         self._over = False
 
@@ -84,26 +83,26 @@ class Collecting:
         finally:
             self.close()
 
-    async def flush(self) -> None:
-        """Feed all that was recorded before the call; the lanes may have to make room for it."""
-        if not self._collector.is_open:
-            return
-        self._heads = self._collector.heads()
-        if self._over:  # it failed: what it has not fed is not delivered
+    def mark(self) -> Heads:
+        """Return how far each file is written now."""
+        return self._collector.heads() if self._collector.is_open else {}
+
+    async def flush(self, mark: Heads) -> None:
+        """Feed all before `mark`, and of new files what they have; the lanes may have to make room for it."""
+        if self._over or not self._collector.is_open:  # where it failed, what it has not fed is not delivered
             return
         async with self._turn:
             with suppress(OSError):  # `run` meets it, too
                 await self._worker.run(self._collector.scan)
-        self._heads |= {name: heads for name, heads in self._collector.heads().items() if name not in self._heads}
-        while self.behind and not self._over:
+        mark |= {name: heads for name, heads in self._collector.heads().items() if name not in mark}
+        while self.behind(mark) and not self._over:
             async with self._turn:
                 moved = self._collector.sweep()
             await anyio.sleep(0 if moved else 0.005)
 
-    @property
-    def behind(self) -> int:
-        """How many records of before the last flush are not fed."""
-        return self._collector.behind(self._heads)
+    def behind(self, mark: Heads) -> int:
+        """Return how many records of before `mark` are not fed."""
+        return self._collector.behind(mark)
 
     def close(self) -> None:
         """Take a last look; note what is delivered, and let the directory go, when every lane has ended."""

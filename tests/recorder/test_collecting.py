@@ -161,6 +161,21 @@ async def test_collecting_that_fails_later_ends_the_block(tmp_path: Path, monkey
         await main()
 
 
+async def test_flushes_at_once_wait_for_their_own_records(tmp_path: Path) -> None:
+    """A flush that comes later, and that has more to wait for, does not change what an earlier one says."""
+    worker = await anyio.to_thread.run_sync(lambda: EventBus(recorder=tmp_path / "recorders"))
+    async with EventBus(ListSink()) as bus:
+        source = await bus.collect(tmp_path / "recorders", interval=3600)
+        worker.put_metric("m", 0)
+        mark = source.mark()
+        worker.put_metric("m", 1)
+        await source.flush(mark)
+        worker.put_metric("m", 2)
+        later = source.mark()
+        assert (source.behind(mark), source.behind(later)) == (0, 1)
+    await worker.aclose()
+
+
 async def test_flush_knows_what_a_collecting_that_failed_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker records after the collecting has ended is not said to be delivered."""
 

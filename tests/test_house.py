@@ -134,3 +134,17 @@ def test_every_failure_row_names_its_test() -> None:
     wanted = {*range(1, 7), 8, *range(10, 20), *range(21, 30), *range(31, 37), *range(38, 48), 50, 52, 54, 55}
     wanted |= {*range(56, 71), 72, 73, 75, 76, 77}
     assert sorted(wanted - rows) == []
+
+
+@pytest.mark.parametrize("package", [path for path in FILES if path.name == "__init__.py"], ids=module)
+def test_no_public_name_is_a_module_too(package: Path) -> None:
+    """What a package gives under a name is not replaced by a module of that name which somebody imports first."""
+    public = next(
+        (
+            ast.literal_eval(node.value)
+            for node in ast.parse(package.read_text("utf-8")).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ),
+        (),
+    )
+    assert not {path.stem for path in package.parent.iterdir()}.intersection(public)

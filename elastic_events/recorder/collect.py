@@ -121,6 +121,7 @@ class Collector:
         self._files: dict[str, _File] = {}
         self._foreign: set[str] = set()  # files of other versions whose processes live
         self._lock: int | None = None
+        self._is_loop = False  # we took it ourselves: a launcher's event loop
         self._scanning = threading.Lock()  # at the end a scan may be under way in a thread
         self._over = False  # the last look was taken: what still waits in the thread does nothing
 
@@ -134,6 +135,7 @@ class Collector:
             return
         secure(self.directory)
         boot_id()  # read here, where nobody minds, and known to the looks
+        self._is_loop = lock is None
         self._lock = take(self.directory, LOOP) if lock is None else lock
         if self._lock is None:
             raise ConfigError(f"{self.directory} is collected by another launcher: give each its own directory")
@@ -186,9 +188,9 @@ class Collector:
 
     def _scan(self) -> None:
         self._forget_delivered()
-        if self._lock is not None and not holds(self.directory, self._lock):
+        if self._lock is not None and not holds(self.directory, self._lock) and not self._retake():
             self._judge()
-            return  # removed, and perhaps made again: what is there now is another's
+            return
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
             if not runs(_process(part.name[1 : part.name.rindex(".ring")])) and not is_locked(part):
                 part.unlink(missing_ok=True)
@@ -203,6 +205,25 @@ class Collector:
                 elif getattr(error.__cause__, "errno", None) not in _LATER:
                     self._quarantine(path, error)
         self._judge()
+
+    def _retake(self) -> bool:
+        """Take a directory that was removed and made again, unless somebody else has. A collector process ends with its own."""
+        if not self._is_loop or not self.directory.is_dir():
+            return False
+        try:
+            secure(self.directory)
+            lock = take(self.directory, LOOP)
+            if lock is None:
+                raise ConfigError("it was removed, made again, and is collected by somebody else now")
+        except OSError:
+            return False  # it was removed once more
+        except ConfigError as error:
+            self._tell_foreign(self.directory, error)
+            return False
+        assert self._lock is not None
+        let_go(self._lock)
+        self._lock = lock
+        return True
 
     def _judge(self) -> None:
         for file in self._files.values():
@@ -302,7 +323,7 @@ class Collector:
         except Exception:  # noqa: BLE001 - the user's function, which may not know a process of its worker's: nor do we
             return None
 
-    def _tell_foreign(self, path: Path, error: InputError) -> None:
+    def _tell_foreign(self, path: Path, error: InputError | ConfigError) -> None:
         if path.name not in self._foreign:
             self._foreign.add(path.name)
             self._about(_event("recorder.foreign", file=path.name, reason=str(error)))

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from elastic_events.torchrun.install import install
+    from elastic_events.torchrun.installation import install
     from elastic_events.torchrun.monitor import torch_monitor
     from elastic_events.torchrun.repair import Exit, Fact, Repair
     from elastic_events.torchrun.ticks import Ticks
@@ -28,7 +28,7 @@ _HOME = {
     "Fact": "repair",
     "Repair": "repair",
     "Ticks": "ticks",
-    "install": "install",
+    "install": "installation",
     "torch_monitor": "monitor",
 }
 

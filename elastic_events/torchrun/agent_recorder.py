@@ -33,7 +33,7 @@ from elastic_events.bus.redact import Redactor
 from elastic_events.recorder.link import CollectedByLoop, Link, recorder_directory
 from elastic_events.recorder.writer import MappedRing, open_rings
 from elastic_events.sinks.urls import open_url, parse_sinks
-from elastic_events.torchrun.install import Installation, Recording
+from elastic_events.torchrun.installation import Installation, Recording
 from elastic_events.torchrun.shield import report, shielded, tell
 from elastic_events.torchrun.ticks import Ticks
 

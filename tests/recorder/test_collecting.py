@@ -1,6 +1,7 @@
 """What a launcher's bus promises of its workers: a flush that covers them, their environment, failures that are not silent."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -231,3 +232,32 @@ async def test_launcher_that_does_not_know_its_workers_run_still_ends_it(tmp_pat
     (story,) = await anyio.to_thread.run_sync(lambda: read_stories([tmp_path / "run.db"]))
     assert [ledger["lane"] for ledger in story.ledgers] == ["sqlite"]
     assert story.unclosed == []
+
+
+async def test_directory_that_is_removed_and_made_again(tmp_path: Path) -> None:
+    """The next worker makes it again, and what it records there is collected like that of any other."""
+    sink, directory = ListSink(), tmp_path / "recorders"
+    async with EventBus(sink, interval=0.005) as bus:
+        await bus.collect(directory, interval=0.005)
+        await anyio.to_thread.run_sync(shutil.rmtree, directory)
+        worker = await anyio.to_thread.run_sync(lambda: spawn(bus, 5, "return"))
+        await anyio.to_thread.run_sync(worker.communicate)
+        assert await bus.flush(60)
+        assert [one.fields[0] for one in sink.payload if one.name == "m"] == list(range(5))
+
+
+async def test_directory_that_somebody_else_has_taken_is_told(tmp_path: Path) -> None:
+    """Removed, made again and collected by another launcher: that is told once, in an event."""
+    sink, directory = ListSink(), tmp_path / "recorders"
+    async with EventBus(sink, interval=0.005) as bus:
+        await bus.collect(directory, interval=0.005)
+        other = Collector(directory, lambda _reader: None, lambda _event: None)
+        await anyio.to_thread.run_sync(shutil.rmtree, directory)
+        await anyio.to_thread.run_sync(other.open)
+        with anyio.fail_after(60):
+            while not (told := [one for one in sink.payload if one.name == "recorder.foreign"]):
+                await anyio.sleep(0.005)
+        assert await bus.flush(60)
+        assert len(told) == 1
+        assert "somebody else" in told[0].metadata["reason"]
+        await anyio.to_thread.run_sync(other.close)

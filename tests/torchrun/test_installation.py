@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from elastic_events.torchrun.install import Installation
+from elastic_events.torchrun.installation import Installation
 from elastic_events.torchrun.repair import Fact
 from elastic_events.torchrun.ticks import Ticks
 

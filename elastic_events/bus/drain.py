@@ -29,6 +29,9 @@ OPENING = 5.0
 #: Seconds between two looks of a task in another event loop whether a lane has ended.
 ELSEWHERE = 0.01
 
+#: Lanes that have ended and are still in `stats`, at most.
+ENDED_LANES = 64
+
 #: Seconds between two looks for what a person should be told of the lanes.
 NOTICE = 0.25
 
@@ -101,7 +104,17 @@ class Drain:
     # --- asked from the loop ---
 
     def add(self, lane: Lane) -> None:
-        """Take a lane in; its task starts at the next look. Any thread may call it, one at a time."""
+        """Take a lane in; its task starts at the next look. Any thread may call it, one at a time.
+
+        Of the lanes that were unsubscribed and have ended the last ones stay, for `stats`.
+        """
+        over = set([one for one in self.lanes if one.unsubscribed and one.finished][:-ENDED_LANES])
+        for notices in self.notices:
+            if notices.lane in over:
+                notices.end()
+        self.lanes = tuple(other for other in self.lanes if other not in over)
+        self.notices = tuple(other for other in self.notices if other.lane not in over)
+        self._started -= over
         lane.ended = self._ended
         self.lanes = (*self.lanes, lane)
         notices = Notices(lane, self._told.say)

@@ -379,6 +379,8 @@ class Life:
         self._becomes = "new" if self._state == "new" else "open"
         self._renewals = itertools.count()
         self._renewed = False
+        over = {lane.name for lane in self._drain.lanes if lane.unsubscribed}
+        self._subscriptions = [one for one in self._subscriptions if one[0] not in over]
         self._build([Ring(2), Ring(2)])
         self._state = "closed" if in_loop else "forked"
         if in_loop:

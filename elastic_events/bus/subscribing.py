@@ -144,6 +144,8 @@ class Subscribing(Life):
         labels = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         lane = self._lane(next(label for label in labels if label not in taken), subscription, origins)
         self._drain.add(lane)
+        known = {one.name for one in self.lanes}
+        self._subscriptions = [one for one in self._subscriptions if one[0] in known]
         return lane
 
     @asynccontextmanager

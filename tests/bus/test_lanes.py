@@ -553,3 +553,16 @@ async def test_failure_while_the_bus_opens() -> None:
     with anyio.fail_after(60), pytest.raises(HandlerFailed, match="no such page"):
         async with bus:
             pass
+
+
+async def test_lanes_that_ended_do_not_pile_up() -> None:
+    """Of a lane for each request the last ones stay in `stats`, and nothing of the others."""
+    async with EventBus(interval=0.001) as bus:
+        for number in range(150):
+            async with bus.subscribe(ListSink(), name="request"):
+                put_metric("m", number)
+        stats = bus.stats()
+        assert len(stats.lanes) <= 66
+        assert all(lane.balanced for lane in stats.lanes.values())
+        assert len(bus._subscriptions) <= 66
+        assert len(bus._drain.notices) == len(bus._drain.lanes) == len(stats.lanes)

@@ -162,3 +162,22 @@ def test_bus_cannot_be_pickled() -> None:
     """A bus given to a spawned process is refused with what to do instead (F12)."""
     with pytest.raises(TypeError, match="cannot be sent to another process"):
         pickle.dumps(EventBus())
+
+
+def test_child_makes_no_lane_again_that_was_unsubscribed(tmp_path: Path) -> None:
+    """What its parent had given up gets nothing in the child either; the other lanes go on."""
+    body = """
+    bus = elastic_events.start(File())
+    async def other(record): open("other", "a").write("x")
+    bus.subscribe(other).unsubscribe()
+    child = os.fork()
+    if child == 0:
+        emit(5, "child")
+        assert elastic_events.current_bus().flush_sync()
+        os._exit(len(elastic_events.current_bus().stats().lanes))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = run(body, tmp_path)
+    assert done.values("child") == list(range(5)), done.stderr
+    assert done.stdout == "1\n"
+    assert not (tmp_path / "other").exists()

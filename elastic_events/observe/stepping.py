@@ -25,7 +25,7 @@ class Steps:
     """The steps of this process. Its methods are called by whichever thread trains, one at a time."""
 
     def __init__(self, clock: Callable[[], int] = monotonic_ns) -> None:
-        self.done = 0  #: steps that have ended
+        self.done: int = 0  #: steps that have ended
         self._clock = clock
         self._running: list[tuple[int, int]] = []  # optimizers that are stepping, each in the next: and their frames
         self._since: int | None = None  # from here on the next step may have begun
@@ -110,7 +110,7 @@ def _is_inside(wanted: int) -> bool:
 
 
 #: Of this process.
-steps = Steps()
+steps: Steps = Steps()
 
 
 def begin_steps() -> None:

@@ -13,7 +13,7 @@ from elastic_events.observe.guard import forget, switch_off
 __all__ = ("PARTS", "asked", "begin")
 
 #: What `ELASTIC_EVENTS_OBSERVE` may name -> what begins it; `on` is all of them.
-PARTS = {
+PARTS: dict[str, tuple[str, ...]] = {
     "errors": ("last_words:begin", "saving:begin_errors"),
     "steps": ("stepping:begin_steps",),
     "data": ("stepping:begin_data",),

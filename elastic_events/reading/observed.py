@@ -19,7 +19,8 @@ class Observed:
     __slots__ = ("names", "steps")
 
     def __init__(self) -> None:
-        self.steps = array("q"), array("q"), array("q")  #: number, start, end
+        #: Number, start, end.
+        self.steps: tuple[array[int], array[int], array[int]] = array("q"), array("q"), array("q")
         self.names: dict[int, str] = {}  #: of those that have no number
 
     def add(self, time_ns: int, facts: Mapping[str, Any]) -> None:

@@ -155,9 +155,9 @@ def _absolute(url: str) -> str:
         return urlunsplit(parts._replace(query=urlencode(query)))
     if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path:
         return url.strip()
-    return urlunsplit(
-        parts._replace(netloc="", path=f"//{quote(os.fsencode(os.getcwd())).lstrip('/')}/{path}")
-    ).replace(":", "://", 1)
+    # By hand: Pythons differ in what they make of a path that begins with two slashes.
+    place = f"{parts.scheme}:////{quote(os.fsencode(os.getcwd())).lstrip('/')}/{path}"
+    return place + (f"?{parts.query}" if parts.query else "") + (f"#{parts.fragment}" if parts.fragment else "")
 
 
 def parse_sinks(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from elastic_events.bus.ledger import BusStats, FlushResult
 from elastic_events.bus.pump import PipedRing
 from elastic_events.bus.redact import SECRETS, Redactor
 from elastic_events.bus.subscribing import Subscribing
+from elastic_events.bus.subscription import Subscription
 from elastic_events.bus.thread import MARGIN
 
 __all__ = ("EventBus",)
@@ -181,8 +182,8 @@ class EventBus(Subscribing):
         """Return the sequence number of the next metric point."""
         return self._pump.heads()[1]
 
-    def _build(self, rings: Sequence[PipedRing]) -> None:
-        super()._build(rings)
+    def _build(self, rings: Sequence[PipedRing], lanes: Sequence[tuple[str, Subscription]]) -> None:
+        super()._build(rings, lanes)
         if self._report_every is not None:
             self._drain.start(partial(self._report_itself, self._report_every))
 

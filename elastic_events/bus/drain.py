@@ -108,7 +108,7 @@ class Drain:
 
         Of the lanes that were unsubscribed and have ended the last ones stay, for `stats`.
         """
-        over = set([one for one in self.lanes if one.unsubscribed and one.finished][:-ENDED_LANES])
+        over = set([one for one in self.lanes if one.finished and not one.lasting][:-ENDED_LANES])
         for notices in self.notices:
             if notices.lane in over:
                 notices.end()

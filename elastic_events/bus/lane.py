@@ -59,7 +59,7 @@ class Lane(Delivery):
         super().__init__(name, subscription, Ledger(origins, heads))
         self.opened: bool = False
         self.finished: bool = False
-        self.unsubscribed: bool = False
+        self.lasting: bool = True  # until the bus ends; what a forked child makes again
         self.waiters = 0  # who wait for all that is in the backlog
         self.is_new = True  # the drain has not handed it anything
         self.ended: Callable[[Lane], Awaitable[None]] = _at_once  # waits for its end; the drain's
@@ -102,7 +102,7 @@ class Lane(Delivery):
 
     def unsubscribe(self) -> None:
         """Accept nothing from now on; end when what was accepted is delivered. Any thread may call it."""
-        self.unsubscribed = True
+        self.lasting = False
         self.ledger.end_now()
 
     async def aclose(self) -> None:

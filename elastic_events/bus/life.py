@@ -71,7 +71,6 @@ class Life:
         self._clock = clock
         self._wall_clock = wall_clock
         self._elsewhere = elsewhere
-        self._subscriptions: list[tuple[str, Subscription]] = []  # how to make each lane again, in a forked child
         self._subscribing = threading.Lock()
         self._loop: LoopHome | None = None
         self._block: Block | None = None
@@ -80,7 +79,7 @@ class Life:
         self._state = "new"
         self._left: dict[str, int] = {}  # what the drain elsewhere had not delivered at the close
         self._told = self._teller()
-        self._build(rings or self._make_rings())
+        self._build(rings or self._make_rings(), ())
         buses.add(cast("EventBus", self))
 
     # --- in the caller's event loop ---
@@ -318,18 +317,16 @@ class Life:
                 warnings.warn(f"running without the flight recorder: {error}", RuntimeWarning, stacklevel=5)
         return [Ring(self._capacity or IN_MEMORY, self._clock) for _ in range(2)]
 
-    def _build(self, rings: Sequence[PipedRing]) -> None:
-        """Make all that reads `rings`; the lanes begin with the next record."""
+    def _build(self, rings: Sequence[PipedRing], lanes: Sequence[tuple[str, Subscription]]) -> None:
+        """Make all that reads `rings`; the lanes, by name, begin with the next record."""
         self._rings = list(rings)
         self.recorder: str = str(getattr(rings[0], "path", ""))
         self._pump = Pump(self._rings, self.context, self._wall_clock, self._destination)
         self._begin = self._pump.skip()
         self._drain = Drain(self._pump, self.interval, self.timeout, self._told, self._fail)
         self._emitter.events, self._emitter.metrics = (ring.pipe for ring in rings)
-        for name, subscription in self._subscriptions:
-            # A spool is the parent's; in a child the backlog is in memory.
-            own = dataclasses.replace(subscription, spool=None)
-            self._drain.add(self._lane(name, own, self._begin))
+        for name, subscription in lanes:
+            self._drain.add(self._lane(name, subscription, self._begin))
 
     def _lane(self, name: str, subscription: Subscription, origins: Sequence[int]) -> Lane:
         return Lane(name, subscription, origins, self._pump.heads, partial(self._ledger, name))
@@ -379,9 +376,7 @@ class Life:
         self._becomes = "new" if self._state == "new" else "open"
         self._renewals = itertools.count()
         self._renewed = False
-        over = {lane.name for lane in self._drain.lanes if lane.unsubscribed}
-        self._subscriptions = [one for one in self._subscriptions if one[0] not in over]
-        self._build([Ring(2), Ring(2)])
+        self._build([Ring(2), Ring(2)], self._lasting())
         self._state = "closed" if in_loop else "forked"
         if in_loop:
             self._emitter.events = self._emitter.metrics = None
@@ -391,17 +386,22 @@ class Life:
             self._emitter.events, self._emitter.metrics = pipes
             front.point()
 
-    def _reopen(self) -> Sequence[PipedRing]:
-        """Return a child's rings under the drain elsewhere; where there can be none, its sinks are served here."""
+    def _lasting(self) -> list[tuple[str, Subscription]]:
+        """Return what makes the lanes again. A spool is the parent's: in a child the backlog is in memory."""
+        lanes = (lane for lane in self._drain.lanes if lane.lasting)
+        return [(lane.name, dataclasses.replace(lane.subscription, spool=None)) for lane in lanes]
+
+    def _reopen(self) -> tuple[Sequence[PipedRing], list[tuple[str, Subscription]]]:
+        """Return a child's rings under the drain elsewhere; where there can be none, the lanes that serve its sinks here."""
         assert self._elsewhere is not None
         try:
-            return self._elsewhere.reopen(self.context)
+            return self._elsewhere.reopen(self.context), []
         except (OSError, ElasticEventsError) as error:
             with contextlib.suppress(RuntimeWarning):  # where warnings are errors: an emitter never raises
                 warnings.warn(f"drained by a thread of this process: {error}", RuntimeWarning, stacklevel=5)
             urls, self._elsewhere = self._elsewhere.urls, None
-            self._subscriptions += [(handler_name(url), Subscription.of(url)) for url in urls]
-            return [Ring(IN_MEMORY, self._clock) for _ in range(2)]
+            lanes = [(handler_name(url), Subscription.of(url)) for url in urls]
+            return [Ring(IN_MEMORY, self._clock) for _ in range(2)], lanes
 
     def _pipe(self, ring: int) -> Any:
         return self._rings[ring].pipe if self._renewed else None
@@ -413,7 +413,8 @@ class Life:
         # Ids are made of the process: a child that kept its parent's would give two records one id.
         context = self._own_context or read_context()
         self.context = msgspec.structs.replace(context, process=process_identity(), pid=os.getpid())
-        self._build(self._reopen() if self._elsewhere is not None else self._make_rings())
+        rings, lanes = (self._make_rings(), []) if self._elsewhere is None else self._reopen()
+        self._build(rings, [*self._lasting(), *lanes])
         self._state = self._becomes
         if self._state == "open" and self._is_drained_here:
             self._launch()

@@ -134,7 +134,6 @@ class Subscribing(Life):
             if late:  # the first lane of its own: nobody has read here so far
                 self._pump.skip()
             lane = self._add(name or handler_name(handler), subscription, self._origins(replay))
-            self._subscriptions.append((lane.name, subscription))
             if late:
                 self._launch()
         return lane
@@ -144,8 +143,6 @@ class Subscribing(Life):
         labels = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
         lane = self._lane(next(label for label in labels if label not in taken), subscription, origins)
         self._drain.add(lane)
-        known = {one.name for one in self.lanes}
-        self._subscriptions = [one for one in self._subscriptions if one[0] in known]
         return lane
 
     @asynccontextmanager
@@ -170,6 +167,7 @@ class Subscribing(Life):
         subscription = Subscription.of(listener, events=events, metrics=metrics, where=where, timeout=None)
         with self._subscribing:
             lane = self._add("listen", subscription, self._origins(0))
+            lane.lasting = False
         listener.ledger = lane.ledger
         try:
             yield listener
@@ -286,4 +284,3 @@ class Subscribing(Life):
             with self._subscribing:
                 lane = self._add(f"log:{name}", subscription, [seq, self._pump.heads()[1]])
             lane.is_new = False  # it begins with the event that the pump is about to hand out
-            self._subscriptions.append((lane.name, subscription))

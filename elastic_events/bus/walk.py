@@ -1,4 +1,7 @@
-"""From a caller's value to what msgpack and JSON can hold: one walk, bounded in time and bytes, that runs no user code."""
+"""From a caller's value to what msgpack and JSON can hold: one walk, bounded in time and bytes, that runs no user code.
+
+One file although it is long: containers, what they hold and what they cost call one another in turn.
+"""
 
 import datetime
 import decimal
@@ -10,7 +13,7 @@ import types
 import uuid
 from collections.abc import Callable, Container, Iterable
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -18,6 +21,7 @@ from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import big, number
 from elastic_events.bus.redact import REDACTED, Redactor, cut_secrets, nothing, redact_arguments
 from elastic_events.bus.signals import is_the_callers
+from elastic_events.bus.text import LONG, LongText, both_ends, count_bytes, head_of, tail_of, utf8, whole
 
 __all__ = ("Walk", "plain")
 
@@ -32,19 +36,14 @@ _LOOK = 2
 _SEARCH = 4
 _MOST = 4096  # where nothing is said of time
 
-#: Characters of a key that stay, of a text that is cut to let others in, and of a text at all.
+#: Characters of a key that stay, and of a text that is cut to let others in.
 KEY = 256
 SHORT = 128
-LONG = 16_384
-
-#: Characters beyond a cut that are looked at for a secret that reaches over it.
-_MARGIN = 512
 
 #: Bytes of a number; before a text; of a container with the note of what it lacks.
 _NUMBER = 9
 _HEADER = 5
 _NOTE = 64
-_MARK = 40  # what stands where a text was cut
 
 _PLAIN = frozenset({type(None), bool, float})
 _NUMBERS = frozenset({int, float, bool, type(None)})
@@ -87,7 +86,7 @@ class Walk:
         self.bulk = BULK if self.bounded else _MOST
         self._characters = 2.0 * LONG
         self._window: float = LONG if self.bounded else math.inf
-        self._texts: list[tuple[Any, Any, _Text]] = []
+        self._texts: list[tuple[Any, Any, LongText]] = []
 
     def fields(self, values: Iterable[Any]) -> list[Any]:
         """Return the plain forms of a record's fields, all of them."""
@@ -101,7 +100,7 @@ class Walk:
     def finish(self, result: list[Any]) -> list[Any]:
         """Return `result` with its long texts, each as long as there is room for."""
         for place, value in enumerate(result):
-            if type(value) is _Text:
+            if type(value) is LongText:
                 self._put(result, place, value)
         room = self.room + len(self._texts) * SHORT
         waiting = sorted(self._texts, key=lambda one: one[2].size)
@@ -165,7 +164,7 @@ class Walk:
                 break
             self.items -= 1
             self.room -= cost
-            if type(held) is _Text:
+            if type(held) is LongText:
                 self._put(result, name, held)
             else:
                 result[name] = held
@@ -204,7 +203,7 @@ class Walk:
             if deep:
                 nested.append((len(result), item))
             result.append(held)
-            if type(held) is _Text:
+            if type(held) is LongText:
                 self._put(result, len(result) - 1, held)
         if self._redacts:
             redact_arguments(result)
@@ -299,7 +298,7 @@ class Walk:
         """Return a key: a number as it is, all else as text."""
         kind = type(key)
         if kind is str:
-            return key if len(key) <= KEY and key.isascii() else _ends(_utf8(key), KEY)
+            return key if len(key) <= KEY and key.isascii() else both_ends(utf8(key), KEY)
         if kind in _NUMBERS:
             return key if kind is not int or key in _NUMBER_64 else big(key)
         if issubclass(kind, (tuple, frozenset)):
@@ -308,30 +307,30 @@ class Walk:
             text = repr(some if len(some) == base.__len__(key) else [*some, "..."])
         else:
             held = self.scalar(key, kind, _DEPTH)
-            text = held if type(held) is str else held.head if type(held) is _Text else repr(held)
-        return _ends(text, KEY)
+            text = held if type(held) is str else held.head if type(held) is LongText else repr(held)
+        return both_ends(text, KEY)
 
     # --- what holds nothing ---
 
     def text(self, value: str) -> Any:
-        """Return text that UTF-8 can hold, without the secrets in it; a long one as `_Text`."""
+        """Return text that UTF-8 can hold, without the secrets in it; a long one as `LongText`."""
         if self.redactor is not None and self._redacts:
             if value in self.redactor.texts:
-                cut = _whole
+                cut = whole
             else:
                 self.items -= _LOOK
-                cut = _whole if len(value) <= SHORT and self.redactor.passes(value) else cut_secrets
+                cut = whole if len(value) <= SHORT and self.redactor.passes(value) else cut_secrets
         else:
-            cut = _whole
+            cut = whole
         if len(value) > self._window:
             half = int(self._window) // 2
             self._spend(2 * half)
-            return _Text(_utf8(_head(value, half, cut)), len(value) - 2 * half, _utf8(_tail(value, half, cut)))
+            return LongText(utf8(head_of(value, half, cut)), len(value) - 2 * half, utf8(tail_of(value, half, cut)))
         if len(value) > SHORT:
             self._spend(len(value))
-        value = _utf8(cut(value))
+        value = utf8(cut(value))
         middle = len(value) // 2
-        return value if len(value) <= SHORT else _Text(value[:middle], 0, value[middle:])
+        return value if len(value) <= SHORT else LongText(value[:middle], 0, value[middle:])
 
     def _spend(self, characters: int) -> None:
         """Take from the characters that are looked at in all; of each further text there are some."""
@@ -384,7 +383,7 @@ class Walk:
 
     def _put(self, holder: Any, place: Any, held: Any) -> float:
         """Store what was walked; a long text as its head, until it is known how much of it fits. Return its cost."""
-        if type(held) is _Text:
+        if type(held) is LongText:
             self._texts.append((holder, place, held))
             holder[place] = held.head
         else:
@@ -392,80 +391,14 @@ class Walk:
         return _cost(held)
 
 
-class _Text(NamedTuple):
-    """A long text: its two ends, and how many characters between them are gone."""
-
-    head: str
-    gone: int
-    tail: str
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes with nothing more cut."""
-        return _bytes(self.head) + _bytes(self.tail) + (_MARK if self.gone else 0)
-
-    def cut(self, room: float) -> str:
-        """Return as much of both ends as `room` bytes hold, and between them how much is missing."""
-        if self.size <= room and not self.gone:
-            return self.head + self.tail
-        length = len(self.head) + len(self.tail)
-        keep = max(int(min((room - _MARK) * length / self.size, length)), 0)
-        while True:
-            head, tail = self.head[: keep - keep // 2], self.tail[len(self.tail) - keep // 2 :]
-            if _bytes(head) + _bytes(tail) + _MARK <= room or keep == 0:  # characters differ in their bytes
-                return f"{head}[truncated: {self.gone + length - keep} more]{tail}"
-            keep = keep * 3 // 4
-
-
-def _head(text: str, length: int, cut: Callable[[str], str]) -> str:
-    """Return the begin of a text; a secret that reaches beyond it shows by what is behind."""
-    return cut(text[: length + _MARGIN])[:-_MARGIN][:length]
-
-
-def _tail(text: str, length: int, cut: Callable[[str], str]) -> str:
-    """Return the end of a text. It is looked at from the begin of the word or of the key that reaches into it."""
-    start = len(text) - length
-    before = start - _MARGIN
-    key = text.rfind("-----BEGIN ", max(start - LONG, 0), start)
-    begin = key if key >= 0 else max(text.rfind(mark, max(before - LONG // 4, 0), max(before, 0)) for mark in " \n")
-    return cut(text[begin if begin >= 0 else max(before, 0) :])[-length:]
-
-
-def _whole(text: str) -> str:
-    return text
-
-
-def _utf8(text: str) -> str:
-    """Return text that UTF-8 can hold: a lone surrogate as its escape."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="backslashreplace").decode()
-    return text
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
 def _cost(held: Any) -> int:
     """Bytes of what was walked; a container has paid for itself."""
     kind = type(held)
     if kind is str:
-        return _bytes(held) + _HEADER
-    if kind is _Text:
+        return count_bytes(held) + _HEADER
+    if kind is LongText:
         return SHORT
     return 0 if kind is list or kind is dict else _NUMBER
-
-
-def _ends(text: str, most: int) -> str:
-    """Return `text`, of a long one `most` characters of both ends."""
-    if len(text) <= most:
-        return text
-    keep = most - _MARK
-    return f"{text[: keep // 2]}[truncated: {len(text) - keep} more]{text[-(keep // 2) :]}"
 
 
 def _unused(name: Any, taken: dict[Any, Any], repeats: dict[Any, int]) -> str:

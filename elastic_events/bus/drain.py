@@ -6,7 +6,7 @@ The rule: look, move at most so many records, sleep (`pump.pace`). Lanes deliver
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -17,11 +17,12 @@ from elastic_events.bus.handler import OnFailure
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import FlushResult
 from elastic_events.bus.pump import BREATH, MANY, Pump, pace
+from elastic_events.bus.source import Source
 from elastic_events.bus.tell import Notices, Told
 from elastic_events.bus.thread import protect
 from elastic_events.bus.wakeup import Signal, Wakeup
 
-__all__ = ("Drain", "Source")
+__all__ = ("Drain",)
 
 #: Seconds that a bus waits at its start for sinks that neither open nor fail.
 OPENING = 5.0
@@ -34,28 +35,6 @@ ENDED_LANES = 64
 
 #: Seconds between two looks for what a person should be told of the lanes.
 NOTICE = 0.25
-
-
-#: How far each writer has come: the next sequence of each of its rings. One for each flush: several may wait at once.
-Mark = dict[str, list[int]]
-
-
-class Source(Protocol):
-    """What feeds records of other processes to the lanes; a flush covers it."""
-
-    async def run(self) -> None:
-        """Feed until cancelled."""
-
-    def mark(self) -> Mark:
-        """Return how far each writer that is known has come."""
-        ...
-
-    async def flush(self, mark: Mark) -> None:
-        """Feed all before `mark`, to which it adds the writers that are found."""
-
-    def behind(self, mark: Mark) -> int:
-        """Return how many records of before `mark` are not fed."""
-        ...
 
 
 class Drain:

@@ -1,4 +1,7 @@
-"""The life of a bus: its rings, where its drain runs, how it opens and closes, and the one deadline of all at exit."""
+"""The life of a bus: its rings, where its drain runs, how it opens and closes, and the one deadline of all at exit.
+
+One file although it is long: each way to open, close or fork is right only beside all the others.
+"""
 
 import contextlib
 import dataclasses

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 __all__ = ("REDACTED", "SECRETS", "Redactor", "cut_secrets", "nothing", "redact_arguments")
@@ -14,7 +13,7 @@ REDACTED = "[redacted]"
 _KEYRING = (
     "a(?:ccess|ccount|dmin|es|nthropic|pi|pp|pplication|uth|ws|zure)|c(?:ohere|omet|onsumer)|d(?:atadog|eploy)|encrypt(?:ion)?|"
     "g(?:cp|emini|ithub|itlab|oogle|pg)|h(?:f|mac|uggingface)|jwt|license|master|mistral|neptune|n(?:gc|vidia)|"
-    "openai|p(?:gp|riv|rivate)|r(?:oot|sa)|s(?:ecret|entry|ervice|ession|igning|lack|sh|torage|tripe|ubscription)|"
+    "openai|p(?:gp|riv|rivate)|r(?:oot|sa)|s(?:ecret|entry|ervice|ession|igning|lack|sh|tripe|ubscription)|"
     "together|twilio|wandb"
 )
 
@@ -34,13 +33,14 @@ _VOCABULARY = (
 SECRETS = (
     r"passw|passphrase|passcode|secrets?(?:_|$)|credential|(?:^|_)creds?(?:_|$)|authorization|cookies?(?:_|$)"
     r"|(?:^|_)(?:bearer|dsn|jwt|otp|pwd|totp)(?:_|$)|(?:^|_)o?auth2?(?:_(?:code|header|data|string))?$"
+    r"|(?:^|_)(?:ado|azure|devops|gh|github|gitlab|personal)_pat$"
     r"|conn(?:ection)?_?str(?:ing)?(?:_|$)|(?:^|_)(?:admin|bind|db|ldap|mysql|pg|redis|root|smtp|user)_pass$"
     rf"|^key$|(?:^|_)(?:{_KEYRING})_?keys?(?:_|$)|(?:^|_)(?:{_ISSUERS})_?tokens?(?:_|$)"
     rf"|^(?!(?:.*_)?(?:{_VOCABULARY})_token)(?:.*_)?token(?:_(?:value|str|string|header))?(?:_?\d+)?$"
 )
 
 #: One of these is in each key that `SECRETS` finds: to look for them takes no time.
-_SECRET_WORD = re.compile("pass|secret|cred|auth|cookie|bearer|dsn|jwt|otp|pwd|conn|key|token").search
+_SECRET_WORD = re.compile("pass|secret|cred|auth|cookie|bearer|dsn|jwt|otp|pwd|conn|key|token|pat$").search
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _NOT_A_WORD = re.compile(r"[\W_]+")
@@ -52,13 +52,6 @@ _SCHEME = r"(?i:basic|bearer|digest|negotiate|token)\s{1,3}"
 # What shows by its shape: a text that each such secret has in it, which is found in no time; the secret; what stays of it.
 # Each pattern is bounded: a text of any shape is cut in time that grows with its length.
 _SHAPES = (
-    (  # a URL's login; a port is none
-        "://",
-        re.compile(
-            r"""(?:(?<!ssh)(?<!sftp)://[^\s:/@"'<>]{1,256}|://[^\s:/@"'<>]{0,128}:(?!\d{1,5}[/?\#])[^\s"'<>]{0,256})@"""
-        ),
-        f"://{REDACTED}@",
-    ),
     (
         "PRIVATE KEY",
         re.compile(
@@ -68,6 +61,32 @@ _SHAPES = (
     ),
     ("earer", re.compile(r"([Bb]earer\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
     ("EARER", re.compile(r"(BEARER\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
+)
+
+# As `_SHAPES`, of texts that hold a mark such as `=` or `:`, which the most do not.
+_MARKED_SHAPES = (
+    (  # a URL's login; a port is none
+        "://",
+        re.compile(
+            r"""(?:(?<!ssh)(?<!sftp)://[^\s:/@"'<>]{1,256}|://[^\s:/@"'<>]{0,128}:(?!\d{1,5}[/?\#])[^\s"'<>]{0,256})@"""
+        ),
+        f"://{REDACTED}@",
+    ),
+    (  # the same without a scheme, as a database's address may be: name:secret@host/path. `worker:0@host` is none
+        "@",
+        re.compile(
+            r"""(?<![^\s"'=])(?!(?:mailto|sips?|acct|xmpp):)([A-Za-z][\w.%+-]{0,64}:)(?!\d+@)[^\s@/:"'<>]{3,128}"""
+            r"""(?=@[A-Za-z\d][\w.-]{0,128}(?::\d{1,5})?/[A-Za-z])"""
+        ),
+        rf"\1{REDACTED}",
+    ),
+    # Who knows a webhook's address may write to it.
+    (
+        "hook",
+        re.compile(r"""(://(?:hooks\.slack\.com|[\w.-]{1,64}/api/webhooks|[\w.-]{1,64}/webhookb2)/)[^\s"'<>]+"""),
+        rf"\1{REDACTED}",
+    ),
+    ("ookie:", re.compile(r"""([Cc]ookie:\s{0,3})[^\s=;,"']{1,128}=[^\n"']*"""), rf"\1{REDACTED}"),
     (
         "uthorization",
         re.compile(rf"""(uthorization{_BEFORE}(?:[A-Z][a-z]{{1,9}}\s{{1,3}}|{_SCHEME})?)[^\s"',;]+"""),
@@ -82,7 +101,9 @@ _SHAPES = (
 # Keys that say themselves what they are, each of a run of 15 characters or more.
 _KEYS = re.compile(
     r"""
-          sk-[\w-]{20,} | (?:sk|rk)_(?:live|test)_\w{10,} | hf_[A-Za-z0-9]{20,} | gh[oprsu]_[A-Za-z0-9]{20,}
+          sk-(?!learn)(?=[\w-]{0,64}[A-Za-z0-9]{16})(?=[\w-]{0,80}\d)[\w-]{20,}  # words between dashes are a name
+        | hf_(?![a-z]*(?:[A-Z]+[a-z]{2,}\d{0,2})*[A-Z]{0,4}(?![A-Za-z0-9]))[A-Za-z0-9]{30,}  # nor is CamelCase a token
+        | (?:sk|rk)_(?:live|test)_\w{10,} | gh[oprsu]_[A-Za-z0-9]{20,}
         | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abeprs]-[\w-]{10,} | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])
         | AIza[\w-]{30,} | ya29\.[\w-]{20,} | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{40,} | nvapi-[\w-]{20,} | gsk_\w{20,}
         | dapi[0-9a-f]{32} | S[AOU][A-Z2-7]{56}(?![A-Za-z0-9]) | eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?
@@ -105,6 +126,17 @@ _VALUE = re.compile(
 )
 
 _FLAG = re.compile(r"--?[A-Za-z][\w-]{0,60}")
+
+# `-u name:secret` is a login, as curl has it; `-u 1000:1000` is none.
+_USER_FLAGS = frozenset({"-u", "-U", "--user", "--proxy-user"})
+_LOGIN = re.compile(r"""(?!\d+:\d+(?!\S))([^\s:/@"'=]{1,64}:)(?!//)[^\s"']+""")
+_USER = re.compile(rf"""((?<!\S)(?:-[uU]|--(?:proxy-)?user)[\s=]["']?){_LOGIN.pattern}""")
+
+# `-p secret` is a password beside a user's name; alone it is a port or a path. `python -u x.py` names nobody.
+_CLIENTS = ("mysql", "mariadb", "sshpass")
+_USER_NAME = re.compile(r"(?<!\S)(?:-u|--user(?:name)?)[\s=](?![\s-]|\S+\.py(?!\S))").search
+_SHORT_PASSWORD = re.compile(r"""((?<!\S)-p[\s=]["']?)(?!-|[\d.:]+(?!\S))[^\s"']+""")
+_JOINED_PASSWORD = re.compile(rf"""((?:{"|".join(_CLIENTS)})[^\n;|]{{0,256}}?\s-p)(?=[^\s=])[^\s"']+""")
 
 # Alone in front of a colon they are words of a sentence: "unexpected token: x".
 _SENTENCE = frozenset({"auth", "bearer", "cookie", "cookies", "key", "otp", "token"})
@@ -180,23 +212,59 @@ def cut_secrets(text: str) -> str:
 
     Bearer tokens, logins in URLs, private keys, keys with a well-known beginning; `--password x`, `token=x`, `"secret": "x"`.
     """
-    for needle, secret, kept in _SHAPES:
+    marked = _MARK.search(text)
+    for needle, secret, kept in _SHAPES + _MARKED_SHAPES if marked else _SHAPES:
         if needle in text:
             text = secret.sub(kept, text)
     for run in reversed(list(_RUN.finditer(text))):
         key = _KEYS.match(text, run.start())
         if key:
             text = text[: key.start()] + REDACTED + text[key.end() :]
-    return _cut_named(text) if _MARK.search(text) else text
+    return _cut_named(_cut_command(text)) if marked else text
 
 
 def redact_arguments(items: list[Any]) -> None:
     """Redact, in place, what follows a flag such as `--password` in a list of arguments."""
-    for index, (flag, value) in enumerate(pairwise(items)):
-        if type(flag) is not str or type(value) is not str or value.startswith("-"):
+    for index, flag in enumerate(items):
+        if type(flag) is not str or not flag.startswith("-"):
             continue
-        if _FLAG.fullmatch(flag) and _is_secret_name(flag):
-            items[index + 1] = REDACTED
+        value = items[index + 1] if index + 1 < len(items) else None
+        if flag.startswith("-p") and _JOINED_PASSWORD.search(_line(items[: index + 1])):
+            items[index] = f"-p{REDACTED}"
+        elif type(value) is str and not value.startswith("-") and _FLAG.fullmatch(flag):
+            if flag in _USER_FLAGS:
+                items[index + 1] = _LOGIN.sub(rf"\1{REDACTED}", value)
+            elif _is_secret_name(flag) or (flag == "-p" and _is_password(value, items)):
+                items[index + 1] = REDACTED
+
+
+def _is_password(value: str, items: list[Any]) -> bool:
+    """Whether `-p value` is one, of these arguments."""
+    return bool(_SHORT_PASSWORD.match(f"-p {value}") and _names_a_user(_line(items)))
+
+
+def _has_client(text: str) -> bool:
+    return any(client in text for client in _CLIENTS)
+
+
+def _names_a_user(text: str) -> bool:
+    return _has_client(text) or (("-u" in text) and bool(_USER_NAME(text)))
+
+
+def _line(items: list[Any]) -> str:
+    return " ".join([item for item in items if type(item) is str])
+
+
+def _cut_command(text: str) -> str:
+    """Cut what the flags of a command line say of who comes: `-u name:secret`, `-p secret`."""
+    if "-u" in text or "-U" in text:
+        text = _USER.sub(rf"\1\2{REDACTED}", text)
+    if "-p" in text:
+        if _has_client(text):
+            text = _JOINED_PASSWORD.sub(rf"\1{REDACTED}", text)
+        if _names_a_user(text):
+            text = _SHORT_PASSWORD.sub(rf"\1{REDACTED}", text)
+    return text
 
 
 def _cut_named(text: str) -> str:

@@ -19,7 +19,7 @@ SECRET_NAMES = (
     *("HF_TOKEN", "hfToken", "github_token", "access_token", "refreshToken", "session_token", "csrf-token", "token"),
     *("Authorization", "proxy-authorization", "cookie", "Set-Cookie", "credentials", "gcpCredentials", "creds"),
     *("encryption_key", "signingKey", "storage_account_key", "db_pass", "oauth_code", "x-api-key", "apikey", "API Key"),
-    *("access_tokens", "api_token_2", "key", "totp"),
+    *("access_tokens", "api_token_2", "key", "totp", "github_pat", "GITLAB_PAT", "session_key"),
 )
 
 PLAIN_NAMES = (
@@ -76,6 +76,7 @@ PLAIN_NAMES = (
         "compass",
     ),
     *("passes", "secretary", "pin_memory", "seed", "run_id", "host", "rank", "dataset", "connection", "string", "jaw"),
+    *("storage_key", "objectStorageKey", "pat", "pattern", "patience", "spat"),
     *("discount", "decoder_start_token", "token_dropout", "registry", "signature", "credits"),
 )
 
@@ -103,6 +104,12 @@ SECRET_VALUES = (
         f'password="x\\"{KEY}"',
         f"secret='{'x' * 300}{KEY}'",
     ),
+    *(f"curl -u joe:{KEY} http://a.example", f"curl --proxy-user 'joe:{KEY}' x", f"mysql -u root -p {KEY}"),
+    *(f"mysqldump -uroot -p{KEY} db", f"docker login -p {KEY} --username joe", f"sshpass -p '{KEY}' ssh h"),
+    *(f"Cookie: sid={KEY}; theme=dark", f"curl -H 'Cookie: a=b; sid={KEY}'", f"Set-Cookie: sid={KEY}; Path=/"),
+    *(f"joe:{KEY}@db.example/runs", f"db_url=joe:{KEY}@10.0.0.1:5432/runs", f"see github_pat{'_'}11ABCDEF_{KEY}"),
+    *(f"https://hooks.slack.com/services/T0/B0/{KEY}", f"https://chat.example/api/webhooks/123/{KEY}"),
+    *(JOINED(("sk", "proj", f"ab_{KEY}")), f"hf{'_'}QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUi{KEY}"),
     f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{KEY}\n-----END PGP PRIVATE KEY BLOCK-----",
     *(f"https://b.example/x?X-Amz-Date=1&X-Amz-Signature={KEY}", f"https://a.example/c?sv=2020&sig={KEY}&se=1"),
 )
@@ -121,6 +128,38 @@ PLAIN_VALUES = (
         "model.layers.0.k_proj.weight: nan",
         "a",
     ),
+    *("sk-learn-random-forest-classifier-v2", "sk-learn-0123456789abcdef0123", "sk-image-denoise-wavelet-baseline"),
+    *(
+        "hf_BertForSequenceClassificationTrainer",
+        "hf_LlamaForCausalLMWithValueHead2Eval",
+        "hf_transformerstokenizersfastversion",
+    ),
+    *(
+        "python -u train.py -p 8080",
+        "python -u train.py -p resume",
+        "mkdir -p out",
+        "docker run -u 1000:1000 -p 80:80 x",
+    ),
+    *("worker:0@node-7/gpu", "mailto:joe@example.com/x", "img:v1@sha256:0123456789abcdef", "cookie: chocolate"),
+    *(
+        "hooks.example.com/hooks/pre-commit",
+        "https://api.example/v1/hooks/list",
+        "curl -u https://x.example",
+        "-u 0:0",
+    ),
+    *("mysqldump -u joe --port 3306", "ssh -p 2222 joe@host"),
+)
+
+ARGUMENTS = (  # what a list holds, and the place that is cut, of what is left
+    (("t.py", "--db-password", "s3cret", "--num-tokens", "5"), 2, "[redacted]"),
+    (("curl", "-u", "joe:s3cret", "http://a.example"), 2, "joe:[redacted]"),
+    (("mysql", "-u", "root", "-p", "s3cret"), 4, "[redacted]"),
+    (("mysql", "-uroot", "-ps3cret", "runs"), 2, "-p[redacted]"),
+    (("docker", "login", "-p", "s3cret", "--username", "joe"), 3, "[redacted]"),
+    (("curl", "-H", "Cookie: sid=s3cret"), 2, "Cookie: [redacted]"),
+    (("docker", "run", "-u", "1000:1000", "-p", "80:80"), 0, "docker"),
+    (("python", "-u", "t.py", "-p", "resume", "-pretrained"), 0, "python"),
+    ((3, "-p", "x", "-u", 7), 0, 3),
 )
 
 
@@ -176,11 +215,14 @@ def test_a_number_is_never_a_secret(number: Any) -> None:
     assert seen.events[0].metadata == {"token": kept, "deep": {"password": kept}}
 
 
-def test_arguments_in_a_list_are_redacted_behind_their_flag() -> None:
-    """`--password x` is cut in a list of arguments as it is in a line."""
+@pytest.mark.parametrize(("arguments", "place", "kept"), ARGUMENTS, ids=lambda value: str(value)[:40])
+def test_arguments_in_a_list_are_redacted_behind_their_flag(arguments: tuple[Any, ...], place: int, kept: Any) -> None:
+    """`--password x`, `-u name:x` and `-p x` beside a user are cut in a list of arguments as they are in a line."""
     with capture() as seen:
-        record(event({"argv": ["t.py", "--db-password", "s3cret", "--num-tokens", "5"]}))
-    assert seen.events[0].metadata["argv"] == ["t.py", "--db-password", "[redacted]", "--num-tokens", "5"]
+        for _ in range(2):
+            record(event({"argv": list(arguments)}))
+    expected = [*arguments[:place], kept, *arguments[place + 1 :]]
+    assert [one.event.metadata["argv"] for one in seen] == [expected] * 2
 
 
 def test_a_secret_at_the_end_of_a_cut_text_is_found() -> None:
@@ -217,6 +259,11 @@ def test_a_pattern_of_ones_own_is_asked_of_the_key_and_of_its_words() -> None:
         "eyJ" * 5000,
         "token=['" * 2000,
         "?sig=" * 3000,
+        "mysql -u a -p" * 1200,
+        "a:bbb@c" * 2000,
+        "sk-" + "a-" * 8000,
+        "hf_" + "Aaa" * 5000,
+        "-u a:" * 3000,
     ],
 )
 def test_no_text_makes_the_search_slow(text: str) -> None:

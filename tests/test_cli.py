@@ -1,6 +1,5 @@
 """The command line as a user meets it: what works, and the sentence when it does not."""
 
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from elastic_events.bus.redact import Redactor
 from elastic_events.cli.group import COMMANDS
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.sqlite import read_sqlite
+from tests.programs import environment, python
 from tests.reading.runs import two_attempts
 from tests.reading.test_source import jsonl
 from tests.recorder.test_recorder import record_some
@@ -22,15 +22,8 @@ from tests.recorder.test_recorder import record_some
 
 def command(*arguments: str, cwd: Path, timeout: float = 60, before: str = "") -> "subprocess.CompletedProcess[str]":
     """Run elastic-events; `before` is Python that runs first."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"{before}\nfrom elastic_events.cli import main; main()", *arguments],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    script = f"{before}\nfrom elastic_events.cli import main; main()"
+    return python("-W", "error", "-c", script, *arguments, cwd=cwd, timeout=timeout, COLUMNS="100")
 
 
 def test_demo(tmp_path: Path) -> None:
@@ -151,7 +144,7 @@ def test_an_output_that_takes_nothing(name: str, output: str, said: str, tmp_pat
     done = subprocess.run(
         ["bash", "-c", f'"{sys.executable}" -W error -c "{script}" {name} run.jsonl {output}'],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -201,7 +194,7 @@ def test_tail_waits_for_what_is_not_there_yet(tmp_path: Path) -> None:
     """`tail -f` of a directory in which nobody has recorded yet says that it waits, and shows what comes."""
     (tmp_path / "rings").mkdir()
     call = [sys.executable, "-u", "-W", "error", "-m", "elastic_events", "tail", "-f", "rings"]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environ = environment()
     with subprocess.Popen(call, cwd=tmp_path, env=environ, stdout=-1, stderr=-1, text=True) as tail:
         assert tail.stdout is not None
         assert tail.stderr is not None

@@ -13,6 +13,7 @@ import yaml
 
 from elastic_events.bus.context import VARIABLES
 from elastic_events.sinks.urls import EXAMPLES, open_url, parse_sinks
+from tests.programs import environment
 from tests.test_face import public_names
 
 ROOT = Path(__file__).parent.parent
@@ -82,11 +83,7 @@ def test_the_batch_script_runs(tmp_path: Path) -> None:
     """With stand-ins for Slurm and torchrun, the script delivers what was left, and starts torchrun with its node's sink."""
     left = "import os, elastic_metrics; elastic_metrics.put_metric('left', 1); os._exit(0)"
     recorders = tmp_path / "recorders"
-    environ = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "ELASTIC_EVENTS_DIR": str(recorders),
-    }
+    environ = environment(ELASTIC_EVENTS_DIR=str(recorders))
     subprocess.run([sys.executable, "-c", left], env=environ, check=True, timeout=60)
     for name, script in {
         "scontrol": "echo node-a; echo node-b",

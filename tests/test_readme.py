@@ -3,11 +3,11 @@
 import importlib.util
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.programs import python
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -24,15 +24,7 @@ def test_example_runs(example: str, tmp_path: Path) -> None:
     torchs = "from torch" in example
     if torchs and importlib.util.find_spec("torch") is None and os.environ.get("ELASTIC_TORCH") != "1":
         pytest.skip("needs torch")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore" if torchs else "error", "-c", example],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python("-W", "ignore" if torchs else "error", "-c", example, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
     if "page_somebody" in example:
         for line in done.stdout.splitlines():

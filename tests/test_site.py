@@ -1,7 +1,6 @@
 """The documentation as a site: built without a warning, and looked at in a browser. Needs the dependency group "docs"."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from tests.missing import missing
+pytest_plugins = ("tests.browser",)
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,19 +39,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium of the system, without a window. CI has to have one."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        missing("no Chromium: apt-get install chromium")
-    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=found, args=quiet)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Nothing that a record holds reaches a terminal as it is: no command makes an exception."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from elastic_events.bus.record import Record
 from elastic_events.reading.shown import json_shown, sentence, shown
 from elastic_events.sinks.console import ConsoleSink
+from tests.programs import environment
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
 
@@ -39,7 +39,7 @@ def commands(lines: list[tuple[str, ...]], cwd: Path, **environ: str) -> tuple[s
         [sys.executable, "-W", "error", "-c", ALL],
         input="\n".join(map(repr, lines)),
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environ},
+        env=environment(COLUMNS="100", **environ),
         capture_output=True,
         text=True,
         timeout=300,

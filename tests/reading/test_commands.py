@@ -20,6 +20,7 @@ from elastic_events.reading.overview import Summary
 from elastic_events.reading.rows import Timeline
 from elastic_events.reading.speaker import FACTS, SPANS
 from elastic_events.reading.stragglers import Slow
+from tests.programs import environment
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
 from tests.test_cli import command
@@ -127,12 +128,12 @@ def test_watch_ends_with_the_job(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "run.jsonl", whole)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "100"}
     call = [sys.executable, "-c", "from elastic_events.cli import main; main()", "summary", "--watch", "run.jsonl"]
 
     def watch() -> tuple["subprocess.Popen[bytes]", int]:
         terminal, end = os.openpty()
-        process = subprocess.Popen(call, cwd=tmp_path, env=environment, stdin=end, stdout=end, stderr=subprocess.PIPE)
+        env = environment(COLUMNS="100")
+        process = subprocess.Popen(call, cwd=tmp_path, env=env, stdin=end, stdout=end, stderr=subprocess.PIPE)
         os.close(end)
         assert b"no end recorded" in until(terminal, b"Ranks 0-1")
         return process, terminal
@@ -160,11 +161,10 @@ def test_watch_ends_with_the_job(tmp_path: Path) -> None:
 
 def watched(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
     """A `summary --watch` of run.jsonl whose output is no terminal."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     script = "from elastic_events.cli import main; main()"
     call = [sys.executable, "-W", "error", "-c", script, "summary", "--watch", "run.jsonl", *arguments]
     return subprocess.Popen(
-        call, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        call, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

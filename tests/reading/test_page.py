@@ -1,21 +1,21 @@
 """The timeline's page in a real browser: light and dark, wide and narrow, by mouse and keyboard."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
 from elastic_events.reading.goodput_html import goodput_html
 from elastic_events.reading.rows import timeline
 from elastic_events.reading.timeline_html import timeline_html
-from tests.missing import missing
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_timeline import many
+
+pytest_plugins = ("tests.browser",)
 
 Open = Callable[..., Page]
 
@@ -23,19 +23,6 @@ Open = Callable[..., Page]
 @pytest.fixture(autouse=True)
 def no_loop_is_blocked() -> None:
     """Playwright runs a loop of its own under these tests, which are not in it."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium of the system, without a window. CI has to have one."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        missing("no Chromium: apt-get install chromium")
-    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=found, args=quiet)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 """Run a program that records, in a process of its own, and see what arrived."""
 
-import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+from tests.programs import environment
 
 PRELUDE = """
 import atexit, json, os, signal, sys, threading, time
 import elastic_events
 from elastic_events import Event, EventBus, EventSource, record
 from elastic_metrics import put_metric
+
+from tests.programs import environment
 
 OUT = os.environ["OUT"]
 
@@ -34,7 +37,7 @@ def run(body: str, tmp_path: Path, *, timeout: float = 30, **env: str) -> "Outco
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
-        env={**os.environ, "OUT": str(out), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **env},
+        env=environment(OUT=str(out), **env),
         capture_output=True,
         timeout=timeout,
         check=False,

@@ -15,6 +15,7 @@ from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.sinks import sqlite
 from elastic_events.sinks.sqlite import SqliteSink, is_sqlite, read_sqlite
 from elastic_events.sinks.sqlite_schema import APPLICATION, TABLES, VERSION
+from tests.programs import environment
 from tests.sinks.factory import CONTEXT, event, ledger, metric, metrics, rdzv
 from tests.streams import STREAMS, load, same
 
@@ -103,10 +104,9 @@ for count in range(1, ROWS):
     written += count
 print(resident() - before)
 """
-    path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "run.db")],
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,27 +1,18 @@
 """The programs of docs/examples run as they stand."""
 
-import os
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.programs import python
 
 EXAMPLES = Path(__file__).parent.parent.parent / "docs/examples"
 
 
 def run(name: str, folder: Path) -> str:
     """Run an example in an empty folder, without a warning; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = python("-W", "error", str(EXAMPLES / name), cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -63,6 +54,8 @@ from elastic_events import Event, EventSource
 from elastic_events.testing import capture
 from service_fastapi import app
 
+from tests.programs import python
+
 with capture(buses="all") as seen, TestClient(app) as client, ThreadPoolExecutor() as pool:
     assert client.post("/jobs/7").json() == {"job_id": 7}
     assert [one.metadata for one in seen.named("job.submitted")] == [{"job_id": 7}]
@@ -75,13 +68,5 @@ with capture(buses="all") as seen, TestClient(app) as client, ThreadPoolExecutor
     app.state.bus.flush_sync(30).raise_if_undelivered()
 print(app.state.bus.stats().state)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", test, str(EXAMPLES)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = python("-c", test, str(EXAMPLES), cwd=tmp_path)
     assert done.stdout == "closed\n", done.stderr

@@ -1,8 +1,5 @@
 """Tests as users write them, with the plugins that they have: each passes as it stands."""
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import pytest
 from elastic_events import Event, EventBus, EventSource, record
 from elastic_events.testing import ListSink, capture
 from tests.missing import missing
+from tests.programs import python
 
 ASYNCIO = """
 import pytest, pytest_asyncio
@@ -102,15 +100,8 @@ def test_of_a_user_passes(test: str, plugin: str, tmp_path: Path) -> None:
     ini = "[pytest]\nfilterwarnings = error\n"
     asyncio = test is ASYNCIO
     (tmp_path / "pytest.ini").write_text(ini + "asyncio_default_fixture_loop_scope = function\n" * asyncio)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *([] if asyncio else ["-p", "no:asyncio"])],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    only = [] if asyncio else ["-p", "no:asyncio"]
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *only, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 from elastic_events.api import Event, EventSource
 from elastic_events.front import record
 
-__all__ = ("checkpoint", "restore", "step")
+__all__ = ("checkpoint", "mark", "restore", "step")
 
 #: Numbers the marks of this process: what says which end belongs to which beginning, where marks overlap and numbers repeat.
 _marks = count(1)
@@ -32,6 +32,11 @@ class _Span:
     ) -> None:
         metadata = self._metadata if kind is None else {**self._metadata, "error": kind.__name__}
         record(Event(f"{self._what}.ended", EventSource.WORKER, 0, metadata))
+
+
+def mark(what: str, **metadata: Any) -> _Span:
+    """Mark something else that lasts, as the callbacks for frameworks do: an epoch, an evaluation."""
+    return _Span(what, metadata)
 
 
 def step(number: object, /, **metadata: Any) -> _Span:

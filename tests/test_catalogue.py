@@ -4,9 +4,11 @@ import ast
 import re
 from pathlib import Path
 
+from elastic_events.observe.marks import _KINDS
+
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(
-    r"(agent|attempt|checkpoint|collective|job|membership|observe|recorder|rendezvous|restore|step|thread|worker)\.[a-z]+"
+    r"(agent|attempt|checkpoint|collective|epoch|evaluation|job|membership|observe|recorder|rendezvous|restore|step|thread|worker)\.[a-z]+"
 )
 
 
@@ -15,7 +17,7 @@ def test_each_event_of_the_code_is_on_the_page_and_none_else() -> None:
     document = (ROOT / "docs/events.md").read_text("utf-8")
     rows = [line.split("|")[1] for line in document.splitlines() if line.startswith("| `")]
     told = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    said = {f"{what}.{edge}" for what in ("checkpoint", "restore") for edge in ("started", "ended")}  # an f-string
+    said = {f"{what}.{edge}" for what in _KINDS for edge in ("started", "ended")}  # an f-string
     for path in (ROOT / "elastic_events").rglob("*.py"):
         if "demo" not in path.parts:
             said |= {

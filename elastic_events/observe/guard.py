@@ -9,7 +9,7 @@ from elastic_events.api import Event, EventSource
 from elastic_events.front import record
 from elastic_events.observe.folded import is_framework
 
-__all__ = ("forget", "guarded", "switch_off")
+__all__ = ("forget", "guarded", "is_off", "switch_off")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,6 +24,11 @@ DEEPEST = 32
 def forget(parts: Iterable[str]) -> None:
     """Switch parts off without a word."""
     _off.update(parts)
+
+
+def is_off(part: str) -> bool:
+    """Whether a part has switched itself off, or was."""
+    return part in _off
 
 
 def switch_off(part: str, why: str) -> None:

@@ -18,7 +18,7 @@ from elastic_events.observe.guard import guarded
 from elastic_events.observe.stepping import steps
 from elastic_events.training import checkpoint, restore
 
-__all__ = ("begin_checkpoints", "begin_errors")
+__all__ = ("begin_checkpoints", "begin_errors", "loading", "saving")
 
 #: Loads before the first step that are taken for a restore. A script that loads more than these loads its data.
 LOADS = 64
@@ -43,8 +43,7 @@ def begin_checkpoints() -> None:
     """Observe saving and loading."""
     import torch
 
-    save = _wrapped(torch.save, 1, _save_begins)
-    load = _wrapped(torch.load, 0, _load_begins)
+    save, load = saving(torch.save, _second), loading(torch.load, _first)
     for owner in (torch, torch.serialization):
         owner.save, owner.load = save, load
     logging.getLogger(seam.CHECKPOINT_LOGGER).addHandler(_Listener(_distributed))
@@ -55,12 +54,22 @@ def begin_errors() -> None:
     logging.getLogger(seam.COLLECTIVE_LOGGER).addHandler(_Listener(_collective))
 
 
-def _wrapped(original: Callable[..., Any], place: int, begins: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Return a function that has a span around it; `place` is that of the file among its arguments."""
+def saving(original: Callable[..., Any], file: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that saves, with a checkpoint around it; `file` says where, of its arguments."""
+    return _wrapped(original, lambda *args, **options: _save_begins(file(*args, **options)))
+
+
+def loading(original: Callable[..., Any], file: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that loads, with a restore around it."""
+    return _wrapped(original, lambda *args, **options: _load_begins(file(*args, **options)))
+
+
+def _wrapped(original: Callable[..., Any], begins: Callable[..., Any]) -> Callable[..., Any]:
+    begins = guarded("checkpoints")(begins)
 
     @wraps(original)
     def call(*args: Any, **options: Any) -> Any:
-        span = begins(args[place] if len(args) > place else options.get("f"))
+        span = begins(*args, **options)
         try:
             return original(*args, **options)
         finally:
@@ -70,7 +79,14 @@ def _wrapped(original: Callable[..., Any], place: int, begins: Callable[[Any], A
     return call
 
 
-@guarded("checkpoints")
+def _first(f: Any = None, *_args: Any, **_options: Any) -> Any:
+    return f
+
+
+def _second(_obj: Any = None, f: Any = None, *_args: Any, **_options: Any) -> Any:
+    return f
+
+
 def _save_begins(file: Any) -> Any:
     path = _path(file)
     if path is None or _open.nested or _open.distributed:
@@ -80,7 +96,6 @@ def _save_begins(file: Any) -> Any:
     return checkpoint(_last_step(), observed=True, path=path).__enter__()
 
 
-@guarded("checkpoints")
 def _load_begins(file: Any) -> Any:
     path = _path(file)
     if path is None or _open.nested or _open.distributed:

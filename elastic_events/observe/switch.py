@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from elastic_events.api import Event, EventSource
+from elastic_events.bus.tell import say
 from elastic_events.front import record
-from elastic_events.observe.guard import forget, switch_off
+from elastic_events.observe.guard import forget, is_off, switch_off
 
-__all__ = ("PARTS", "asked", "begin")
+__all__ = ("PARTS", "asked", "begin", "observed")
 
 #: What `ELASTIC_EVENTS_OBSERVE` may name -> what begins it; `on` is all of them.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -23,7 +24,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 #: Torch's launchers: they import torch as well, and are no worker.
 _LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch", "elastic_events.torchrun")
 
-_begun: list[int] = []  # pids
+_begun: list[str] = []  # parts
 
 
 def asked(value: str) -> list[str]:
@@ -35,8 +36,8 @@ def asked(value: str) -> list[str]:
         return list(PARTS)
     unknown = [word for word in words if word not in PARTS]
     if unknown:
-        text = f"elastic_events: ELASTIC_EVENTS_OBSERVE: no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}\n"
-        os.write(2, text.encode(errors="backslashreplace"))
+        told = f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}"
+        say(f"elastic_events: ELASTIC_EVENTS_OBSERVE: {told}")
     return [part for part in PARTS if part in words]
 
 
@@ -45,10 +46,10 @@ def begin(value: str) -> None:
     parts = asked(value)
     if not parts or _begun or not is_worker(sys.orig_argv):
         return
-    _begun.append(os.getpid())
+    _begun.extend(parts)
     # Opens the recorder, now: what closes it at exit is registered before what says the last words there.
     about = {"parts": ",".join(parts), "torch": _torch_version()}
-    os.register_at_fork(after_in_child=lambda: forget(parts))  # a child is not the rank
+    os.register_at_fork(after_in_child=lambda: forget((*parts, "marks")))  # a child is not the rank
     record(Event("observe.started", EventSource.WORKER, 0, {**about}))
     for part in parts:
         try:
@@ -56,6 +57,11 @@ def begin(value: str) -> None:
                 getattr(import_module(f"elastic_events.observe.{module}"), function)()
         except Exception as error:  # noqa: BLE001 - a torch that we do not know
             switch_off(part, f"{type(error).__name__}: {error}")
+
+
+def observed() -> set[str]:
+    """Return the parts that this process is observed for; empty: it is not."""
+    return {part for part in _begun if not is_off(part)}
 
 
 def is_worker(argv: Sequence[str]) -> bool:

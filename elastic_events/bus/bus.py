@@ -33,8 +33,8 @@ class EventBus(Subscribing):
 
     Args:
         handlers: what gets the records; each becomes a lane, as by `subscribe(handler)`.
-        capacity: slots of each of the two rings, a power of two; sized for the burst between two looks. By default 2,048 in
-            memory, 16,384 with a recorder.
+        capacity: slots of each of the two rings, a power of two; sized for the burst between two looks. By default
+            16,384; a recorder has 32,768 for metrics.
         interval: seconds between two looks of the drain at the rings.
         timeout: seconds that leaving the block may take to deliver what is left.
         report_every: seconds between two events `bus.stats`, whose metadata are the ledgers of all lanes; None for none.

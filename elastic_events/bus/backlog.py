@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple, Protocol
 
 from elastic_events.bus.record import Record
+from elastic_events.bus.weight import weigh
 
 __all__ = ("Backlog", "Found", "Overflow", "Queue", "Spooled", "Spooling")
 
@@ -44,14 +45,14 @@ class Queue:
         """Return how many records have entry numbers below `mark`."""
         return sum(1 for _ in takewhile(lambda entry: entry < mark, self.entries))
 
-    def append(self, records: Sequence[Record], entries: Sequence[int], size: int) -> None:
-        """Put `records` of `size` bytes at the end."""
+    def append(self, records: Sequence[Record], entries: Sequence[int], weight: int) -> None:
+        """Put `records`, which take `weight` bytes of memory, at the end."""
         self.records.extend(records)
         self.entries.extend(entries)
-        self.bytes += size
+        self.bytes += weight
 
     def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], list[int]]:
-        """Remove the first records: up to `most`, no more than `bytes_` of them, with entry numbers below `before`."""
+        """Remove the first records: up to `most`, no more than `bytes_` encoded, with entry numbers below `before`."""
         number = min(most, len(self.records))
         if before < math.inf:
             number = sum(1 for entry in takewhile(lambda entry: entry < before, islice(self.entries, number)))
@@ -66,20 +67,20 @@ class Queue:
             return records, entries
         records = [self.records.popleft() for _ in range(number)]
         entries = [self.entries.popleft() for _ in range(number)]
-        self.bytes -= _size(records)
+        self.bytes -= weigh(records)
         return records, entries
 
     def untake(self, records: Sequence[Record], entries: Sequence[int]) -> None:
         """Put what was taken at the front again."""
         self.records.extendleft(reversed(records))
         self.entries.extendleft(reversed(entries))
-        self.bytes += _size(records)
+        self.bytes += weigh(records)
 
     def drop(self, *, newest: bool) -> None:
         """Remove one record."""
         record = self.records.pop() if newest else self.records.popleft()
         self.entries.pop() if newest else self.entries.popleft()
-        self.bytes -= record.size
+        self.bytes -= weigh([record])
 
 
 class Spooled(Protocol):
@@ -169,7 +170,7 @@ class Backlog:
 
     @property
     def size(self) -> int:
-        """Bytes held: encoded ones in memory, and what the spool takes on disk."""
+        """Bytes held: those of memory, and what the spool takes on disk."""
         return self._events.bytes + self._metrics.bytes + (self.spool.size if self.spool is not None else 0)
 
     @property
@@ -211,9 +212,9 @@ class Backlog:
         before = self._collect_losses()
         spooling = self.spool is not None
         for kind, run in _runs(records):
-            queue, size = self._metrics if kind == "metric" else self._events, _size(run)
-            if spooling or (len(queue) + len(run) <= self.records and queue.bytes + size <= self.bytes):
-                queue.append(run, range(self.entered, self.entered + len(run)), size)
+            queue, weight = self._metrics if kind == "metric" else self._events, weigh(run)
+            if spooling or (len(queue) + len(run) <= self.records and queue.bytes + weight <= self.bytes):
+                queue.append(run, range(self.entered, self.entered + len(run)), weight)
                 self.entered += len(run)
             else:
                 self._lost["backlog"] += sum(self._squeeze_in(queue, record) for record in run)
@@ -311,15 +312,15 @@ class Backlog:
         return len(queue) > self.records or queue.bytes > self.bytes
 
     def _squeeze_in(self, queue: Queue, record: Record) -> int:
-        fell = 0
-        while len(queue) >= self.records or queue.bytes + record.size > self.bytes:
+        fell, weight = 0, weigh([record])
+        while len(queue) >= self.records or queue.bytes + weight > self.bytes:
             if self.overflow == "drop_newest":
                 return 1
             if not queue:  # longer than the bound: it has the queue to itself
                 break
             queue.drop(newest=False)
             fell += 1
-        queue.append([record], [self.entered], record.size)
+        queue.append([record], [self.entered], weight)
         self.entered += 1
         return fell
 

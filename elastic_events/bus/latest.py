@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from elastic_events.bus.backlog import Found, Spooling
 from elastic_events.bus.record import Record
+from elastic_events.bus.weight import weigh
 
 __all__ = ("Latest",)
 
@@ -70,9 +71,9 @@ class Latest:
                 continue
             if old is not None:
                 self._lost["coalesced"] += 1
-                self.size -= old.record.size
+                self.size -= weigh([old.record])
             self._waiting[key] = _Waiting(record, self.entered if old is None else old.entry)
-            self.size += record.size
+            self.size += weigh([record])
             self.entered += 1
             while len(self) > self.records or (self.size > self.bytes and len(self) > 1):
                 self._drop("backlog")
@@ -86,7 +87,7 @@ class Latest:
         """Remove and return the records whose turn it is, up to `most`."""
         keys = list(self._waiting)[:most]
         taken = [self._waiting.pop(key) for key in keys]
-        self.size -= sum(one.record.size for one in taken)
+        self.size -= sum(weigh([one.record]) for one in taken)
         self._in_flight = {id(one.record): one.entry for one in taken}
         return [one.record for one in taken]
 
@@ -103,7 +104,7 @@ class Latest:
                 self._lost["coalesced"] += 1
             else:
                 back[key] = _Waiting(record, self._in_flight[id(record)])
-                self.size += record.size
+                self.size += weigh([record])
         self._waiting = {**back, **self._waiting}
         self._in_flight.clear()
 
@@ -120,5 +121,5 @@ class Latest:
 
     def _drop(self, reason: str) -> None:
         gone = self._waiting.pop(next(iter(self._waiting)))
-        self.size -= gone.record.size
+        self.size -= weigh([gone.record])
         self._lost[reason] += 1

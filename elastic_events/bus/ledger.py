@@ -28,7 +28,7 @@ class LaneStats(NamedTuple):
     retries: int  #: attempts after a first failed one
     circuit: str  #: "closed", or "open" while the handler keeps failing and is only probed
     dead_lettered: int  #: of the failed, those kept in the dead letters
-    backlog_bytes: int  #: encoded size of the backlog
+    backlog_bytes: int  #: that the backlog takes in memory, and on disk where it has a spool
     last_error: str  #: the last failure, or ""
     failed_by: dict[str, int]  #: the failed, by the name of the error
 

@@ -39,7 +39,7 @@ class Ring:
 
     def __init__(self, capacity: int = 2048, clock: Callable[[], int] = time.monotonic_ns, *, begin: int = 0) -> None:
         if capacity < 2 or capacity & (capacity - 1):
-            raise ValueError(f"capacity must be a power of two, such as 2048; it is {capacity}")
+            raise ValueError(f"capacity must be a power of two, such as 16384; it is {capacity}")
         self.capacity = capacity
         self._slots: list[bytes | None] = [None] * capacity
         self._numbers = iter(range(begin, END))

@@ -77,7 +77,7 @@ class Subscribing(Life):
             timeout: seconds a call may take; None for no limit.
             retry: when to try again. Sinks have `Retry()`, functions and adapted handlers one attempt.
             backlog: records that may wait, events and metrics each: 65,536, or the capacity of a larger ring;
-                `backlog_bytes` encoded bytes, likewise.
+                `backlog_bytes` of memory, likewise.
             overflow: which records a full backlog loses: "drop_oldest" or "drop_newest".
             dead_letters: a handler or URL ("jsonl:///dead.jsonl") for the records that were given up;
                 `elastic-events replay` sends them again. Of a sink's URL by default what its option `dead_letters=` or

@@ -318,7 +318,7 @@ _LEDGER = (
     ("retries", "Attempts after a first failed one.", True),
     ("dead_lettered", "Failed records kept in the dead letters.", True),
     ("pending", "Records on their way.", False),
-    ("backlog_bytes", "Encoded size of the backlog.", False),
+    ("backlog_bytes", "Bytes of the backlog, in memory and on disk.", False),
 )
 
 #: Name of the series, what it says, field of `LaneStats` with the counts by reason.

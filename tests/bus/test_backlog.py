@@ -408,8 +408,8 @@ def test_clear_leaves_the_spool_alone(tmp_path: Path) -> None:
     assert backlog.spill() == 0
     assert backlog.clear() == 0
     assert len(backlog) == 1
-    assert Backlog(4, 100, "drop_oldest").spill() == 0
-    memory = Backlog(4, 100, "drop_oldest")
+    assert Backlog(4, 10_000, "drop_oldest").spill() == 0
+    memory = Backlog(4, 10_000, "drop_oldest")
     memory.push(events(0, 1))
     assert memory.spill() == 2
     assert memory.clear() == 2

@@ -279,7 +279,7 @@ async def test_backlog_is_bounded_in_bytes() -> None:
     """Few large records fill a backlog as many small ones do."""
     sink = ListSink()
     bus = EventBus()
-    lane = bus.subscribe(sink, backlog_bytes=10_000)
+    lane = bus.subscribe(sink, backlog_bytes=15_000)
     for _ in range(10):
         bus.record(event("e", text="x" * 3000))
     async with bus:

@@ -35,7 +35,7 @@ def event(number: int, text: str = "") -> Record:
 
 def plain(record: Record) -> dict[str, Any]:
     """Return all that a record holds."""
-    return {**msgspec.structs.asdict(record), "built": None}
+    return {**msgspec.structs.asdict(record), "built": None, "memory": 0}
 
 
 def write(spool: Spool, queue: int, records: list[Record], first: int | None = None) -> int:
@@ -384,7 +384,7 @@ for start in range(0, 40_000, 50):
     backlog.push([event(number) for number in range(start, start + 50)])
     lost += backlog.losses()["spool_failed"]
 assert 0 < lost < 39_900, lost
-assert 900_000 < backlog.size < 1_100_000, backlog.size
+assert 900_000 < backlog.spool.size < 1_100_000, backlog.size
 taken = []
 while batch := backlog.take(500, 10**6):
     taken += [record.seq for record in batch]

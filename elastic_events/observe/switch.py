@@ -19,6 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "steps": ("stepping:begin_steps",),
     "data": ("stepping:begin_data",),
     "checkpoints": ("saving:begin_checkpoints",),
+    "stacks": ("stacks:begin",),
 }
 
 #: Torch's launchers: they import torch as well, and are no worker.

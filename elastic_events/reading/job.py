@@ -253,6 +253,10 @@ class _Job:
         worker.left = {name: facts[name] for name in _LEFT if name in facts}
         worker.first, worker.victim = facts.get("first") is True, facts.get("victim") is True
 
+    def worker_stacks(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
+        worker = self._worker(agent, facts)
+        worker.asked_ns, worker.stack = time_ns, facts
+
     def finish(self) -> Story:
         """Return the story, with what follows from all of it."""
         story = self.story
@@ -305,6 +309,7 @@ _HEARD: dict[str, Callable[[_Job, _Agent, int, Mapping[str, Any]], None]] = {
     "rendezvous.unparsed": _Job.unparsed,
     "attempt.started": _Job.attempt_started,
     "worker.started": _Job.worker_started,
+    "worker.stacks": _Job.worker_stacks,
     "worker.succeeded": _Job.worker_succeeded,
     "worker.failed": _Job.worker_failed,
     "attempt.ended": _Job.attempt_ended,

@@ -11,6 +11,7 @@ from elastic_events.reading.costs import Cost, Repeated, costs, repeated
 from elastic_events.reading.faults import fault_of
 from elastic_events.reading.speaker import ENDS
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
+from elastic_events.reading.stuck import Stuck, stuck
 
 __all__ = (
     "AttemptRow",
@@ -154,6 +155,7 @@ class Summary(msgspec.Struct, frozen=True):
     gathering: list[Gathering]  #: rendezvous that no attempt followed
     costs: list[Cost]  #: of each failure
     repeated: list[Repeated]  #: ranks and nodes that failed first more than once
+    stuck: list[Stuck]  #: where ranks were that made no step any more
     last_steps: list[LastStep]  #: the lowest step first
     last_words: list[Word]  #: of the first worker that failed first and recorded something itself
     last_words_of: int | None  #: its rank
@@ -205,6 +207,7 @@ def summary(story: Story, words: Mapping[Process, Sequence[Record]] | None = Non
         ],
         costs=costs(story),
         repeated=repeated(story),
+        stuck=stuck(story),
         last_steps=_last_steps(story),
         last_words=[_word(one, dead.ended_ns or one.time_ns) for one in last if one.name not in ENDS] if dead else [],
         last_words_of=dead.rank if dead is not None and last else None,

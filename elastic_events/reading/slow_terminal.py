@@ -1,6 +1,7 @@
 """What is slow, in a terminal."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +13,7 @@ from elastic_events.reading.hang import verdict
 from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
 from elastic_events.reading.stragglers import OFTEN, RankSteps, Slow
+from elastic_events.reading.stuck import places
 from elastic_events.reading.words import counted, seconds
 
 __all__ = ("slow_terminal",)
@@ -57,6 +59,7 @@ def _hung(answer: Slow) -> Iterator[Text]:
         yield Text(verdict(hang), style="bold red")
     if len(answer.hangs) > _HANGS:
         yield Text(f"{counted(len(answer.hangs) - _HANGS, 'earlier attempt')} hung as well; --json has all.")
+    yield from (Text(place, style="red") for place in islice(places(answer.stuck), _SHOWN))
 
 
 def _at_times(answer: Slow) -> Iterator[Text]:

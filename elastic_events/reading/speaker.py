@@ -24,8 +24,8 @@ NAMELESS = "none"
 FACTS = frozenset(
     {
         *("job.started", "job.succeeded", "job.failed", "agent.left", "attempt.started", "attempt.ended"),
-        *("worker.started", "worker.succeeded", "worker.failed", "worker.died", "agent.died"),
-        *("rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed"),
+        *("worker.started", "worker.succeeded", "worker.failed", "worker.stacks", "worker.died"),
+        *("agent.died", "rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed"),
     }
 )
 

@@ -112,6 +112,8 @@ class Worker:
     victim: bool = False  #: ended by the agent, since another had failed
     consequence: bool = False  #: failed by itself, but after another, and as one fails whose peer is gone
     left: Mapping[str, Any] = field(default_factory=dict)  #: what it left in its folder, as its agent read it
+    asked_ns: int = 0  #: when its agent had its last stack; 0: it had none
+    stack: Mapping[str, Any] = field(default_factory=dict)  #: the facts of that
     process: Process | None = None  #: what it recorded itself
     children: list[Process] = field(default_factory=list)  #: processes that it started, such as a DataLoader's workers
 

@@ -12,6 +12,7 @@ import msgspec
 from elastic_events.reading.hang import Hang, hangs
 from elastic_events.reading.steps import alike, called, durations, longest_pause, step_times
 from elastic_events.reading.story import Attempt, Process, Story, Worker
+from elastic_events.reading.stuck import Stuck, stuck
 
 __all__ = ("Quiet", "RankSteps", "Slow", "slow")
 
@@ -65,6 +66,7 @@ class Slow(msgspec.Struct, frozen=True):
     ranks: list[RankSteps]  #: stragglers first, then the slowest
     quiet: list[Quiet]  #: the quietest first
     hangs: list[Hang]  #: attempts in which all ranks stopped at a step
+    stuck: list[Stuck]  #: where ranks were that made no step any more
     version: int = 1  #: of this schema: another one only where a field goes, or means something else
 
 
@@ -146,6 +148,7 @@ def slow(story: Story) -> Slow:
         rows,
         sorted(_quiet(story, usual, pause), key=attrgetter("before_others_s"), reverse=True),
         list(hangs(story, usual, pause)),
+        stuck(story),
     )
 
 

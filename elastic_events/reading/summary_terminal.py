@@ -1,6 +1,7 @@
 """The summary in a terminal: a run on one screen."""
 
 from collections.abc import Iterable
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.overview import AttemptRow, Clock, Departure, Failure, Summary
 from elastic_events.reading.shown import shown
+from elastic_events.reading.stuck import places
 from elastic_events.reading.words import counted, error_line, seconds, spans
 
 __all__ = ("summary_terminal",)
@@ -32,6 +34,7 @@ def summary_terminal(answer: Summary) -> RenderableType:
         *_headline(answer),
         Fitted(_attempts(answer)),
         *map(Text, messages),
+        *map(Text, islice(places(answer.stuck), _FEW)),
         *_words(answer),
         *map(Text, _remarks(answer)),
     )

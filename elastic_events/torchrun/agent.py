@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from elastic_events.observe.report import left_behind
 from elastic_events.torchrun.repair import Exit, Fact, Repair, error_message
 from elastic_events.torchrun.shield import shielded
+from elastic_events.torchrun.stuck import Stuck, after
 
 __all__ = ("watch",)
 
@@ -69,6 +70,8 @@ class _Seen:
         # By local rank, the wall clock when a worker was last seen alive, and when first dead: its peers may take long to end.
         self._died: WeakKeyDictionary[Any, dict[int, tuple[int | None, int]]] = WeakKeyDictionary()
         self._looked_ns = 0
+        self._stuck: WeakKeyDictionary[Any, Stuck] = WeakKeyDictionary()
+        self._after = after(os.environ.get("ELASTIC_EVENTS_STACKS_AFTER"))
 
     def initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Rendezvous and start of an attempt."""
@@ -152,6 +155,14 @@ class _Seen:
         if state in ("SUCCEEDED", "FAILED", "UNHEALTHY"):
             outcome = "succeeded" if state == "SUCCEEDED" else "failed"
             self.listener.tell(self.repair.exited, self._exits(agent, result.failures), outcome)
+        elif agent._pcontext is not None:
+            self._ask(agent._pcontext)
+
+    @shielded
+    def _ask(self, context: Any) -> None:
+        stuck = self._stuck.setdefault(context, Stuck(self._after))
+        for local_rank, about in stuck.look(time.monotonic(), getattr(context, "error_files", None) or {}):
+            self.listener.tell(self.repair.stuck, local_rank, about)
 
     @shielded
     def _restarting(self, agent: Any) -> None:

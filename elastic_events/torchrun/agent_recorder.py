@@ -11,6 +11,7 @@ the agent does it (`agent_thread`).
 | `ELASTIC_EVENTS_RUN_ID` | the run; by default torchrun's `--rdzv-id`, and where there is none, time and pid |
 | `ELASTIC_EVENTS_TICKS` | `all` keeps every metric of the agent's monitor; by default they are thinned (`Ticks`) |
 | `ELASTIC_EVENTS_OBSERVE` | what is observed in the workers: `on` by default, `off`, or a list (see `elastic_events.observe`) |
+| `ELASTIC_EVENTS_STACKS_AFTER` | seconds without a step after which a worker is asked for its stack, 15 by default (see `stuck`) |
 | `ELASTIC_EVENTS_TIMEOUT` | seconds that the agent's exit waits until all is delivered, 5 by default. The collector goes on with the rest |
 """  # noqa: E501 - a table
 

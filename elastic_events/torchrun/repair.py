@@ -165,6 +165,11 @@ class Repair:
             facts.append(self._exit(end))
         return facts + self._ended(outcome) if outcome else facts
 
+    def stuck(self, local_rank: int, about: Mapping[str, Any]) -> list[Fact]:
+        """A worker makes no step, and has said where it is."""
+        worker = self._workers.get(local_rank)
+        return [] if worker is None else [self._fact("worker.stacks", worker, **about)]
+
     def restarting(self, state: str, waiting: int | None = None) -> list[Fact]:
         """The agent is about to stop and restart the workers; with `state` HEALTHY because the membership changes."""
         facts = self.started()

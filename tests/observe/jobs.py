@@ -11,7 +11,7 @@ import pytest
 
 from tests.torchrun.jobs import ASKED, LAUNCHER, TIMEOUT, Job, environment, needs_torch
 
-__all__ = ("HERE", "Job", "launch", "needs_observer", "summary")
+__all__ = ("HERE", "Job", "command", "launch", "line_of", "needs_observer", "summary")
 
 HERE = Path(__file__).parent
 
@@ -21,12 +21,17 @@ _POINTS = importlib.metadata.entry_points(group="torch.backends")
 needs_observer = (needs_torch, pytest.mark.skipif("elastic_events" not in _POINTS.names, reason="installed without it"))
 
 
+def command(script: Path, *arguments: str, restarts: int = 0, processes: int = 1) -> list[str]:
+    """The command of a job that runs `script`."""
+    options = (f"--nproc-per-node={processes}", f"--max-restarts={restarts}", "--monitor-interval=0.1", "--rdzv-id=job")
+    torchrun = [sys.executable, *LAUNCHER, *ASKED, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", *options]
+    return [*torchrun, str(script), *arguments]
+
+
 def launch(folder: Path, script: Path, *arguments: str, restarts: int = 0, processes: int = 1, **env: str) -> Job:
     """Run `script` under torchrun to its end."""
-    options = (f"--nproc-per-node={processes}", f"--max-restarts={restarts}", "--monitor-interval=0.1", "--rdzv-id=job")
-    command = [sys.executable, *LAUNCHER, *ASKED, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", *options]
     done = subprocess.run(
-        [*command, str(script), *arguments],
+        command(script, *arguments, restarts=restarts, processes=processes),
         cwd=folder,
         env=environment(TMPDIR=str(folder), **env),
         capture_output=True,
@@ -37,16 +42,15 @@ def launch(folder: Path, script: Path, *arguments: str, restarts: int = 0, proce
     return Job(done.returncode, done.stdout + done.stderr, folder)
 
 
+def line_of(script: Path, comment: str) -> int:
+    """The number of the line of a script that ends with a comment."""
+    lines = script.read_text("utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if f"  # {comment}" in line)
+
+
 def summary(job: Job) -> dict[str, Any]:
     """Return what `elastic-events summary --json` says of a job."""
-    command = [
-        sys.executable,
-        "-c",
-        "from elastic_events.cli import main; main()",
-        "summary",
-        "--json",
-        str(job.database),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    asked = [sys.executable, "-m", "elastic_events", "summary", "--json", str(job.database)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

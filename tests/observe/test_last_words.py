@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.observe.jobs import HERE, Job, launch, needs_observer, summary
+from tests.observe.jobs import HERE, Job, launch, line_of, needs_observer, summary
 from tests.torchrun.jobs import TIMEOUT
 
 pytestmark = [*needs_observer, pytest.mark.timeout(2 * TIMEOUT)]
@@ -30,12 +30,6 @@ DEATHS = {
 }
 
 
-def line_of(comment: str) -> int:
-    """The number of the line that ends with a comment."""
-    lines = SCRIPT.read_text("utf-8").splitlines()
-    return next(number for number, line in enumerate(lines, 1) if f"  # {comment}" in line)
-
-
 def failures(job: Job) -> list[dict[str, Any]]:
     """The first failure of each attempt."""
     return [attempt["first_failure"] for attempt in summary(job)["attempts"]]
@@ -49,7 +43,7 @@ def test_every_death_is_told_with_its_place(tmp_path: Path) -> None:
     for failure, (kind, (ending, message, comment)) in zip(found, DEATHS.items(), strict=True):
         assert failure["signal" if isinstance(ending, str) else "exit_code"] == ending, kind
         assert (failure["message"] or "").startswith(message or ""), kind
-        assert (failure["file"], failure["line"]) == (str(SCRIPT), line_of(comment)), kind
+        assert (failure["file"], failure["line"]) == (str(SCRIPT), line_of(SCRIPT, comment)), kind
     assert not job.events("observe.off")
     # The script's own output, with the whole traceback.
     assert job.output.count("ValueError: the loss is no number") >= 3
@@ -60,7 +54,7 @@ def test_torchruns_box_shows_the_traceback(tmp_path: Path) -> None:
     """Torch's error file is written as `@record` would have written it: torchrun shows the exception, not a hint."""
     job = launch(tmp_path, SCRIPT, "raises")
     box = job.output.partition("Root Cause")[2]
-    assert f'File "{SCRIPT}", line {line_of("raises")}, in raises' in box, job.output
+    assert f'File "{SCRIPT}", line {line_of(SCRIPT, "raises")}, in raises' in box, job.output
     assert "To enable traceback see" not in box
     assert "elastic_events" not in box
 

@@ -205,7 +205,7 @@ class Link:
         return client
 
     async def _login(self) -> dict[str, Any]:
-        """Read the credentials: nats-py would, in the event loop, at each connection."""
+        """Read the credentials, at each connection, since they are replaced when they expire; nats-py would in the event loop."""
         from nats.aio.client import RawCredentials
 
         target = self.target
@@ -213,11 +213,12 @@ class Link:
             ("user_credentials", target.creds, RawCredentials),
             ("nkeys_seed_str", target.nkey, str),
         ):
-            if path is not None and option not in self._files:
+            if path is not None:
                 try:
                     self._files[option] = kind(await anyio.Path(path).read_text())
                 except (OSError, UnicodeError) as error:
-                    raise ConfigError(f"the NATS credentials cannot be read: {error}") from None
+                    if option not in self._files:  # those of before may still do
+                        raise ConfigError(f"the NATS credentials cannot be read: {error}") from None
         return self._files
 
     def _options(self, login: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -32,8 +32,8 @@ class NatsReader:
     What the stream holds twice (sent again after a lost acknowledgement, replayed, recovered) is handed out the first time
     and counted in `repeated` then; of a durable reader, as far as it read since it was opened.
 
-    A connection that breaks is made again, and reading goes on behind the last message. Messages that hold no stored
-    record are skipped and counted.
+    A connection that breaks is made again, and reading goes on behind the last message; a stream that was deleted and made
+    anew is read from its start, and who follows waits for it. Messages that hold no stored record are skipped and counted.
 
     Args:
         target: where the stream is.
@@ -63,7 +63,8 @@ class NatsReader:
         self._seen = Seen()
         self._link = Link(target, 5.0)
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
-        self._last = 0  # sequence of the last message that was handed out
+        self._last = 0  # sequence of the last message that was handed out, or is not wanted
+        self._created: Any = None  # when the stream was made that this is a sequence of; None where we may not ask
         self._wanted = 0  # messages that the open request may still bring
         self._pending = 0  # messages behind the last one
         self._unacknowledged: Any = None
@@ -124,17 +125,18 @@ class NatsReader:
         from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
         from nats.js.errors import APIError
 
-        config = ConsumerConfig(
-            filter_subject=f"{self.target.root}.{token(self.run)}.>" if self.run else f"{self.target.root}.>",
-            ack_policy=AckPolicy.ALL if self.durable else AckPolicy.NONE,
-            deliver_policy=DeliverPolicy.NEW if self.live else DeliverPolicy.ALL,
-        )
-        if self.durable:
-            config.name = config.durable_name = token(self.durable)
-        elif self._last:
-            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, self._last + 1
         manager = client.jsm(timeout=5.0)
         try:
+            from_now = await self._find_stream(manager)
+            config = ConsumerConfig(
+                filter_subject=f"{self.target.root}.{token(self.run)}.>" if self.run else f"{self.target.root}.>",
+                ack_policy=AckPolicy.ALL if self.durable else AckPolicy.NONE,
+                deliver_policy=DeliverPolicy.NEW if from_now else DeliverPolicy.ALL,
+            )
+            if self.durable:
+                config.name = config.durable_name = token(self.durable)
+            elif self._last:
+                config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, self._last + 1
             if self.durable:
                 kept = await self._kept(manager, config)
                 if kept is not None:
@@ -146,6 +148,22 @@ class NatsReader:
                     f"the NATS server at {self.target.where} has no stream {self.target.stream!r}"
                 ) from None
             raise ConfigError(f"JetStream: {error.description}") from None
+
+    async def _find_stream(self, manager: Any) -> bool:
+        """Note which stream it is: the sequences of one that was made anew are others. Return whether to begin behind its end."""
+        if not self.target.manage:
+            return self.live
+        try:
+            info = await self._link.api(manager.stream_info, self.target.stream)
+        except ConfigError:  # a user who may read need not have the right to ask
+            return self.live
+        known, self._created = self._created, info.created
+        if known not in (None, info.created):
+            self._last = 0
+            return False
+        if self.live and not self.durable and known is None:
+            self._last = info.state.last_seq  # not "new" to the server: that would be new at each connection
+        return self.live and self.durable is not None
 
     async def _kept(self, manager: Any, config: Any) -> Any:
         """Return the consumer that the server kept, or None where it must be made.
@@ -176,6 +194,10 @@ class NatsReader:
             try:
                 return await self._connect()
             except TransientError:
+                await asyncio.sleep(0.5)
+            except InputError:  # the stream is gone; it may be made again
+                if not self.follow:
+                    raise
                 await asyncio.sleep(0.5)
         if not self.follow:
             raise InputError(f"the NATS server at {self.target.where} went away and did not come back")

@@ -498,6 +498,28 @@ async def test_a_token_or_an_nkey_opens(tmp_path: Any, stream: str, way: str) ->
         server.stop()
 
 
+async def test_credentials_that_are_replaced_are_used(tmp_path: Any, stream: str) -> None:
+    """A connection is made with the credentials that the file holds by then: those of before may have expired."""
+    import nkeys
+
+    seeds = [nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER) for _ in range(2)]
+    users = [f'{{nkey: "{nkeys.from_seed(bytearray(seed)).public_key.decode()}"}}' for seed in seeds]
+    server = NatsServer(tmp_path / "js", more=f"authorization: {{users: [{users[0]}]}}")
+    server.start()
+    try:
+        (tmp_path / "seed").write_bytes(seeds[0])
+        async with opened(from_url(urlsplit(f"{server.url}/{stream}?nkey={tmp_path}/seed"))) as sink:
+            await sink.write([event(1)])
+            server.stop()
+            server.config.write_text(server.config.read_text().replace(users[0], users[1]))
+            server.start()
+            (tmp_path / "seed").write_bytes(seeds[1])
+            with anyio.fail_after(20):
+                await _write_until_taken(sink, [event(2)])
+    finally:
+        server.stop()
+
+
 @pytest.fixture
 def tls_server(tmp_path: Any) -> Any:
     """A server that insists on TLS, with a certificate of an authority in `ca.pem`."""
@@ -682,6 +704,72 @@ async def test_following_survives_the_servers_death(mortal_server: NatsServer, s
             seen += await reader.batch() or []
         await reader.aclose()
     assert [record.seq for record in seen] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("durable", [None, "tail"])
+async def test_a_stream_that_was_made_anew_is_read_from_its_start(
+    nats_server: NatsServer, stream: str, durable: str | None
+) -> None:
+    """The records of a stream that was deleted and made again are read, though it is shorter than the first was."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(n) for n in range(5)])
+        reader = NatsReader(sink.target, follow=True, durable=durable)
+        await reader.open()
+        seen = [r.seq for _ in range(5) for r in await reader.batch() or []]
+        await sink._link.client.jsm().delete_stream(stream)
+        await _write_until_taken(sink, [event(n) for n in range(10, 13)])
+        with anyio.fail_after(20):
+            seen += [r.seq for _ in range(3) for r in await reader.batch() or []]
+        await reader.aclose()
+    assert seen == [0, 1, 2, 3, 4, 10, 11, 12]
+
+
+async def test_a_follower_waits_for_a_stream_that_is_gone(
+    nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who follows a stream that is deleted goes on when it is made again."""
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(1)])
+        reader = NatsReader(sink.target, follow=True)
+        await reader.open()
+        await reader.batch()
+        missed, find = anyio.Event(), reader._consumer
+
+        async def look(client: Any) -> Any:
+            try:
+                return await find(client)
+            except InputError:
+                missed.set()
+                raise
+
+        monkeypatch.setattr(reader, "_consumer", look)
+        await sink._link.client.jsm().delete_stream(stream)
+        seen: list[Record] = []
+
+        async def read() -> None:
+            seen.extend(await reader.batch() or [])
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                await missed.wait()
+                await _write_until_taken(sink, [event(2)])
+        await reader.aclose()
+    assert ids(seen) == ids([event(2)])
+
+
+async def test_live_means_from_the_opening_on(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:
+    """What arrives while the connection of a live reader is broken is read, also where it had read nothing before."""
+    proxy.target = nats_server.port
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(1)])
+        reader = NatsReader(Target((f"127.0.0.1:{proxy.port}",), stream), follow=True, live=True)
+        await reader.open()
+        await proxy.drop()
+        await sink.write([event(2)])
+        with anyio.fail_after(20):
+            assert ids(await reader.batch() or []) == ids([event(2)])
+        await reader.aclose()
 
 
 async def test_a_durable_reader_goes_on_where_it_stopped(nats_server: NatsServer, stream: str) -> None:

@@ -60,7 +60,7 @@ class Ranks:
             context = process.context
             agent = (context.host, context.pid) in agents
             if process.steps or (context.rank is not None and not agent):
-                alone = process if context.rank is None else None
+                alone = _program(process) if context.rank is None else None
                 groups.setdefault((context.host, context.restart, context.rank, alone), []).append(process)
         rest = []
         for group in groups.values():
@@ -181,6 +181,11 @@ def _adopt(worker: Worker, process: Process) -> None:
     if own is not None and process.steps and not own.steps:
         worker.process, process = process, own
     worker.children.append(process)
+
+
+def _program(process: Process) -> object:
+    """Return what the identities of one program have in common: a bus that it opens after another has one of its own."""
+    return process.context.process.rpartition("-")[0] if _age(process)[0] else process
 
 
 def _age(process: Process) -> tuple[int, int]:

@@ -407,3 +407,14 @@ def test_one_mark_used_again() -> None:
             with again:
                 pass
     assert len({record.event.metadata["mark_id"] for record in records}) == 2
+
+
+def test_two_buses_of_one_program_are_one_rank() -> None:
+    """A program without a rank that closed its bus and opened another, as a notebook does, is one rank that began again."""
+    run = Run()
+    for bus, begin in enumerate((0.0, 10.0)):
+        run.steps(Context("run", f"64-2f-{bus}", "a", 100), range(5), begin, 1.0)
+    (story,) = build(run.records)
+    told = summary(story)
+    assert (told.ranks, len(told.attempts)) == (1, 2)
+    assert goodput(story).steps_redone == 5

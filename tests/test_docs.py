@@ -146,4 +146,4 @@ def test_twenty_questions_are_two_clicks_away() -> None:
     assert "(docs/index.md)" in (ROOT / "README.md").read_text("utf-8")
     rows = re.findall(r"^\| .*\? \| (.*) \|$", text("index.md"), re.MULTILINE)
     assert len(rows) >= 20
-    assert all(re.search(r"\]\(\S+\.md", row) for row in rows)
+    assert all(re.search(r"\]\(\S+\.(md|ipynb)", row) for row in rows)

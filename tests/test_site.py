@@ -57,7 +57,7 @@ def test_every_page_is_in_the_navigation(site: Path, page: Page) -> None:
     assert page.get_by_role("heading", level=1).inner_text().startswith("elastic_events")
     links = page.locator("nav.md-nav--primary a.md-nav__link[href$='.html']")
     shown = {Path(link.get_attribute("href") or "").name for link in links.all()}
-    written = {path.with_suffix(".html").name for path in (ROOT / "docs").glob("*.md")}
+    written = {path.with_suffix(".html").name for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")}
     assert shown >= written - {"index.html"}
     page.locator("nav.md-nav--primary").get_by_role("link", name="Architecture").click()
     page.wait_for_url("**/architecture.html")

@@ -6,6 +6,7 @@ answer = reading.summary("run.db")
 if answer.outcome == "failed": ...
 """
 
+import elastic_events.reading.notebook  # noqa: F401 - how a notebook shows them
 from elastic_events.reading.answers import as_json, diff, goodput, json_schema, slow, summary, timeline
 from elastic_events.reading.buckets import Goodput
 from elastic_events.reading.compare import Diff

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from elastic_events.reading.answer import Answer
 from elastic_events.reading.redone import Range, redone
 from elastic_events.reading.steps import alike, called, cut, processes, step_times, unfinished, union
 from elastic_events.reading.story import Attempt, Process, Story
@@ -61,7 +62,7 @@ class AttemptGoodput(msgspec.Struct, frozen=True):
     buckets: dict[str, float]  #: seconds
 
 
-class Goodput(msgspec.Struct, frozen=True):
+class Goodput(Answer, frozen=True):
     """What `elastic-events goodput --json` prints. The buckets sum up to the wall time."""
 
     run_id: str  #: of the job

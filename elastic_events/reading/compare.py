@@ -4,6 +4,7 @@ from statistics import median
 
 import msgspec
 
+from elastic_events.reading.answer import Answer
 from elastic_events.reading.buckets import ORDER, goodput
 from elastic_events.reading.overview import summary
 from elastic_events.reading.story import Story
@@ -22,7 +23,7 @@ class Line(msgspec.Struct, frozen=True):
     ratio: float | None  #: b / a, where a is not 0
 
 
-class Diff(msgspec.Struct, frozen=True):
+class Diff(Answer, frozen=True):
     """What `elastic-events diff --json` prints."""
 
     a: str  #: run id

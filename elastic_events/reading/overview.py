@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from elastic_events.bus.record import Record
+from elastic_events.reading.answer import Answer
 from elastic_events.reading.costs import Cost, Repeated, costs, repeated
 from elastic_events.reading.faults import fault_of
 from elastic_events.reading.speaker import ENDS
@@ -134,7 +135,7 @@ class Word(msgspec.Struct, frozen=True):
     value: str  #: metadata or value, as text
 
 
-class Summary(msgspec.Struct, frozen=True):
+class Summary(Answer, frozen=True):
     """What `elastic-events summary --json` prints."""
 
     run_id: str  #: of the job

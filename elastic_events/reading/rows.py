@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from elastic_events.reading.answer import Answer
 from elastic_events.reading.redone import Range, redone
 from elastic_events.reading.steps import cut
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
@@ -71,7 +72,7 @@ class Band(msgspec.Struct, frozen=True):
     failed_s: float | None  #: when that was noticed
 
 
-class Timeline(msgspec.Struct, frozen=True):
+class Timeline(Answer, frozen=True):
     """What `elastic-events timeline --json` prints."""
 
     run_id: str  #: of the job

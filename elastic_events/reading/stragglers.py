@@ -9,6 +9,7 @@ from statistics import median
 
 import msgspec
 
+from elastic_events.reading.answer import Answer
 from elastic_events.reading.hang import Hang, hangs
 from elastic_events.reading.steps import alike, called, durations, longest_pause, step_times
 from elastic_events.reading.story import Attempt, Process, Story, Worker
@@ -57,7 +58,7 @@ class Quiet(msgspec.Struct, frozen=True):
     last_step: int | None  #: that it finished
 
 
-class Slow(msgspec.Struct, frozen=True):
+class Slow(Answer, frozen=True):
     """What `elastic-events slow --json` prints."""
 
     run_id: str  #: of the job

@@ -4,8 +4,9 @@ import errno
 import os
 import re
 import select
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import SplitResult
@@ -31,7 +32,8 @@ class ConsoleSink(BlockingSink):
     """Prints records to stderr or stdout.
 
     Delivered means: the terminal, file or pipe behind the descriptor took the bytes; whether anybody read them is not
-    known. What a timeout interrupts half-way may be printed again, in part.
+    known. What a timeout interrupts half-way may be printed again, in part. In a pipe that several processes write to, as
+    the log of a container, lines of up to 4096 bytes stay whole.
 
     It writes to a copy of the descriptor, never through `sys.stderr`, whose lock a thread that is frozen at interpreter
     exit would hold for ever (F19). A reader that does not read stops this sink's thread, not the event loop.
@@ -67,7 +69,11 @@ class ConsoleSink(BlockingSink):
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Print `records`; waits while nobody reads."""
-        view = memoryview(self.lines(records))
+        lines = self.lines(records)
+        for part in _whole_lines(lines) if _is_pipe(self._descriptor) else (memoryview(lines),):
+            self._put(part, records)
+
+    def _put(self, view: memoryview, records: Sequence[Record]) -> None:
         while view:
             try:
                 view = view[os.write(self._descriptor, view) :]
@@ -94,6 +100,25 @@ class ConsoleSink(BlockingSink):
     def abandon(self) -> None:
         """Close the child's copy."""
         self.close_now()
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False  # the write says why
+
+
+def _whole_lines(lines: bytes) -> Iterator[memoryview]:
+    """Yield whole lines, as many as a pipe takes at once: what others write to it never comes between (pipe(7)).
+
+    A line that is longer than that by itself is alone.
+    """
+    view, start = memoryview(lines), 0
+    while start < len(lines):
+        end = lines.rfind(b"\n", start, start + select.PIPE_BUF) + 1 or lines.find(b"\n", start) + 1 or len(lines)
+        yield view[start:end]
+        start = end
 
 
 def _shown(stream: str | int) -> str:

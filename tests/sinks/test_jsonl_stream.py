@@ -2,15 +2,19 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.record import Record
 from elastic_events.bus.subscription import check_url
 from elastic_events.recorder.link import Link
+from elastic_events.sinks.console import ConsoleSink
 from elastic_events.sinks.jsonl import JsonlSink
 from elastic_events.sinks.jsonl_stream import JsonlStream
 from elastic_events.sinks.stored import from_json
@@ -39,6 +43,34 @@ def test_a_container_has_json_on_its_stdout(url: str) -> None:
     assert [line["value"] for line in lines if line["kind"] == "metric"] == list(range(2000))
     assert lines[-1]["kind"] == "ledger"
     assert done.stderr == b""
+
+
+def test_lines_stay_whole_in_a_pipe_that_others_write_to() -> None:
+    """Workers, launcher and script share a container's stdout: while its reader is slow, no line is cut by another's."""
+    reader, writer = os.pipe()
+    batches = [metrics(2000), metrics(2000, start=2000)]
+    sinks = [JsonlStream(writer), ConsoleSink(writer, color=False)]
+
+    def write(sink: ConsoleSink, batch: list[Record]) -> None:
+        sink.open_now()
+        for start in range(0, len(batch), 500):
+            sink.write_now(batch[start : start + 500])
+        sink.close_now()
+
+    found = bytearray()
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(write, *one) for one in zip(sinks, batches, strict=True)]
+        while not all(one.done() for one in done) or select.select([reader], [], [], 0)[0]:
+            if select.select([reader], [], [], 0.01)[0]:
+                found += os.read(reader, 3000)
+    for one in done:
+        one.result()
+    os.close(reader)
+    os.close(writer)
+    lines = found.splitlines()
+    stored = [line for line in lines if line.startswith(b"{")]
+    assert [from_json(line).id for line in stored] == [record.id for record in batches[0]]
+    assert [line for line in lines if line not in stored] == ConsoleSink(color=False).lines(batches[1]).splitlines()
 
 
 def test_stderr_is_a_stream_too() -> None:

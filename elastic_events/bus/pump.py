@@ -33,7 +33,7 @@ CALM = 0.25
 HASTE = 32
 
 
-class Source(Protocol):
+class ReadableRing(Protocol):
     """What a cursor reads: a ring in memory or in a mapped file."""
 
     capacity: int
@@ -52,7 +52,7 @@ class Source(Protocol):
         ...
 
 
-class PipedRing(Source, Protocol):
+class PipedRing(ReadableRing, Protocol):
     """A ring that can be emitted to and read: in memory, or in a mapped file."""
 
     @property
@@ -95,7 +95,7 @@ class Cursor:
     they arrive, or are lost as "interrupted" after the grace time. The records behind them do not wait.
     """
 
-    def __init__(self, ring: Source) -> None:
+    def __init__(self, ring: ReadableRing) -> None:
         self.ring = ring
         self.position: int = 0
         self.late: dict[int, float] = {}
@@ -173,7 +173,7 @@ class Pump:
 
     def __init__(
         self,
-        rings: Sequence[Source],
+        rings: Sequence[ReadableRing],
         context: Context,
         wall_clock: Callable[[], int] = time.time_ns,
         on_channel: Callable[[str, int], object] = lambda _channel, _seq: None,

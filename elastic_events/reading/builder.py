@@ -14,7 +14,7 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from elastic_events.reading.clocks import set_back
-from elastic_events.reading.job import Told, tell
+from elastic_events.reading.job import Told, assemble
 from elastic_events.reading.once import Once
 from elastic_events.reading.speaker import DEATHS, NAMELESS, Speaker
 from elastic_events.reading.story import Story
@@ -136,7 +136,7 @@ class Builder:
             told = [(speaker, speaker.finish()) for speaker in speakers]
             jobs = _one_by_one(told) if run_id == NAMELESS else [told]
             for job in jobs:
-                story = tell(run_id, job)
+                story = assemble(run_id, job)
                 # The ledger of a launcher that does not know its run's id is that of the only run there is.
                 self._close(story, {NAMELESS} if len(runs) == 1 else set())
                 stories.append(story)

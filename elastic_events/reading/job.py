@@ -11,7 +11,7 @@ from elastic_events.reading.ranks import Ranks, signal_name
 from elastic_events.reading.speaker import DEATHS, Said, Speaker, integer, later
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
-__all__ = ("Told", "tell")
+__all__ = ("Told", "assemble")
 
 #: One process, and what it said and marked.
 Told = tuple[Speaker, Process]
@@ -20,7 +20,7 @@ Told = tuple[Speaker, Process]
 _TOGETHER = round(2 * LOOK * 1e9)
 
 
-def tell(run_id: str, told: list[Told]) -> Story:
+def assemble(run_id: str, told: list[Told]) -> Story:
     """Return the story of one run. Never raises for what was recorded: values of a wrong type count as not given."""
     told = sorted(told, key=lambda one: (one[1].first_ns, one[0].context.host, one[0].context.process))
     said = {one: one[0].said() for one in told}

@@ -18,7 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CONNECTIONS = 32
 
 #: Seconds in which a request must have come, and the answer gone.
-PATIENCE = 5.0
+REQUEST_TIMEOUT = 5.0
 
 #: Seconds for which a text is good for further scrapers.
 FRESH = 1.0
@@ -116,7 +116,7 @@ class Endpoint(ThreadingMixIn, WSGIServer):
 class _Quiet(WSGIRequestHandler):
     """Answers without a line on stderr for each scrape, and waits for nobody for ever."""
 
-    timeout = PATIENCE
+    timeout = REQUEST_TIMEOUT
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -30,7 +30,7 @@ EXACT = 256
 READY = 65_536
 
 #: Seconds that the timer gives the sink, as a lane does by default.
-PATIENCE = 30.0
+WRITE_TIMEOUT = 30.0
 
 #: Ids of the points of a failed batch that are remembered until the batch comes again.
 _REMEMBERED = 65_536
@@ -243,7 +243,7 @@ class Rollup:
                 self._close_windows(anyio.current_time() - self.every)
                 async with self._turn:
                     # What fails here stays ready; the lane's next write tells, and retries.
-                    with suppress(Exception), anyio.move_on_after(PATIENCE):
+                    with suppress(Exception), anyio.move_on_after(WRITE_TIMEOUT):
                         await self._deliver()
 
 

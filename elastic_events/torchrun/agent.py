@@ -24,7 +24,7 @@ class Listener(Protocol):
     repair: Repair
     exit_codes: dict[int, int]
 
-    def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
+    def advance(self, step: Callable[..., list[Fact]], *args: Any) -> None:
         """Let the repair take a step, and record what follows from it."""
 
 
@@ -142,7 +142,7 @@ class _Seen:
                 "group_world_size": group.group_world_size,
             }
             seen.append(({**about, "global_rank": worker.global_rank, "worker_id": worker.id}, detail))
-        self.listener.tell(self.repair.started, seen)
+        self.listener.advance(self.repair.started, seen)
 
     @shielded
     def _monitoring(self, agent: Any) -> None:
@@ -154,7 +154,7 @@ class _Seen:
         state = result.state.name
         if state in ("SUCCEEDED", "FAILED", "UNHEALTHY"):
             outcome = "succeeded" if state == "SUCCEEDED" else "failed"
-            self.listener.tell(self.repair.exited, self._exits(agent, result.failures), outcome)
+            self.listener.advance(self.repair.exited, self._exits(agent, result.failures), outcome)
         elif agent._pcontext is not None:
             self._ask(agent._pcontext)
 
@@ -162,11 +162,11 @@ class _Seen:
     def _ask(self, context: Any) -> None:
         stuck = self._stuck.setdefault(context, Stuck(self._after))
         for local_rank, about in stuck.look(time.monotonic(), getattr(context, "error_files", None) or {}):
-            self.listener.tell(self.repair.stuck, local_rank, about)
+            self.listener.advance(self.repair.stuck, local_rank, about)
 
     @shielded
     def _restarting(self, agent: Any) -> None:
-        self.listener.tell(self.repair.restarting, agent.get_worker_group().state.name)
+        self.listener.advance(self.repair.restarting, agent.get_worker_group().state.name)
 
     @shielded
     def _running(self, agent: Any) -> None:
@@ -174,11 +174,11 @@ class _Seen:
         about = {
             key: getattr(spec, key, None) for key in ("role", "local_world_size", "max_restarts", "monitor_interval")
         }
-        self.listener.tell(self.repair.begun, about)
+        self.listener.advance(self.repair.begun, about)
 
     @shielded
     def _ran(self, agent: Any, outcome: str) -> None:
-        self.listener.tell(self.repair.exited, self._exits(agent, {}), outcome)
+        self.listener.advance(self.repair.exited, self._exits(agent, {}), outcome)
 
     @shielded
     def _closing(self, context: Any) -> None:

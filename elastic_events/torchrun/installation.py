@@ -110,14 +110,14 @@ class Installation:
         fields = json.loads(text)
         if "node_state" in fields:
             to.record_rdzv_event(RdzvEvent(**fields))
-            self.tell(self.repair.rendezvous, fields["message"], fields.get("local_id"))
+            self.advance(self.repair.rendezvous, fields["message"], fields.get("local_id"))
             return
         metadata = fields.get("metadata") or {}
         detail = unpack(metadata)
         # Torch's keys stay as they are; what it packed as JSON within JSON stands beside them.
         kept = {**metadata, "unpacked": detail} if detail else metadata
         to.record(Event(fields["name"], fields["source"], fields.get("timestamp") or 0, kept))
-        self.tell(self.repair.event, fields["name"], fields["source"], metadata)
+        self.advance(self.repair.event, fields["name"], fields["source"], metadata)
 
     @shielded
     def metric(self, name: str, value: Any, group: str) -> None:
@@ -127,7 +127,7 @@ class Installation:
             to.put_metric(name, value, group)
 
     @shielded
-    def tell(self, step: Callable[..., list[Fact]], *args: Any) -> None:
+    def advance(self, step: Callable[..., list[Fact]], *args: Any) -> None:
         """Let the repair take a step, and record what follows from it."""
         from elastic_events.api import Event, EventSource
 

@@ -51,7 +51,7 @@ def test_a_forked_child_records_on_its_own() -> None:
 
     def in_the_child() -> None:
         installation.redirect(child)
-        installation.tell(lambda: [Fact("attempt", {})])
+        installation.advance(lambda: [Fact("attempt", {})])
         installation.metric("loss", 1, "train")
 
     thread = threading.Thread(target=in_the_child, daemon=True)
@@ -67,5 +67,5 @@ def test_what_comes_after_the_end_is_let_go() -> None:
     installation.remove()
     installation.metric("loss", 1, "train")
     installation.event('{"name": "e", "source": "AGENT"}')
-    installation.tell(lambda: [Fact("attempt", {})])
+    installation.advance(lambda: [Fact("attempt", {})])
     assert to.names == []

@@ -167,7 +167,7 @@ class EventBus(Subscribing):
 
     def __repr__(self) -> str:
         stats = self.stats()
-        dropped = sum(sum(lane.dropped.values()) for lane in stats.lanes.values())
+        dropped = sum(lane.lost - lane.failed for lane in stats.lanes.values())
         failed = sum(lane.failed for lane in stats.lanes.values())
         lost = f"{dropped} dropped{f', {failed} failed' if failed else ''}"
         return f"<EventBus {stats.state}, {len(stats.lanes)} lanes, {stats.accepted} accepted, {lost}>"

@@ -34,8 +34,8 @@ class LaneStats(NamedTuple):
 
     @property
     def lost(self) -> int:
-        """Records that the handler never took: failed and dropped."""
-        return self.failed + sum(self.dropped.values())
+        """Records that the handler never took: failed and dropped, but for those that a later one of their key replaced."""
+        return self.failed + sum(self.dropped.values()) - self._replaced
 
     @property
     def why_lost(self) -> str:
@@ -44,12 +44,17 @@ class LaneStats(NamedTuple):
         kept = f"{self.dead_lettered} kept in the dead letters" if self.dead_lettered else ""
         more = "; ".join(filter(None, (by, kept)))
         failed = [f"{self.failed} failed{f' ({more})' if more else ''}"] if self.failed else []
-        return ", ".join(failed + [f"{count} {reason}" for reason, count in self.dropped.items() if count])
+        dropped = {reason: count for reason, count in self.dropped.items() if count and reason != "coalesced"}
+        return ", ".join(failed + [f"{count} {reason}" for reason, count in dropped.items()])
 
     @property
     def balanced(self) -> bool:
         """Whether the ledger adds up; it always does while nobody emits."""
-        return self.accepted == self.delivered + self.lost + self.filtered + self.pending
+        return self.accepted == self.delivered + self.lost + self._replaced + self.filtered + self.pending
+
+    @property
+    def _replaced(self) -> int:
+        return self.dropped.get("coalesced", 0)
 
     def as_record(self, lane: str, seq: int, time_ns: int, monotonic_ns: int, context: Context) -> Record:
         """Return it as what a sink gets last, from which a reader tells a complete file from a cut one."""

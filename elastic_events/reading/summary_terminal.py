@@ -287,8 +287,10 @@ def _ledgers(answer: Summary) -> Iterable[str]:
 
 
 def _ledger(facts: dict[str, Any], lost_before: bool) -> str:
-    dropped, failed = _reasons(facts, "dropped"), _reasons(facts, "failed_by")
+    dropped, failed = dict(_reasons(facts, "dropped")), _reasons(facts, "failed_by")
+    replaced = dropped.pop("coalesced", 0)
     counts = [f"{facts.get(key)} {key}" for key in ("accepted", "delivered")]
+    counts += [f"{replaced} replaced by a later one of their key"] if replaced else []
     counts += [f"{count} dropped ({reason})" for reason, count in dropped.items() if count]
     if facts.get("failed"):
         by = ", ".join(f"{count} {name}" for name, count in failed.items())

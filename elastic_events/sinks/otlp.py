@@ -26,6 +26,9 @@ __all__ = ("OtlpSettings", "OtlpSink", "from_url", "read_settings")
 
 # opentelemetry.io, OTLP 1.x, "Failures": these may be retried, all others must not.
 _RETRYABLE = frozenset({429, 502, 503, 504})
+# About who sends, not about what: by the specification this is given up at once. Here a record is given up where it is
+# refused, and who is let in changes: credentials rotate, and what waits in a spool is sent by the next start.
+_ABOUT_US = frozenset({401, 403, 407})
 # About these records, so that splitting the batch finds the one: malformed, too large, not to be processed.
 _ABOUT_RECORDS = frozenset({400, 413, 422})
 
@@ -200,7 +203,7 @@ class OtlpSink:
     def _failure(self, response: Any, records: Sequence[Record]) -> Exception:
         status = response.status_code
         reason = f"{_origin(str(response.request.url))} answers {status} {response.reason_phrase}".rstrip()
-        if status in _RETRYABLE:
+        if status in _RETRYABLE | _ABOUT_US:
             return TransientError(reason, _retry_after(response.headers.get("retry-after")))
         return PermanentError(reason, () if status in _ABOUT_RECORDS else records)
 

@@ -121,6 +121,7 @@ def _no_backend(_params: Any) -> Any:
 def _say(error: BaseException) -> None:
     try:
         text = f"elastic_events: not recording this job: {type(error).__name__}: {error}\n"
-        os.write(2, text.encode(errors="backslashreplace"))
+        if sys.__stderr__ is not None:  # closed when the program began: the descriptor may be a file of its own by now
+            os.write(2, text.encode(errors="backslashreplace"))
     except Exception:  # noqa: BLE001, S110 - no stderr, nobody to tell
         pass

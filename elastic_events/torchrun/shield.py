@@ -1,10 +1,11 @@
 """What keeps our faults out of the job, and torch's signals in it."""
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
+
+from elastic_events.bus.tell import say
 
 __all__ = ("report", "shielded", "tell")
 
@@ -44,5 +45,4 @@ def report(what: str, error: BaseException) -> None:
 
 def tell(text: str) -> None:
     """Write one line to stderr, where there is one."""
-    with suppress(OSError):
-        os.write(2, f"elastic_events: {text}\n".encode(errors="backslashreplace"))
+    say(f"elastic_events: {text}")

@@ -112,6 +112,28 @@ async def test_what_the_dead_letters_keep_is_said_with_the_loss(capfd: pytest.Ca
     assert "lost 3 of 3 records: 3 failed (3 KeyError; 3 kept in the dead letters); its last error" in last
 
 
+async def test_what_a_later_record_replaced_is_no_loss(capfd: pytest.CaptureFixture[str]) -> None:
+    """Coalesced records are neither told as lost nor counted with what is, as here the one that failed."""
+
+    async def odd(record: Record) -> None:
+        if record.name == "b":
+            raise ValueError("no")
+
+    bus = EventBus()
+    lane = bus.subscribe(odd, coalesce=lambda one: one.name)
+    for number in range(100):
+        bus.put_metric("a", number)
+    bus.put_metric("b", 1)
+    async with bus:
+        await bus.settled()
+        assert repr(lane) == "<Lane odd, 1 delivered, 1 lost (1 failed (1 ValueError)), 0 pending>"
+        assert repr(bus) == "<EventBus open, 1 lanes, 101 accepted, 0 dropped, 1 failed>"
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "lost 1 of 101 records: 1 failed (1 ValueError); its last error" in last
+    assert lane.stats().dropped == {"coalesced": 99}
+    assert lane.stats().balanced
+
+
 async def test_losses_of_ring_and_backlog_are_told(capfd: pytest.CaptureFixture[str]) -> None:
     """What was overwritten before it was read, and what fell out of a backlog, are told with their reasons."""
     sink = Server()
@@ -180,20 +202,36 @@ def test_no_secret_is_cut_in_two_before_it_is_looked_for(secret: str, capfd: pyt
     assert "hunter" not in capfd.readouterr().err
 
 
-def test_nothing_is_said_into_a_file_that_took_the_place_of_stderr(tmp_path: Path) -> None:
+REFUSED = """
+async def refuse(_record):
+    raise ValueError("no")
+
+def speak():
+    with elastic_events.EventBus(refuse):
+        elastic_events.record(elastic_events.Event("a", elastic_events.EventSource.WORKER))
+"""
+
+
+@pytest.mark.parametrize(
+    "speak",
+    [
+        REFUSED,
+        "from elastic_events.torchrun.shield import report\ndef speak(): report('x', ValueError('no'))",
+        "from elastic_events.torchrun.plugin import _say\ndef speak(): _say(ValueError('no'))",
+        "from elastic_events.observe import _say\ndef speak(): _say('no')",
+    ],
+    ids=["bus", "shield", "plugin", "observer"],
+)
+def test_nothing_is_said_into_a_file_that_took_the_place_of_stderr(tmp_path: Path, speak: str) -> None:
     """In a program without stderr the first file that it opens has the descriptor 2: no sentence goes in there."""
     program = """
-        async def refuse(_record):
-            raise ValueError("no")
-
         with open(sys.argv[1], "wb", buffering=0) as mine:
             assert mine.fileno() == 2
-            with elastic_events.EventBus(refuse):
-                elastic_events.record(elastic_events.Event("a", elastic_events.EventSource.WORKER))
+            speak()
             mine.write(b"mine")
     """
     file = tmp_path / "mine"
-    code = "import sys, elastic_events\n" + dedent(program)
+    code = f"import sys, elastic_events\n{speak}\n{dedent(program)}"
     run = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code, str(file)]
     subprocess.run(run, check=True, timeout=60)
     assert file.read_bytes() == b"mine"

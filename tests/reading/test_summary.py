@@ -84,6 +84,15 @@ def test_what_a_sink_lost_has_its_reasons() -> None:
     assert f"{line} Its last error: OSError: disk full." in shown(run)
 
 
+def test_what_a_later_record_replaced_is_no_loss() -> None:
+    """A sink that wanted the latest of each key lost nothing, and its line says how many were replaced."""
+    run = two_attempts()
+    facts = {"lane": "board", "accepted": 9, "delivered": 2, "dropped": {"coalesced": 7}, "failed": 0}
+    run.records.append(msgspec.structs.replace(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,)))
+    line = "Records through board: 9 accepted, 2 delivered, 7 replaced by a later one of their key, none lost."
+    assert line in " ".join(shown(run).split())
+
+
 def test_eighty_columns() -> None:
     """On a terminal of 80 columns nothing is cut off."""
     text = shown(two_attempts(), width=80)

@@ -222,7 +222,22 @@ async def test_a_retry_after_may_be_a_date(collector: Collector) -> None:
     assert 3500 < caught.value.retry_after <= 3600
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 500, 302])
+@pytest.mark.parametrize("status", [401, 403, 407])
+async def test_a_sender_who_is_not_let_in_waits(collector: Collector, status: int) -> None:
+    """What is wrong with the credentials is wrong with no record: all of them wait, and arrive once they are let in."""
+    collector.answers = [Answer(status)] * 3
+    async with EventBus() as bus:
+        lane = bus.subscribe(OtlpSink(collector.url), retry=Retry(base=0.01, cap=0.01))
+        for number in range(20):
+            bus.put_metric("m", number)
+        with anyio.fail_after(20):
+            await bus.settled()
+        stats = lane.stats()
+    assert (stats.delivered, stats.failed, stats.retries) == (20, 0, 3)
+    assert f"answers {status}" in stats.last_error
+
+
+@pytest.mark.parametrize("status", [404, 500, 302])
 async def test_a_refusal_of_us_is_permanent_for_all(collector: Collector, status: int) -> None:
     """A failure that is not about the records refuses the whole batch at once: splitting it would not help (F41)."""
     collector.answers = [Answer(status)]

@@ -166,7 +166,7 @@ def _same(kind: Kind, context: Context, columns: Sequence[tuple[Any, ...]]) -> l
 
     By columns, since a call with ten arguments for each record is as dear as the encoding.
     """
-    _, seqs, times, clocks, names, channels, fields, _, _, recovered, _ = columns
+    _, seqs, times, clocks, names, channels, fields, _, _, recovered, *_ = columns
     # Nearly all are numbers of metrics, which are looked at many at once.
     payload: Sequence[Sequence[Any]] | None = _numbers(fields) if kind == "metric" else None
     if payload is None:

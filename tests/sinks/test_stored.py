@@ -15,6 +15,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import to_records
 from elastic_events.bus.record import Record
+from elastic_events.sinks import stored
 from elastic_events.sinks.stored import from_json, strict_json, to_json, to_lines
 from tests.sinks.factory import event, ledger, metric, rdzv
 from tests.streams import STREAMS, load, same, values
@@ -258,6 +259,18 @@ def test_metrics_are_encoded_many_at_once_as_one_by_one(fields: tuple[Any, ...])
     value = json.loads(to_json(other))["value"]
     if len(fields) == 1 and type(fields[0]) is int:
         assert value == (fields[0] if -(2**63) <= fields[0] < 2**64 else plain(fields[0]))
+
+
+def test_what_rings_hold_is_encoded_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of all kinds take the quick way: one by one, which is for what no ring holds, they cost five times as much."""
+
+    def one_by_one(_record: Record) -> bytes:
+        raise AssertionError
+
+    records = [event(1), metric(1), rdzv(2), metric(2), ledger(), event(3)]
+    expected = [from_json(to_json(record)).id for record in records]
+    monkeypatch.setattr(stored, "_line", one_by_one)
+    assert [from_json(line).id for line in to_lines(records).splitlines()] == expected
 
 
 def test_metric_without_a_value_takes_none_from_its_neighbour() -> None:

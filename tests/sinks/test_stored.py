@@ -267,7 +267,7 @@ def test_what_rings_hold_is_encoded_many_at_once(monkeypatch: pytest.MonkeyPatch
     def one_by_one(_record: Record) -> bytes:
         raise AssertionError
 
-    records = [event(1), metric(1), rdzv(2), metric(2), ledger(), event(3)]
+    records = [event(1), metric(1), rdzv(2), metric(2), ledger(4), event(3)]
     expected = [from_json(to_json(record)).id for record in records]
     monkeypatch.setattr(stored, "_line", one_by_one)
     assert [from_json(line).id for line in to_lines(records).splitlines()] == expected

@@ -213,7 +213,7 @@ class Delivery:
         grave = self.subscription.dead_letters
         if grave is not None and batch and await self._bury(grave, batch):
             self.ledger.dead_lettered += len(batch)
-        self.ledger.failed[type(error).__name__] += len(batch)
+        self.ledger.fail(error, len(batch))
         self.tell()
         self._settle(batch)
         self._fail(error)

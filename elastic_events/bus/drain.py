@@ -341,7 +341,7 @@ class Drain:
     def _look(self, most: int = MANY) -> int:
         try:
             self._catch_up()
-            return self.pump.look(lambda: [lane for lane in self.lanes if not lane.is_new], time.monotonic(), most)
+            return self.pump.look(lambda: [lane for lane in self.lanes if lane.receives], time.monotonic(), most)
         except Exception as error:  # noqa: BLE001 - the drain outlives its own faults, and counts them (F31)
             self._fault("the drain failed on a record", error)
             return 0

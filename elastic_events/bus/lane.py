@@ -156,6 +156,11 @@ class Lane(Delivery):
     # --- what it knows ---
 
     @property
+    def receives(self) -> bool:
+        """Whether the pump hands out to it: not before it had what came earlier, nor when it has ended."""
+        return not (self.is_new or (self.finished and self.ledger.ended))
+
+    @property
     def unsettled_from(self) -> int:
         """Entry number of the oldest record in flight or in the backlog; all before it are settled."""
         if self._given_up_from is not None:  # and what a recorder still has of it, it must keep

@@ -15,6 +15,11 @@ __all__ = ("BusStats", "FlushResult", "LaneStats", "Ledger")
 
 _SEQ = attrgetter("seq")
 
+#: Names of errors that are counted apart, characters of one, and what all others count as.
+NAMES = 32
+NAME = 80
+OTHERS = "others"
+
 
 class LaneStats(NamedTuple):
     """The ledger of one lane: accepted = delivered + failed + sum(dropped) + filtered + pending."""
@@ -130,6 +135,11 @@ class Ledger:
         if mine > 0:
             self._seen[ring] += mine
             self.dropped[reason] += mine
+
+    def fail(self, error: BaseException, count: int) -> None:
+        """Count `count` records that failed of `error`: by its name, unless there are too many names."""
+        name = type(error).__name__[:NAME]
+        self.failed[name if name in self.failed or len(self.failed) < NAMES else OTHERS] += count
 
     def write_off(self, reason: str, count: int) -> int:
         """Count `count` pending records, and those still in the rings, as dropped; return how many that were."""

@@ -338,8 +338,9 @@ class Life:
     def _ledger(self, lane: str, stats: LaneStats) -> Record:
         return stats.as_record(lane, sum(self._pump.heads()), self._wall_clock(), self._clock(), self.context)
 
-    def _destination(self, name: str, seq: int) -> None:
-        """Act on the first event for the destination `name`, which is event `seq`."""
+    def _destination(self, name: str, seq: int) -> bool:  # noqa: ARG002
+        """Act on an event for a destination `name` that is new, which is event `seq`; return whether a lane serves it now."""
+        return False
 
     def _close_elsewhere(self, heads: Sequence[int], timeout: float) -> dict[str, int]:
         assert self._elsewhere is not None

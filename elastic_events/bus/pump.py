@@ -26,6 +26,9 @@ FEW = 100
 #: Seconds to sleep between two looks: really, since a thread that lets go of the GIL and asks again at once has it again.
 BREATH = 0.001
 
+#: Names of channels that are known, at most, and characters of one.
+CHANNELS = 1024
+
 #: Share of a ring that may wait before the drain hastens.
 CALM = 0.25
 
@@ -176,7 +179,7 @@ class Pump:
         rings: Sequence[ReadableRing],
         context: Context,
         wall_clock: Callable[[], int] = time.time_ns,
-        on_channel: Callable[[str, int], object] = lambda _channel, _seq: None,
+        on_channel: Callable[[str, int], bool] = lambda _channel, _seq: False,
     ) -> None:
         self.cursors: list[Cursor] = [Cursor(ring) for ring in rings]
         self.context = context
@@ -184,8 +187,9 @@ class Pump:
         self._wall_clock = wall_clock
         pipe = getattr(rings[0], "pipe", None)  # a file that is read has none, and the host's clock
         self._monotonic: Callable[[], int] = pipe[3] if pipe else time.monotonic_ns
-        self._on_channel = on_channel
-        self._channels = {"null"}
+        self._on_channel = on_channel  # says whether the channel has a receiver of its own from now on
+        self._served = {"null"}
+        self._channels = {"null"}  # those, and others that were asked for
 
     def heads(self) -> list[int]:
         """Return the next sequence number of each ring."""
@@ -223,9 +227,8 @@ class Pump:
                     if other != index:
                         self.cursors[other].unread(younger, records[-1].monotonic_ns)
         for record in looks.get(0, ()):
-            if record.channel not in self._channels and len(self._channels) < 1024:
-                self._channels.add(record.channel)
-                self._on_channel(record.channel, record.seq)  # may add a receiver
+            if record.channel not in self._channels:
+                self._meet(record.channel, record.seq)
         self._hand_out(looks, list(receivers()), self.cursors)
         return sum(map(len, looks.values()))
 
@@ -242,6 +245,15 @@ class Pump:
             looks[index] = [record for record in found if record.seq not in cursor.late]
             one.lost += [("interrupted", seq, 1) for seq in one.late if seq not in cursor.late]
         self._hand_out(looks, [receiver], past)
+
+    def _meet(self, channel: str, seq: int) -> None:
+        """Ask for a channel; names made of data that nobody serves are forgotten again."""
+        if self._on_channel(channel, seq):  # which may add a receiver
+            self._served.add(channel)
+        if len(self._channels) >= CHANNELS:
+            self._channels = self._served.copy()
+        if len(channel) <= CHANNELS:
+            self._channels.add(channel)
 
     def _ends(self) -> Sequence[int]:
         """Return how far each ring may be read now."""

@@ -271,7 +271,7 @@ class Subscribing(Life):
         rings = zip(self._pump.heads(), self._begin, self._rings, strict=True)
         return [max(head - min(replay, ring.capacity), begin) for head, begin, ring in rings]
 
-    def _destination(self, name: str, seq: int) -> None:
+    def _destination(self, name: str, seq: int) -> bool:
         """Give torch's logging handler of the destination `name` a lane: event `seq` is the first for it."""
         from elastic_events.handlers import find, is_null
 
@@ -284,3 +284,5 @@ class Subscribing(Life):
             with self._subscribing:
                 lane = self._add(f"log:{name}", subscription, [seq, self._pump.heads()[1]])
             lane.is_new = False  # it begins with the event that the pump is about to hand out
+            return True
+        return False

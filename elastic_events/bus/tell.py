@@ -18,6 +18,9 @@ __all__ = ("Notices", "Told", "say", "shown")
 #: Seconds between two sentences of a kind about one lane, at least: a sink that comes and goes all the time.
 QUIET = 60.0
 
+#: Things of which each is said once, at most: names may be made of data.
+THINGS = 64
+
 #: Characters of a sentence: a server's answer may be a page.
 _LONGEST = 1000
 
@@ -33,7 +36,7 @@ class Told:
 
     def report(self, what: str, error: BaseException) -> None:
         """Say `what` failed and why, the first time."""
-        if what not in self._said:
+        if what not in self._said and len(self._said) < THINGS:
             self._said.add(what)
             self.say(f"{what}: {told(error)}")
 

@@ -23,6 +23,9 @@ __all__ = ("begin_checkpoints", "begin_errors", "loading", "saving")
 #: Loads before the first step that are taken for a restore. A script that loads more than these loads its data.
 LOADS = 64
 
+#: Files that this process has saved, which are remembered.
+SAVED = 4096
+
 _DISTRIBUTED = {"save": checkpoint, "async_save": checkpoint, "load": restore}
 
 
@@ -33,7 +36,7 @@ class _Open:
         self.distributed: dict[str, Any] = {}  # by torch's id of the call
         self.nested = 0  # saves within saves
         self.loads = 0
-        self.saved: set[str] = set()
+        self.saved: dict[str, None] = {}  # the last ones
 
 
 _open = _Open()
@@ -91,7 +94,9 @@ def _save_begins(file: Any) -> Any:
     path = _path(file)
     if path is None or _open.nested or _open.distributed:
         return None
-    _open.saved.add(path)
+    _open.saved[path] = None
+    if len(_open.saved) > SAVED:
+        del _open.saved[next(iter(_open.saved))]
     _open.nested += 1
     return checkpoint(_last_step(), observed=True, path=path).__enter__()
 

@@ -194,7 +194,9 @@ class Collector:
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
             if not runs(_process(part.name[1 : part.name.rindex(".ring")])) and not is_locked(part):
                 part.unlink(missing_ok=True)
-        for path in rings(self.directory):
+        present = list(rings(self.directory))
+        self._foreign &= {self.directory.name, *(path.name for path in present)}
+        for path in present:
             if path.name in self._files or path in self.skip:
                 continue
             try:

@@ -39,6 +39,9 @@ BUSY = 0.01
 #: Seconds that sinks have to write the rest before all are opened anew; what is left is read again.
 BEGIN_AGAIN = 0.5
 
+#: Things of which each is said once.
+COMPLAINTS = 256
+
 #: Seconds from one scan for new files and dead processes to the next.
 SCAN = 0.25
 
@@ -271,6 +274,8 @@ class Daemon:
     def _complain(self, what: str, sentence: str) -> None:
         """Say a sentence in the log and to the programs that are served; about the same `what` once, about "" each time."""
         if not what or what not in self._complaints:
+            if len(self._complaints) >= COMPLAINTS:  # most of them are of runs that are over
+                self._complaints.clear()
             self._complaints.add(what)
             safe = escape(without_login(sentence))  # it may repeat what a program named its run, or typed
             with contextlib.suppress(OSError):

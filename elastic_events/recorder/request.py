@@ -87,7 +87,10 @@ def read_requests(directory: Path, seen: dict[str, int]) -> tuple[dict[int, Requ
     """
     found: dict[int, Request] = {}
     wrong: list[str] = []
-    for path in sorted((directory / REQUESTS).glob("[!.]*.json")):
+    paths = sorted((directory / REQUESTS).glob("[!.]*.json"))
+    for name in seen.keys() - {path.name for path in paths}:
+        del seen[name]
+    for path in paths:
         try:
             changed = path.lstat().st_ctime_ns
             if seen.get(path.name) == changed:

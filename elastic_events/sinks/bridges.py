@@ -35,6 +35,10 @@ __all__ = ("MlflowSink", "Point", "TensorBoardSink", "WandbSink", "from_url")
 #: Step marks of a process that are kept: a point comes no later, even through a roll-up of a minute, at 500 steps a second.
 MARKS = 32_768
 
+#: Processes whose marks are kept, and curves without marks that are counted: those that were seen last.
+PROCESSES = 4096
+COUNTS = 65_536
+
 #: Seconds in which a tracking server takes a connection.
 LOOK = 5.0
 
@@ -286,7 +290,12 @@ class Steps:
         metadata = record.fields[2]
         step = metadata.get("step") if isinstance(metadata, dict) else None
         if isinstance(step, int):
-            self._marks.setdefault(record.context.process, deque(maxlen=MARKS)).append((record.monotonic_ns, step))
+            process = record.context.process
+            marks = self._marks.pop(process) if process in self._marks else deque(maxlen=MARKS)
+            self._marks[process] = marks  # now the newest
+            marks.append((record.monotonic_ns, step))
+            if len(self._marks) > PROCESSES:
+                del self._marks[next(iter(self._marks))]
 
     def _point(self, record: Record) -> Point | None:
         value = record.fields[0]
@@ -308,8 +317,10 @@ class Steps:
             place = bisect_right(marks, (record.monotonic_ns, math.inf))
             return marks[max(place - 1, 0)][1]
         key = (record.context.process, tag)
-        count = self._counts.get(key, 0)
+        count = self._counts.pop(key, 0)
         self._counts[key] = count + 1
+        if len(self._counts) > COUNTS:
+            del self._counts[next(iter(self._counts))]
         return count
 
 

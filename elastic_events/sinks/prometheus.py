@@ -190,6 +190,8 @@ class PrometheusSink:
         size = record.context.world_size
         if size is not None and record.time_ns >= self._worlds.get(key[0], (0, 0))[0]:
             self._worlds[key[0]] = (record.time_ns, size)
+            if len(self._worlds) > NAMES:
+                del self._worlds[min(self._worlds, key=self._worlds.__getitem__)]
 
     def _is_gone(self, run: str, rank: str | int) -> bool:
         """Whether the run goes on with fewer ranks, after a restart: one that is no more is neither quiet nor slow."""

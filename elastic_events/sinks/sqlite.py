@@ -39,6 +39,10 @@ from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, fro
 __all__ = ("SqlitePosition", "SqliteSink", "connect_to_read", "from_url", "is_sqlite", "read_sqlite")
 
 
+#: Contexts whose place in the file is remembered.
+CONTEXTS = 4096
+
+
 class SqliteSink(EncodingSink["_Rows"]):
     """Inserts records into a SQLite database, each kind into a table of its own. Idempotent by record id.
 
@@ -147,6 +151,8 @@ class SqliteSink(EncodingSink["_Rows"]):
         connection = self._connection
         assert connection is not None
         rows: dict[tuple[Kind, tuple[int, int]], list[Any]] = {}
+        if len(self._contexts) > CONTEXTS:
+            self._contexts = {}
         known = dict(self._contexts)
         try:
             connection.execute("BEGIN IMMEDIATE")

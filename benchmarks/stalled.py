@@ -38,7 +38,7 @@ class Stuck(NamedTuple):
 
 def run(quick: bool = False) -> list[Row]:
     """Measure each subject; rows have `subject`, `emitted`, `seconds`, `grown_mib`, `held`, `lost`, `told` or `absent`."""
-    points, patience = (5_000, 3.0) if quick else (50_000, 10.0)
+    points, patience = (20_000, 3.0) if quick else (50_000, 10.0)
     return [_fresh(name, points, patience) for name in SUBJECTS]
 
 

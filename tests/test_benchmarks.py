@@ -27,11 +27,11 @@ def test_a_quick_question_writes_json_and_markdown(tmp_path, monkeypatch):
 
 def test_a_stuck_sink_of_ours_loses_only_what_it_counts():
     """With its handler hung, our emitter gets through, and what is lost is told to the record."""
-    row = stalled._fresh("ours", 5_000, 10.0)
+    row = stalled._fresh("ours", 20_000, 10.0)
     assert not row["blocked"]
-    assert row["emitted"] == 5_000
+    assert row["emitted"] == 20_000
     assert row["told"] == f"counted: {row['lost']:,} overwritten"
-    assert row["held"] + row["lost"] == 5_000
+    assert row["held"] + row["lost"] == 20_000
 
 
 def test_an_absent_peer_is_named(tmp_path):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ def agent(place: Place, body: str, **env: str) -> "subprocess.CompletedProcess[s
     return place.run(AGENT + body, **JOB, **env)
 
 
-def held(place: Place) -> sqlite3.Connection:
-    """A lock on the database, by a writer that does not end."""
+@contextmanager
+def held(place: Place) -> Iterator[sqlite3.Connection]:
+    """A lock on the database, by a writer that ends with the block."""
     assert agent(place, "home.to.put_metric('first', 1)").returncode == 0
     connection = sqlite3.connect(place.database, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
-    return connection
+    with closing(connection):
+        yield connection
 
 
 @contextmanager
@@ -105,14 +107,13 @@ def test_a_sink_that_takes_its_time_gets_all_by_the_exit(place: Place) -> None:
 
 def test_a_sink_that_is_away_costs_the_exit_its_deadline(place: Place) -> None:
     """Then the exit says in one line what is undelivered and where it is, and the collector goes on with it."""
-    writer = held(place)
-    body = "points(10)\nbegan = time.monotonic()\nhome.close(0.5)\nprint(time.monotonic() - began)"
-    done = agent(place, body)
-    assert 0.5 <= float(done.stdout) < 5
-    (line,) = done.stderr.splitlines()
-    assert "10 records" in line
-    assert str(place.directories[0]) in line
-    writer.execute("ROLLBACK")
+    with held(place):
+        body = "points(10)\nbegan = time.monotonic()\nhome.close(0.5)\nprint(time.monotonic() - began)"
+        done = agent(place, body)
+        assert 0.5 <= float(done.stdout) < 5
+        (line,) = done.stderr.splitlines()
+        assert "10 records" in line
+        assert str(place.directories[0]) in line
     until(lambda: place.count() == 10)
     until(lambda: nothing_is_left(place))
 
@@ -161,16 +162,15 @@ def test_agents_of_a_run_share_directory_and_collector(place: Place) -> None:
 
 def test_the_next_start_goes_on_with_what_a_killed_agent_left(place: Place) -> None:
     """An agent that is killed with its collector leaves a directory: the next start of the run delivers what is in it."""
-    writer = held(place)
-    killed = place.start(AGENT + "points(7)\nprint('ready', flush=True)\nsys.stdin.readline()", **JOB)
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == "ready\n"
-    until(place.collectors)
-    for pid in (*place.supervisors(), killed.pid, *place.collectors()):
-        os.kill(pid, signal.SIGKILL)
-    killed.wait()
-    until(lambda: not place.collectors())
-    writer.execute("ROLLBACK")
+    with held(place):
+        killed = place.start(AGENT + "points(7)\nprint('ready', flush=True)\nsys.stdin.readline()", **JOB)
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "ready\n"
+        until(place.collectors)
+        for pid in (*place.supervisors(), killed.pid, *place.collectors()):
+            os.kill(pid, signal.SIGKILL)
+        killed.wait()
+        until(lambda: not place.collectors())
     assert len(place.directories) == 1
     assert agent(place, "points(3)").returncode == 0
     assert place.count() == 10

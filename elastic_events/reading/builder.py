@@ -16,7 +16,8 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.clocks import set_back
 from elastic_events.reading.job import Told, assemble
 from elastic_events.reading.once import Once
-from elastic_events.reading.speaker import DEATHS, NAMELESS, Speaker
+from elastic_events.reading.said import DEATHS, NAMELESS
+from elastic_events.reading.speaker import Speaker
 from elastic_events.reading.story import Story
 
 __all__ = ("Builder", "Facts", "build", "key_of")

@@ -16,7 +16,8 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.reading.builder import Builder, Facts
-from elastic_events.reading.speaker import DEATHS, Speaker
+from elastic_events.reading.said import DEATHS
+from elastic_events.reading.speaker import Speaker
 from elastic_events.reading.story import Process
 from elastic_events.sinks.sqlite import connect_to_read
 from elastic_events.sinks.sqlite_schema import ALL_CONTEXTS, SELECT, from_row

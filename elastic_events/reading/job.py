@@ -8,7 +8,8 @@ from elastic_events.reading.causes import OUTCOMES, conclude
 from elastic_events.reading.clocks import LOOK, Joined, offsets
 from elastic_events.reading.observed import number_observed
 from elastic_events.reading.ranks import Ranks, signal_name
-from elastic_events.reading.speaker import DEATHS, Said, Speaker, integer, later
+from elastic_events.reading.said import DEATHS, Said, integer, later
+from elastic_events.reading.speaker import Speaker
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
 __all__ = ("Told", "assemble")

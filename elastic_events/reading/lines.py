@@ -11,7 +11,7 @@ from elastic_events.bus.errors import InputError
 from elastic_events.reading.builder import Builder, Facts
 from elastic_events.reading.speaker import Speaker
 from elastic_events.sinks.jsonl_read import read_lines
-from elastic_events.sinks.stored import FIELDS
+from elastic_events.sinks.stored import FIELDS, Head
 
 __all__ = ("scan_lines",)
 
@@ -25,15 +25,9 @@ _MANY = 16_384
 _MISSING = msgspec.Raw(b"null")
 
 
-class _Row(msgspec.Struct, gc=False):
+class _Row(Head, gc=False):
     """A stored line, without what no story needs."""
 
-    kind: str
-    seq: int
-    time_ns: int
-    monotonic_ns: int
-    name: str
-    channel: str | None
     context: msgspec.Raw
     source: Any = None
     metadata: msgspec.Raw = _MISSING

@@ -10,7 +10,7 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.answer import Answer
 from elastic_events.reading.costs import Cost, Repeated, costs, repeated
 from elastic_events.reading.faults import fault_of
-from elastic_events.reading.speaker import ENDS
+from elastic_events.reading.said import ENDS
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 from elastic_events.reading.stuck import Stuck, stuck
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from elastic_events.reading.speaker import integer
+from elastic_events.reading.said import integer
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
 __all__ = ("Death", "Ranks", "signal_name")

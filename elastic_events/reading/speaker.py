@@ -5,88 +5,34 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from elastic_events.bus.context import Context
 from elastic_events.reading.clocks import JUMP
 from elastic_events.reading.observed import Observed, script_first
 from elastic_events.reading.once import Once
+from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, Said, later, whole
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("DEATHS", "ENDS", "FACTS", "NAMELESS", "SPANS", "Said", "Speaker", "integer", "later", "whole")
-
-#: The id of a run that nobody gave one: torchrun's default, and ours.
-NAMELESS = "none"
-
-#: What this package's launchers and agents say; everything else that an agent records is not read.
-FACTS = frozenset(
-    {
-        *("job.started", "job.succeeded", "job.failed", "agent.left", "attempt.started", "attempt.ended"),
-        *("worker.started", "worker.succeeded", "worker.failed", "worker.stacks", "worker.died"),
-        *("agent.died", "rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed"),
-    }
-)
-
-#: What a collector says of a dead process, in the name of that process: not a sign of its life.
-DEATHS = frozenset({"worker.died", "agent.died"})
-
-#: What a worker says of its own end, and how many of these are kept.
-ENDS = frozenset({"worker.exception", "thread.exception", "worker.exit"})
-_ENDS = 16
+__all__ = ("Speaker",)
 
 #: Facts that only an agent's own story has: with one of these, torch's raw stream of the same process is not needed.
 _OWN = frozenset({"job.started", "attempt.started", "worker.started"})
 
-#: Event of a mark that may last longer than a record -> what it marks, and whether it begins it.
-SPANS = {
-    f"{what}.{edge}": (what, edge == "started") for what in ("checkpoint", "restore") for edge in ("started", "ended")
-}
+#: Words of its own end that are kept of one worker.
+_ENDS = 16
+
 #: What most processes have none of.
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 _TORCH = "torchelastic.worker.status."
-_INT64 = range(-(2**63), 2**63)
 _NEVER = 2**63 - 1
 _LOW, _HIGH = -(2**63), 2**63 - 1
 
 #: Jumps of one process's wall clock that are kept: with more, it is not the clock.
 _JUMPS = 64
-
-
-class Said(NamedTuple):
-    """One fact that an agent told."""
-
-    time_ns: int
-    name: str
-    facts: Mapping[str, Any]
-
-
-def later(said: Said, by_ns: int) -> Said:
-    """Return a fact with its times so much later: its own, and that of a death which it tells."""
-    if not by_ns:
-        return said
-    times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(said.facts.get(name))) is not None}
-    facts = {**said.facts, **{name: time + by_ns for name, time in times.items()}} if times else said.facts
-    return Said(said.time_ns + by_ns, said.name, facts)
-
-
-def integer(value: Any) -> int | None:
-    """Return `value` if it is an integer that a file can hold, else None: metadata is whatever somebody recorded."""
-    return value if type(value) is int and value in _INT64 else None
-
-
-def whole(value: Any) -> int | None:
-    """Return the whole number that `value` is or reads as, 11, 11.0 or "11", else None."""
-    if type(value) is str:
-        try:
-            value = int(value)
-        except ValueError:
-            return None
-    elif type(value) is float and value.is_integer():
-        value = int(value)
-    return integer(int(value) if type(value) is bool else value)
 
 
 def _called(what: str, facts: Mapping[str, Any]) -> Any:

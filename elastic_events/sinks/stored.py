@@ -27,6 +27,7 @@ from elastic_events.bus.record import RINGS, Kind, Record
 __all__ = (
     "FIELDS",
     "Damaged",
+    "Head",
     "NothingYet",
     "Place",
     "Reading",
@@ -96,8 +97,8 @@ class Reading(Iterator[Record], Generic[Position]):
         self._records.close()
 
 
-class _Line(msgspec.Struct):
-    """The stored object, its keys in this order; UNSET ones are left out."""
+class Head(msgspec.Struct):
+    """What every stored object has beside its kind's own fields, and its context."""
 
     kind: str
     seq: int
@@ -105,6 +106,11 @@ class _Line(msgspec.Struct):
     monotonic_ns: int
     name: str
     channel: str | None
+
+
+class _Line(Head):
+    """The stored object as it is read; what its kind does not have is UNSET."""
+
     context: Context
     id: str = ""
     source: Any = UNSET

@@ -18,7 +18,7 @@ from elastic_events.reading.buckets import Goodput
 from elastic_events.reading.compare import Diff
 from elastic_events.reading.overview import Summary
 from elastic_events.reading.rows import Timeline
-from elastic_events.reading.speaker import FACTS, SPANS
+from elastic_events.reading.said import FACTS, SPANS
 from elastic_events.reading.stragglers import Slow
 from tests.programs import environment
 from tests.reading.runs import Run, two_attempts

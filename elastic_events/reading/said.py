@@ -1,0 +1,65 @@
+"""The words in which processes tell of a job, and one fact that was told."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ("DEATHS", "ENDS", "FACTS", "NAMELESS", "SPANS", "Said", "integer", "later", "whole")
+
+#: The id of a run that nobody gave one: torchrun's default, and ours.
+NAMELESS = "none"
+
+#: What this package's launchers and agents say; everything else that an agent records is not read.
+FACTS = frozenset(
+    {
+        *("job.started", "job.succeeded", "job.failed", "agent.left", "attempt.started", "attempt.ended"),
+        *("worker.started", "worker.succeeded", "worker.failed", "worker.stacks", "worker.died"),
+        *("agent.died", "rendezvous.completed", "rendezvous.failed", "rendezvous.unparsed"),
+    }
+)
+
+#: What a collector says of a dead process, in the name of that process: not a sign of its life.
+DEATHS = frozenset({"worker.died", "agent.died"})
+
+#: What a worker says of its own end.
+ENDS = frozenset({"worker.exception", "thread.exception", "worker.exit"})
+
+#: Event of a mark that may last longer than a record -> what it marks, and whether it begins it.
+SPANS = {
+    f"{what}.{edge}": (what, edge == "started") for what in ("checkpoint", "restore") for edge in ("started", "ended")
+}
+
+_INT64 = range(-(2**63), 2**63)
+
+
+class Said(NamedTuple):
+    """One fact that an agent told."""
+
+    time_ns: int
+    name: str
+    facts: Mapping[str, Any]
+
+
+def later(said: Said, by_ns: int) -> Said:
+    """Return a fact with its times so much later: its own, and that of a death which it tells."""
+    if not by_ns:
+        return said
+    times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(said.facts.get(name))) is not None}
+    facts = {**said.facts, **{name: time + by_ns for name, time in times.items()}} if times else said.facts
+    return Said(said.time_ns + by_ns, said.name, facts)
+
+
+def integer(value: Any) -> int | None:
+    """Return `value` if it is an integer that a file can hold, else None: metadata is whatever somebody recorded."""
+    return value if type(value) is int and value in _INT64 else None
+
+
+def whole(value: Any) -> int | None:
+    """Return the whole number that `value` is or reads as, 11, 11.0 or "11", else None."""
+    if type(value) is str:
+        try:
+            value = int(value)
+        except ValueError:
+            return None
+    elif type(value) is float and value.is_integer():
+        value = int(value)
+    return integer(int(value) if type(value) is bool else value)

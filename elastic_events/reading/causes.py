@@ -128,8 +128,13 @@ def _outcome(story: Story, voters: Iterable[Node]) -> str:
 
 
 def _unread(attempt: Attempt) -> int:
-    """Return how many nodes an attempt had of which no agent's record was read."""
-    return max(0, (attempt.group_size or 0) - len(attempt.nodes)) if attempt.nodes else 0
+    """Return how many nodes an attempt had of which no agent's record was read; 1 where there is but one rank missing."""
+    if not attempt.nodes:
+        return 0
+    if attempt.group_size:
+        return max(0, attempt.group_size - len(attempt.nodes))
+    ranks = {worker.rank for worker in attempt.workers}
+    return int(len(ranks) < (attempt.world_size or 0))
 
 
 def _joint(attempt: Attempt, top: int) -> str:
@@ -138,7 +143,9 @@ def _joint(attempt: Attempt, top: int) -> str:
     voters = [node for node in attempt.nodes if node not in attempt.gone or node.gone == "failed" or node in silent]
     voters = voters if len(voters) > len(silent) else attempt.nodes
     said = {attempt.ends[node][1] for node in voters if node in attempt.ends}
-    if "failed" in said:
+    # Who fell silent after it had told the end may have gone on, and its records were lost.
+    told = {attempt.ends[node][1] for node in attempt.gone if node.gone == "silent" and node in attempt.ends}
+    if "failed" in said | told:
         return "failed"
     if not voters or _unread(attempt) or any(node not in attempt.ends for node in voters):
         return "unknown"
@@ -202,6 +209,7 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
             for node in attempt.gone
         )
     own = [worker for worker in failed if not worker.consequence]
+    perhaps = [worker for worker in failed if worker.consequence]  # the node may as well have gone after it
     # Which of its own was first an agent knows, but for those that it found dead in one look; without its word, any of them.
     knowing = {worker.node: _latest(worker) for worker in failed if worker.first}
     candidates = [
@@ -219,11 +227,13 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
         between = 0 if worker.node is first.node else _between(first.host, worker.host, errors)
         return _latest(first) + between <= _earliest(worker)
 
-    suspects = [first, *(worker for worker in candidates if worker is not first and not after(worker))]
+    suspects = [first, *(w for w in (*candidates, *perhaps) if w is not first and not after(w))]
     if len(suspects) == 1 and not _open(attempt, first, errors):
         attempt.first_failure = first
     else:
         attempt.suspects = sorted(suspects, key=lambda worker: (worker.signal is None, worker.ended_ns or 0))
+        for worker in suspects:
+            worker.consequence = False
         return
     for worker in own:
         worker.consequence = worker is not first and worker.signal not in _OWN

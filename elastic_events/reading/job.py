@@ -284,6 +284,7 @@ def _settle(attempt: Attempt) -> None:
     """Order an attempt's workers, and take its times from its processes where no agent gave any."""
     attempt.workers.sort(key=lambda worker: (worker.rank is None, worker.rank or 0))
     processes = [worker.process for worker in attempt.workers if worker.process is not None]
+    attempt.world_size = attempt.world_size or next((p.context.world_size for p in processes), None)
     if attempt.started_ns is None:
         attempt.started_ns = min((process.first_ns for process in processes), default=None)
         if attempt.ended_ns is None:

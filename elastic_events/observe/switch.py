@@ -67,7 +67,8 @@ def observed() -> set[str]:
 
 def is_worker(argv: Sequence[str]) -> bool:
     """Whether this process trains: no launcher, and no child of `multiprocessing`, such as a DataLoader's."""
-    if multiprocessing.parent_process() is not None:
+    # What a spawned child runs is unpickled, which may import torch, before it is known to be a child, and of which rank.
+    if multiprocessing.parent_process() is not None or hasattr(multiprocessing.current_process(), "_inheriting"):
         return False
     program = os.path.basename(argv[1]) if len(argv) > 1 else ""
     return "RANK" in os.environ or not (program == "torchrun" or any(word in _LAUNCHERS for word in argv[1:4]))

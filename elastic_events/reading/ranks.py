@@ -95,11 +95,15 @@ class Ranks:
         return True
 
     def _named(self, process: Process) -> Worker | None:
-        """Return the worker with the process's pid; of several, as pids are used again, the last that had begun."""
+        """Return the worker with the process's pid; of several, as pids are used again, the last that had begun.
+
+        A process that began to record before its launcher gave it a rank says none.
+        """
+        rank = process.context.rank
         known = [
             worker
             for worker in self._told.get((process.context.host, process.context.pid), ())
-            if worker.process is None and worker.rank in (process.context.rank, None)
+            if worker.process is None and (None in (worker.rank, rank) or worker.rank == rank)
         ]
         begun = [worker for worker in known if worker.started_ns is None or worker.started_ns <= process.last_ns]
         return begun[-1] if begun else known[-1] if known else None

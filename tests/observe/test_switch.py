@@ -1,7 +1,9 @@
 """What asks for the observer, and what it costs where nobody does."""
 
+import multiprocessing
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,20 @@ def test_launchers_are_not_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_worker([sys.executable, "train.py"])
     monkeypatch.setenv("RANK", "0")
     assert is_worker([sys.executable, "-m", "torch.distributed.run"])  # a rank that launches something has said enough
+
+
+def test_a_child_that_is_being_made_is_not_observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a spawned child imports as its function is unpickled finds no worker yet: it has no rank, or is a loader's."""
+    monkeypatch.setenv("RANK", "0")
+    (tmp_path / "asks.py").write_text(
+        "import sys\nfrom elastic_events.observe.switch import is_worker\n"
+        "found = is_worker(sys.orig_argv)\ndef end(): sys.exit(int(found))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    child = multiprocessing.get_context("spawn").Process(target=import_module("asks").end)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_the_front_door_costs_less_than_a_millisecond(tmp_path: Path) -> None:

@@ -46,6 +46,16 @@ def test_children_are_no_ranks(agent: str) -> None:
     assert (answer.ranks, answer.children, answer.attempts[0].first_failure) == (2, 4, None)
 
 
+def test_a_rank_that_began_to_record_before_it_had_one() -> None:
+    """What the agent started is the rank, also where its records name none, as of a function that torch spawned."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(2))
+    for rank in range(2):
+        run.steps(process(None, 100 + rank, 800), range(3), 2, 1)
+    story = told(run)
+    assert [(w.rank, w.process and w.process.context.pid) for w in story.workers()] == [(0, 100), (1, 101)]
+
+
 def test_a_child_alone_is_no_rank() -> None:
     """Where the process that the agent started recorded nothing, a child of it is not taken for it."""
     run = Run()

@@ -133,8 +133,8 @@ def _unread(attempt: Attempt) -> int:
         return 0
     if attempt.group_size:
         return max(0, attempt.group_size - len(attempt.nodes))
-    ranks = {worker.rank for worker in attempt.workers}
-    return int(len(ranks) < (attempt.world_size or 0))
+    ranks = {worker.rank for worker in attempt.workers if worker.rank is not None}
+    return int(len(ranks) < max(attempt.world_size or 0, *(rank + 1 for rank in ranks), 0))
 
 
 def _joint(attempt: Attempt, top: int) -> str:

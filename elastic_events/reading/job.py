@@ -285,6 +285,8 @@ def _settle(attempt: Attempt) -> None:
     attempt.workers.sort(key=lambda worker: (worker.rank is None, worker.rank or 0))
     processes = [worker.process for worker in attempt.workers if worker.process is not None]
     attempt.world_size = attempt.world_size or next((p.context.world_size for p in processes), None)
+    if attempt.world_size:  # torch's own stream tells that of the role
+        attempt.world_size = max(attempt.world_size, *(w.rank + 1 for w in attempt.workers if w.rank is not None), 0)
     if attempt.started_ns is None:
         attempt.started_ns = min((process.first_ns for process in processes), default=None)
         if attempt.ended_ns is None:

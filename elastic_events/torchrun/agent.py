@@ -138,7 +138,7 @@ class _Seen:
         for worker in group.workers:
             detail = {
                 "local_rank": worker.local_rank,
-                "role_world_size": worker.role_world_size,
+                "world_size": worker.world_size,  # of all roles, which torch's own event does not say
                 "group_world_size": group.group_world_size,
             }
             seen.append(({**about, "global_rank": worker.global_rank, "worker_id": worker.id}, detail))

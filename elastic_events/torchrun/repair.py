@@ -122,9 +122,13 @@ class Repair:
     def started(self, seen: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()) -> list[Fact]:
         """All workers of an attempt have been started. Without this call the next record says so.
 
-        `seen` is what torch's START events would say, metadata and what is packed in it: an older torch has none (2.4).
+        `seen` is what torch's START events would say, metadata and what is packed in it: an older torch has none (2.4). No
+        torch tells there how many ranks there are of all roles.
         """
+        seen = list(seen)
         early = [fact for start in ([] if self._torch_tells else seen) for fact in self._starts(*start)]
+        for _, detail in seen:
+            self._start["world_size"] = detail.get("world_size", self._start.get("world_size"))
         return early + self._begin_attempt()
 
     def _begin_attempt(self) -> list[Fact]:
@@ -186,7 +190,7 @@ class Repair:
         self._starting[local_rank] = worker
         self._start = {
             "round": self._joined.get("round"),
-            "world_size": detail.get("role_world_size"),
+            "world_size": detail.get("world_size", detail.get("role_world_size")),
             "group_rank": metadata.get("group_rank"),
             "group_world_size": detail.get("group_world_size"),
             "restarts": metadata.get("agent_restarts") or 0,

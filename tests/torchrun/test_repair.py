@@ -87,6 +87,16 @@ def start(repair: Repair, ranks: int, restarts: int = 0) -> list[Fact]:
     return facts + repair.started()
 
 
+def test_roles_are_parts_of_the_world() -> None:
+    """The number of ranks is that of all roles, which the agent knows; torch's events tell that of the agent's own role."""
+    repair = Repair()
+    inner = json.dumps({"group_world_size": 2, "local_rank": [0], "role_world_size": [1]})
+    repair.event(*status("START", "WORKER", global_rank=0, worker_id="7", metadata=inner, agent_restarts=0))
+    seen = [({"global_rank": 0, "worker_id": 7}, {"local_rank": 0, "world_size": 3, "group_world_size": 2})]
+    attempt, _ = repair.started(seen)
+    assert attempt.metadata["world_size"] == 3
+
+
 def test_starts_that_torch_does_not_tell() -> None:
     """Where torch has no START events the agent's own view gives the attempt; where it has, they are told once."""
     about = {"group_rank": 0, "agent_restarts": 0}

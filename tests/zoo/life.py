@@ -111,9 +111,13 @@ class Me:
 
     @contextmanager
     def step(self, number: Any, seconds: float = 0.05, *, alone: bool = False, **marks: Any) -> Iterator[None]:
-        """A step, which ends when all ranks are through with it, unless each is `alone`."""
+        """A step, which ends when all ranks are through with it, unless each is `alone`.
+
+        The truth is written before and behind each mark: on a machine that is busy with other work the two are apart.
+        """
         import elastic_events
 
+        self.tell("to step", number=number)
         with elastic_events.step(number, **marks):
             self.tell("step", number=number)
             yield
@@ -121,6 +125,7 @@ class Me:
             if not alone:
                 self.meet(f"step {number} {marks}")
             self.tell("stepped", number=number)
+        self.tell("left step", number=number)
 
     def train(self, first: int, last: int, seconds: float = 0.05, **marks: Any) -> None:
         """Do the steps from the first to the one before the last."""
@@ -133,12 +138,14 @@ class Me:
         """Write a checkpoint that holds up all."""
         import elastic_events
 
+        self.tell("to save")
         with elastic_events.checkpoint(number):
             self.tell("save")
             yield
             time.sleep(seconds)
             self.meet(f"checkpoint {number}")
             self.tell("saved")
+        self.tell("left save")
 
     def stick(self) -> NoReturn:
         """Hang."""

@@ -8,11 +8,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Self
 
 from tests.collector.programs import processes, until
@@ -82,15 +83,33 @@ class Play:
         self.ahead: dict[int, float] = {}  # node -> how many seconds its clock is to be ahead
         self._programs: list[subprocess.Popen[str]] = []
         self._endpoint = f"localhost:{free_port()}"
+        self._lag = 0.0
+        self._over = Event()
+        self._watch = Thread(target=self._look, name="lag")
 
     def __enter__(self) -> Self:
+        self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
         for program in [*(agent.process for agent in self.agents), *self._programs]:
             program.kill()
             program.wait()
         self.kill_workers(None)
+
+    @property
+    def sharp(self) -> float:
+        """Seconds by which the time of a death may be wrong: who looks for it is not always let run at once."""
+        return 0.2 + 5 * self._lag
+
+    def _look(self) -> None:
+        """Look ten times a second, as an agent does, and note by how much it comes late on this machine."""
+        while not self._over.is_set():
+            due = time.monotonic() + 0.1
+            self._over.wait(0.1)
+            self._lag = max(self._lag, time.monotonic() - due)
 
     # --- processes ---
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.zoo.life import TRUTH
 
-__all__ = ("Attempt", "Fact", "Truth", "Worker", "facts")
+__all__ = ("Attempt", "Fact", "Span", "Truth", "Worker", "facts")
 
 Fact = dict[str, Any]
 
@@ -20,6 +20,17 @@ def facts(folder: Path) -> list[Fact]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines]
+
+
+@dataclass
+class Span:
+    """A step or a save. Its mark was begun between the first two times and ended between the last two; 0: it was not."""
+
+    number: Any
+    before: int
+    begun: int = 0
+    ended: int = 0
+    behind: int = 0
 
 
 @dataclass
@@ -38,21 +49,18 @@ class Worker:
     done: bool = False
     word: str = ""  #: the last thing that it said
     hangs: bool = False
-    steps: list[tuple[Any, int, int]] = field(default_factory=list)  #: number, begin, end; 0: not finished
-    saves: list[tuple[int, int]] = field(default_factory=list)
+    spans: dict[str, list[Span]] = field(default_factory=lambda: {"step": [], "save": []})
 
     def take(self, fact: Fact) -> None:
         """Take one fact."""
         what, t = fact["what"], fact["t"]
-        if what == "step":
-            self.steps.append((fact["number"], t, 0))
-        elif what == "stepped":
-            at = max(at for at, step in enumerate(self.steps) if step[0] == fact["number"] and not step[2])
-            self.steps[at] = (*self.steps[at][:2], t)
-        elif what == "save":
-            self.saves.append((t, 0))
-        elif what == "saved":
-            self.saves[-1] = (self.saves[-1][0], t)
+        if what in _EDGES:
+            kind, edge = _EDGES[what]
+            number, spans = fact.get("number"), self.spans[kind]
+            if edge == "before" or (edge == "begun" and (not spans or spans[-1].begun)):
+                spans.append(Span(number, t))
+            if edge != "before":
+                setattr(next(s for s in reversed(spans) if s.number == number and not getattr(s, edge)), edge, t)
         elif what == "dies":
             self.died, self.cause = t, fact["cause"]
         elif what == "word":
@@ -62,9 +70,19 @@ class Worker:
             setattr(self, name, True)
 
     @property
+    def steps(self) -> list[Span]:
+        """The steps that it began."""
+        return [step for step in self.spans["step"] if step.begun]
+
+    @property
+    def saves(self) -> list[Span]:
+        """The checkpoints that it began."""
+        return [save for save in self.spans["save"] if save.begun]
+
+    @property
     def last_step(self) -> int | None:
         """The number of the last step that it finished."""
-        return next((number for number, _, end in reversed(self.steps) if end), None)
+        return next((step.number for step in reversed(self.steps) if step.ended), None)
 
 
 @dataclass
@@ -108,31 +126,51 @@ class Truth:
         """Return the last finished step of each rank, in the last attempt that it was part of."""
         return {rank: worker.last_step for attempt in self.attempts for rank, worker in attempt.workers.items()}
 
-    def seconds(self, bucket: str) -> float:
-        """Return how long it was `productive`, `checkpoint` or `lost`, by painting milliseconds."""
+    def seconds(self, bucket: str) -> tuple[float, float]:
+        """Return how long it was `productive`, `checkpoint` or `lost`: at least and at most, by painting milliseconds."""
+        least, most = sorted(self._painted(bucket, outer) for outer in (False, True))
+        return least, most
+
+    def _painted(self, bucket: str, outer: bool) -> float:
         painted: dict[int, str] = {}
-        for name, start, end in self._spans():
+        for name, start, end in self._spans(outer):
             for at in range(start // 1_000_000, end // 1_000_000):
                 if _ABOVE.index(name) <= _ABOVE.index(painted.get(at, "lost")):
                     painted[at] = name
         return sum(name == bucket for name in painted.values()) / 1000
 
-    def _spans(self) -> Iterator[tuple[str, int, int]]:
+    def _spans(self, outer: bool) -> Iterator[tuple[str, int, int]]:
         later: list[int] = []  # the numbers with which later attempts begin
         for attempt in reversed(self.attempts):
             workers = attempt.workers.values()
-            finished = {number for w in workers for number, _, end in w.steps if end}
+            finished = {step.number for w in workers for step in w.steps if step.ended}
             first = attempt.first
             for worker in workers:
-                for number, begin, end in worker.steps:
-                    again = any(number >= begun for begun in later)
-                    if end:
-                        yield ("lost" if again else "productive"), begin, end
-                    elif number not in finished and first is not None and first.died:
-                        yield "lost", begin, first.died
-                yield from (("checkpoint", begin, end) for begin, end in worker.saves if end)
-            begun = [number for w in workers for number, _, _ in w.steps]
+                for step in worker.steps:
+                    again = any(step.number >= begun for begun in later)
+                    if step.ended:
+                        yield ("lost" if again else "productive"), *_times(step, outer)
+                    elif step.number not in finished and first is not None and first.died:
+                        yield "lost", _times(step, outer)[0], first.died
+                yield from (("checkpoint", *_times(save, outer)) for save in worker.saves if save.ended)
+            begun = [step.number for w in workers for step in w.steps]
             later += [min(begun)] if begun else []
 
+
+def _times(span: Span, outer: bool) -> tuple[int, int]:
+    return (span.before, span.behind or span.ended) if outer else (span.begun, span.ended)
+
+
+#: What is written -> a step's or a save's, and which of its times.
+_EDGES = {
+    "to step": ("step", "before"),
+    "step": ("step", "begun"),
+    "stepped": ("step", "ended"),
+    "left step": ("step", "behind"),
+    "to save": ("save", "before"),
+    "save": ("save", "begun"),
+    "saved": ("save", "ended"),
+    "left save": ("save", "behind"),
+}
 
 _ABOVE = ("checkpoint", "productive", "lost")

@@ -40,6 +40,7 @@ def conclude(story: Story, ranks: Ranks) -> None:
     for attempt in story.attempts:
         attempt.gone = [node for node in attempt.nodes if node.gone and last[node] == attempt.number]
         _end(attempt, ranks, alive + _FRESH)
+        _stop(attempt, last)
         attempt.outcome = _joint(attempt, top)
         _order(attempt, errors)
     story.restarts = _restarts(story)
@@ -192,7 +193,15 @@ def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
             worker.ended_ns = process.last_ns if process is not None else node.last_ns or attempt.ended_ns
         else:
             worker.ended_ns = attempt.ended_ns
-        if node in attempt.gone and node is not None and node.signal and worker.signal == node.signal:
+
+
+def _stop(attempt: Attempt, last: Mapping[Node, int]) -> None:
+    """Take what died of the signal that stopped its agent for a victim, whoever sent it: a batch system signals all."""
+    for worker in attempt.workers:
+        node = worker.node
+        if node is None or not node.signal or worker.signal != node.signal:
+            continue
+        if node in attempt.gone or (node.outcome == "failed" and last[node] == attempt.number):
             worker.victim, worker.first = True, False
 
 

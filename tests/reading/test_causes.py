@@ -292,3 +292,19 @@ def test_deaths_that_one_agent_saw_in_one_look_are_not_put_in_order() -> None:
         (attempt,) = told(run).attempts
         assert (attempt.first_failure and attempt.first_failure.rank) == first
         assert [worker.rank for worker in attempt.suspects] == ([1, 0] if first is None else [])
+
+
+def test_a_signal_to_all_of_a_job() -> None:
+    """Workers that got the signal that stopped their agent, before it could stop them, are no failures of their own."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.start(1, agent, 0, range(2))
+    for rank in range(2):
+        run.tell(5.1, run.worker(rank), "worker.died", pid=100 + rank, host="a", signal="SIGTERM")
+    run.tell(5.2, agent, "attempt.ended", attempt=0, outcome="stopped")
+    run.tell(5.3, agent, "job.failed", reason="SignalException", signal="SIGTERM")
+    answer = summary(told(run))
+    (attempt,) = answer.attempts
+    assert (answer.outcome, attempt.outcome, attempt.failed, attempt.victims) == ("failed", "stopped", 0, 2)
+    assert (attempt.first_failure, attempt.suspects) == (None, [])

@@ -42,6 +42,7 @@ class Me:
         self.world = int(own.get("WORLD_SIZE", "1")) if world is None else world
         self.local = int(own.get("LOCAL_RANK", self.rank))
         self.node = int(own.get("ZOO_NODE", "0"))
+        self.variant = own.get("ZOO_KIND", "").partition("-")[2]
         self.restart = int(own.get("TORCHELASTIC_RESTART_COUNT", "0"))
         #: What the workers of one attempt have in common, on all nodes: the port is drawn anew for each.
         self.life = f"{own.get('MASTER_PORT', 'one')}-{self.world}"

@@ -76,7 +76,7 @@ class Play:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
-        self.kind = kind
+        self.kind, _, self.variant = kind.partition("-")
         self.agents: list[Agent] = []
         self.sources: list[str] = []
         self.hosts: dict[int, str] = {}  # node -> the host that its records are to name
@@ -145,7 +145,7 @@ class Play:
             "TMPDIR": str(temporary),
             "PYTHONPATH": ROOT,
             "ZOO_NODE": str(node),
-            "ZOO_KIND": self.kind,
+            "ZOO_KIND": f"{self.kind}-{self.variant}",
             "ZOO_FOLDER": str(self.folder),
             # A port of each round's own: what tells the attempts apart.
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",

@@ -1,4 +1,4 @@
-"""A worker of a kind: `worker.py KIND FOLDER` does what the kind's `work` says."""
+"""A worker of a kind: `worker.py KIND FOLDER` does what the kind's `work` says; a variant stands in the environment."""
 
 import sys
 from importlib import import_module

@@ -1,7 +1,9 @@
-"""The agent gets a SIGTERM, as from a batch system; it stops its workers."""
+"""The agent gets a SIGTERM, as from a batch system, and stops its workers; or they get one at the same time."""
 
 from tests.zoo.life import Me
 from tests.zoo.play import Play, Said
+
+VARIANTS = ("agent", "all")
 
 
 def work(me: Me) -> None:
@@ -16,5 +18,7 @@ def play(job: Play) -> Said:
     agent = job.agent()
     job.until("ready", 2)
     agent.signal("SIGTERM")
+    if job.variant == "all":
+        job.signal_workers("SIGTERM")
     assert agent.wait() != 0
     return Said("failed", ["stopped"], unchecked=frozenset({"lost"}))

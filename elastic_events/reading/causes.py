@@ -37,7 +37,9 @@ def conclude(story: Story, ranks: Ranks) -> None:
     alive = max((process.last_ns for process in story.processes), default=0)
     errors = {host: _error(offset) for host, offset in story.offsets.items()}
     errors[story.reference] = 0
+    sized = any(attempt.world_size or attempt.group_size for attempt in story.attempts)
     for attempt in story.attempts:
+        attempt.unread = _unread(attempt, sized)
         attempt.gone = [node for node in attempt.nodes if node.gone and last[node] == attempt.number]
         _end(attempt, ranks, alive + _FRESH)
         _stop(attempt, last)
@@ -45,7 +47,7 @@ def conclude(story: Story, ranks: Ranks) -> None:
         _order(attempt, errors)
     story.restarts = _restarts(story)
     story.membership_changes = sum(_changed(before, after) for before, after in pairwise(story.attempts))
-    story.unread = _unread(story.attempts[-1]) if story.attempts else 0
+    story.unread = story.attempts[-1].unread if story.attempts else 0
     voters = _voters(story)
     story.outcome = _outcome(story, voters)
     decided = [node for node in voters if node.outcome == "failed"] if story.outcome == "failed" else []
@@ -128,12 +130,18 @@ def _outcome(story: Story, voters: Iterable[Node]) -> str:
 # --- attempts ---
 
 
-def _unread(attempt: Attempt) -> int:
-    """Return how many nodes an attempt had of which no agent's record was read; 1 where there is but one rank missing."""
+def _unread(attempt: Attempt, sized: bool) -> int:
+    """Return how many nodes an attempt had of which no agent's record was read, at least.
+
+    1 where a rank is missing, or where nobody says how many there were, but of other attempts somebody does: its start was
+    lost.
+    """
     if not attempt.nodes:
         return 0
     if attempt.group_size:
         return max(0, attempt.group_size - len(attempt.nodes))
+    if sized and not attempt.world_size:
+        return 1
     ranks = {worker.rank for worker in attempt.workers if worker.rank is not None}
     return int(len(ranks) < max(attempt.world_size or 0, *(rank + 1 for rank in ranks), 0))
 
@@ -148,7 +156,7 @@ def _joint(attempt: Attempt, top: int) -> str:
     told = {attempt.ends[node][1] for node in attempt.gone if node.gone == "silent" and node in attempt.ends}
     if "failed" in said | told:
         return "failed"
-    if not voters or _unread(attempt) or any(node not in attempt.ends for node in voters):
+    if not voters or attempt.unread or any(node not in attempt.ends for node in voters):
         return "unknown"
     outcome = min(said, key=OUTCOMES.index)
     if outcome == "membership" and any(node.gone == "silent" and node not in attempt.ends for node in attempt.gone):
@@ -211,11 +219,12 @@ def _stop(attempt: Attempt, last: Mapping[Node, int]) -> None:
 def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
     """Tell which worker failed first by itself, and which only since another, or a whole node, was gone."""
     failed = [worker for worker in attempt.workers if worker.outcome == "failed" and not worker.victim]
+    stopped = [node for node, (_, outcome) in attempt.ends.items() if outcome in ("stopped", "left")]
     for worker in failed:
         worker.consequence = worker.signal not in _OWN and any(
             node is not worker.node
             and _latest(worker) + _between(worker.host, node.host, errors) >= _alive(attempt, node)
-            for node in attempt.gone
+            for node in (*attempt.gone, *stopped)
         )
     own = [worker for worker in failed if not worker.consequence]
     perhaps = [worker for worker in failed if worker.consequence]  # the node may as well have gone after it
@@ -250,7 +259,7 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
 
 def _open(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -> bool:
     """Whether a worker of which the records do not tell the end may have failed before `first`."""
-    if _unread(attempt):
+    if attempt.unread:
         return True
     workers: dict[Node | None, list[Worker]] = {}
     for worker in attempt.workers:
@@ -274,8 +283,8 @@ def _open(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -> bool:
 
 
 def _alive(attempt: Attempt, node: Node) -> int:
-    """Return until when a node had surely not gone: its last sign; of one that left, which tells of it later, its workers'."""
-    if node.gone != "left":
+    """Return until when a node had surely not gone: its last sign; of one that was stopped, and tells it later, its workers'."""
+    if node.gone in ("silent", "died", "failed"):
         return node.last_ns
     workers = [worker for worker in attempt.workers if worker.node is node]
     signs = [worker.process.last_ns for worker in workers if worker.process is not None]
@@ -301,8 +310,7 @@ def _latest(worker: Worker) -> int:
 
 def _earliest(worker: Worker) -> int:
     """Return when a worker was alive for sure: at its death where that is known, or at the look before, or its last record."""
+    last = worker.process.last_ns if worker.process is not None and not worker.process.mute else worker.started_ns or 0
     if worker.alive_ns is not None:
-        return max(worker.alive_ns, worker.process.last_ns if worker.process is not None else 0)
-    if worker.died_ns is not None:
-        return worker.died_ns
-    return worker.process.last_ns if worker.process is not None else worker.started_ns or 0
+        return max(worker.alive_ns, last)
+    return worker.died_ns if worker.died_ns is not None else last

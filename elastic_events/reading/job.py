@@ -66,6 +66,7 @@ class _Agent:
         self.latest: Attempt | None = None
         self.workers: dict[Attempt, _Named] = {}
         self.rendezvous: list[Rendezvous] = []  # of the attempt to come
+        self.began = False  # it said so: else it may be older than its first record
 
 
 class _Named(NamedTuple):
@@ -121,7 +122,8 @@ class _Job:
                     continue
         self.story.gathering = [rendezvous for agent in agents for rendezvous in agent.rendezvous]
 
-    def job_started(self, _agent: _Agent, time_ns: int, _facts: Mapping[str, Any]) -> None:
+    def job_started(self, agent: _Agent, time_ns: int, _facts: Mapping[str, Any]) -> None:
+        agent.began = True
         self.began.append(time_ns)
 
     def job_ended(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any], outcome: str) -> None:
@@ -161,15 +163,18 @@ class _Job:
         agent.rendezvous = []
         agent.attempts[own] = agent.latest = attempt
 
-    def _shared(self, agent: _Agent, time_ns: int | None, number: int | None, size: int | None) -> Attempt | None:
+    def _shared(
+        self, agent: _Agent, time_ns: int | None, number: int | None, size: int | None, own: int | None = None
+    ) -> Attempt | None:
         """Return the attempt of other agents that this one is part of: that of its round, else the one that starts now.
 
-        Without `time_ns` it is not known when this agent's part of it started.
+        Without `time_ns` it is not known when this agent's part of it started; `own` is the number that it gives it.
         """
         began = min([agent.node.first_ns, *(rendezvous.start_ns for rendezvous in agent.rendezvous)])
         for attempt in reversed(self.story.attempts):
             over = self._alive[attempt] + _TOGETHER if attempt.ended_ns is None else attempt.ended_ns
-            if attempt is agent.latest or began > over:
+            late = began > over and (agent.began or own != attempt.number)
+            if attempt is agent.latest or late:
                 return None  # the same number again: a job that began anew
             if number is not None and attempt.round is not None:
                 if number == attempt.round:
@@ -192,7 +197,7 @@ class _Job:
         if known is not None:
             return known
         gathered = [rendezvous.round for rendezvous in agent.rendezvous if rendezvous.completed]
-        attempt = self._shared(agent, None, gathered[-1] if gathered else None, None)
+        attempt = self._shared(agent, None, gathered[-1] if gathered else None, None, own)
         if attempt is None:
             attempt = Attempt(len(self.story.attempts))
             self.story.attempts.append(attempt)

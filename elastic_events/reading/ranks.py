@@ -66,7 +66,9 @@ class Ranks:
         for group in groups.values():
             group.sort(key=_age)
             if not self._started(group):
-                rest.append(group)
+                # Of which attempt a process was that left no word of its own, a death that was noticed later does not tell.
+                rest.append([process for process in group if not (process.mute and story.attempts)])
+        rest = list(filter(None, rest))
         ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
         for attempt in story.attempts:
             for worker in attempt.workers:
@@ -115,6 +117,8 @@ class _Places:
     def __init__(self, story: Story) -> None:
         self.story = story
         self.spare: dict[tuple[int, int], Attempt] = {}  # attempts of a job without an agent, by restart and life
+        self.told = list(story.attempts)
+        self.untold: dict[int, Attempt] = {}  # attempts whose agents' records were lost, by how many are over before
         self.hosts: dict[str, Node] = {node.host: node for node in story.nodes}
 
     def give(self, group: list[Process], ranked: Mapping[int | None, list[tuple[Attempt, Worker]]]) -> None:
@@ -135,7 +139,7 @@ class _Places:
         free = [
             (attempt, worker)
             for attempt, worker in workers
-            if worker.process is None and worker.rank is not None and (attempt.started_ns or 0) <= process.last_ns
+            if worker.process is None and worker.rank is not None and _may_be_of(attempt, process)
         ]
         same = [worker for attempt, worker in free if attempt.number == process.context.restart]
         return same[0] if same else free[-1][1] if free else None
@@ -156,14 +160,32 @@ class _Places:
 
     def _attempt(self, restart: tuple[int, int], process: Process) -> Attempt:
         """Return the attempt of a process that no agent spoke of: where agents told attempts, the one of its time."""
-        if self.story.attempts and not self.spare:
-            begun = [a for a in self.story.attempts if a.started_ns is not None and a.started_ns <= process.last_ns]
-            return (begun or self.story.attempts[:1])[-1]
+        if self.told:
+            possible = [attempt for attempt in self.told if _may_be_of(attempt, process)]
+            begun = [attempt for attempt in possible if attempt.started_ns is not None]
+            if possible:
+                return (begun or possible)[-1]
+            return self._untold(process)
         attempt = self.spare.get(restart)
         if attempt is None:
             attempt = self.spare[restart] = Attempt(len(self.spare))
             self.story.attempts.append(attempt)
         return attempt
+
+    def _untold(self, process: Process) -> Attempt:
+        """Return the attempt that a process was in of which no agent's record is left."""
+        over = sum(any(end < process.first_ns for end, _ in attempt.ends.values()) for attempt in self.told)
+        attempt = self.untold.get(over)
+        if attempt is None:
+            attempt = self.untold[over] = Attempt(len(self.story.attempts))
+            self.story.attempts.append(attempt)
+        return attempt
+
+
+def _may_be_of(attempt: Attempt, process: Process) -> bool:
+    """Whether a process can have been in an attempt: this had begun, and was not over on its host before it recorded."""
+    ends = [end for node, (end, _) in attempt.ends.items() if node.host == process.context.host]
+    return (attempt.started_ns or 0) <= process.last_ns and (not ends or max(ends) >= process.first_ns)
 
 
 def _lives(group: list[Process]) -> Iterable[tuple[Process, list[Process]]]:

@@ -273,8 +273,17 @@ class Speaker:
             self.seen(min(steps[1]))
         marks = (script_first(self._spans or ()), *steps, names, self._errors or _NOTHING, self._epochs)
         process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last or (), observed)
+        process.mute = self._mute()
         _block(process)
         return process
+
+    def _mute(self) -> bool:
+        """Whether all that came is a word on its death; whatever else came was at another time, or is among the facts."""
+        facts = self._facts or ()
+        marks = self._starts or self._spans or self._observed or self._said_last or self._derived
+        if not facts or marks or not all(said.name in DEATHS for said in facts):
+            return False
+        return self._first_ns == self._last_ns == facts[0].time_ns
 
     def said(self) -> list[Said]:
         """Return what this process said as an agent; empty for a worker."""

@@ -48,6 +48,7 @@ class Process:
     #: What it said of its own end, in order: event and facts. The script may have caught it, and gone on.
     said: Sequence[tuple[str, Mapping[str, Any]]] = ()
     observed: bool = False  #: its steps were observed: they are numbered from 0 on in each process
+    mute: bool = False  #: nothing is left of it but another's word on its death: its times are that word's
 
     @property
     def first_step_ns(self) -> int | None:
@@ -162,6 +163,7 @@ class Attempt:
     first_failure: Worker | None = None
     suspects: list[Worker] = field(default_factory=list)  #: where that is not told: those that may have been first
     gone: list[Node] = field(default_factory=list)  #: nodes whose last one it was, while others remained
+    unread: int = 0  #: nodes of which no record was read, at least
 
     @property
     def first_step_ns(self) -> int | None:

@@ -98,6 +98,11 @@ class Attempt:
         return min((w for w in self.workers.values() if w.died), key=lambda w: w.died or 0, default=None)
 
     @property
+    def breaks(self) -> int:
+        """How many broke since a peer was gone; each of them fails, or its agent ends it just before that."""
+        return sum(w.breaks and not w.victim for w in self.workers.values())
+
+    @property
     def victims(self) -> set[int]:
         """Ranks that an agent ended."""
         return {w.rank for w in self.workers.values() if w.victim and not w.died}

@@ -1,0 +1,170 @@
+"""Stories that the generator found, with what single lost records had made of them: what they said is unknown now."""
+
+from elastic_events.reading.builder import build
+from elastic_events.reading.story import Story
+from tests.reading.runs import START, Run
+
+
+class Lossy(Run):
+    """A run whose records are written out one by one: what is not written is lost."""
+
+    ahead = 0.0  #: seconds, of the clock of host b
+
+    def agent_of(self, at: float, host: str, name: str, **facts: object) -> None:
+        """Record what the agent of a host says."""
+        ahead = self.ahead if host == "b" else 0.0
+        died = {"died_ns": START + round((facts.pop("died") + ahead) * 1e9)} if "died" in facts else {}  # type: ignore[operator]
+        self.tell(at + ahead, self.agent(host), name, **facts, **died)
+
+    def started(self, at: float, host: str, number: int, nodes: int, *ranks: int, **facts: object) -> None:
+        """Record an attempt and its workers, whose pids are 100, ten times the attempt, and the rank."""
+        self.agent_of(at, host, "attempt.started", attempt=number, round=number, group_world_size=nodes, **facts)
+        self.workers(at, host, number, *ranks)
+
+    def workers(self, at: float, host: str, number: int, *ranks: int) -> None:
+        """Record the workers of an attempt."""
+        for rank in ranks:
+            pid = 100 + 10 * number + rank
+            self.agent_of(at, host, "worker.started", attempt=number, rank=rank, local_rank=0, pid=pid)
+
+    def died(self, at: float, host: str, number: int, rank: int, died: float, **facts: object) -> None:
+        """Record a worker's failure, which its agent tells at `at`."""
+        about = {"attempt": number, "rank": rank, "pid": 100 + 10 * number + rank, "first": True, "victim": False}
+        self.agent_of(at, host, "worker.failed", died=died, **{**about, **facts})
+
+    def ended(self, at: float, host: str, number: int, outcome: str) -> None:
+        """Record the end of an attempt on a host."""
+        self.agent_of(at, host, "attempt.ended", attempt=number, outcome=outcome)
+
+    def told(self) -> Story:
+        """The one story of these records."""
+        (story,) = build(self.records)
+        return story
+
+
+def two_nodes(ahead: float = 0.0) -> Lossy:
+    """Two nodes of a rank each, in their first attempt."""
+    run = Lossy()
+    run.ahead = ahead
+    for rank, host in enumerate("ab"):
+        run.agent_of(0, host, "job.started")
+        about = {"round": 0, "world_size": 2, "rank": rank, "duration_ms": 500.0}
+        run.agent_of(1, host, "rendezvous.completed", **about)
+        run.started(1, host, 0, 2, rank, world_size=2)
+    return run
+
+
+def test_a_node_may_have_gone_after_what_failed_on_another() -> None:
+    """A crash within the error of the clocks before a node fell silent may be the first, or follow from that: unknown."""
+    run = two_nodes(ahead=60)
+    run.died(5.4, "a", 0, 0, 5.2, signal="SIGABRT")
+    run.ended(5.5, "a", 0, "failed")
+    run.agent_of(6, "a", "job.failed", reason="workers failed")
+    run.died(5.3, "b", 0, 1, 5.25, exit_code=1)  # and its job.failed is lost, so that b is silent
+    (attempt,) = run.told().attempts
+    assert attempt.first_failure is None
+    assert {worker.rank for worker in attempt.suspects} == {0, 1}
+
+
+def test_a_stop_is_a_cause_although_nobody_is_known_to_have_gone_on() -> None:
+    """Who broke after a node had been stopped is not the first, also where the records end before anybody goes on."""
+    run = two_nodes()
+    run.died(5.4, "a", 0, 0, 5.2, signal="SIGTERM", first=False, victim=True)
+    run.ended(5.4, "a", 0, "stopped")
+    run.agent_of(5.5, "a", "job.failed", reason="SignalException", signal="SIGTERM")
+    run.died(9.4, "b", 0, 1, 5.3, exit_code=1)
+    (attempt,) = run.told().attempts
+    assert (attempt.first_failure, attempt.suspects) == (None, [])
+
+
+def test_a_node_that_told_a_failure_and_then_fell_silent() -> None:
+    """An attempt that one node calls failed has failed, also where no more was read of it and the others saw members change."""
+    run = two_nodes()
+    run.died(5.4, "a", 0, 0, 5.2, signal="SIGABRT")
+    run.ended(5.5, "a", 0, "failed")
+    run.ended(5.5, "b", 0, "membership")
+    run.agent_of(8, "b", "rendezvous.completed", round=1, world_size=2, rank=1, duration_ms=500.0)
+    run.started(8, "b", 1, 2, 1, world_size=2)
+    run.died(12, "b", 1, 1, 11.5, signal="SIGABRT")
+    run.ended(12, "b", 1, "failed")
+    run.agent_of(15, "b", "job.failed", reason="workers failed")
+    assert [attempt.outcome for attempt in run.told().attempts] == ["failed", "failed"]
+
+
+def test_where_rank_1_was_there_was_a_rank_0() -> None:
+    """With the start of an attempt lost, a rank that is missing shows that not all nodes were read."""
+    run = Lossy()
+    run.agent_of(0, "b", "job.started")
+    run.workers(1, "b", 0, 1)
+    run.died(5, "b", 0, 1, 4.5, exit_code=1)
+    run.ended(5, "b", 0, "failed")
+    (attempt,) = run.told().attempts
+    assert (attempt.first_failure, attempt.unread) == (None, 1)
+
+
+def test_a_clock_that_nothing_compares_does_not_make_an_attempt_the_last() -> None:
+    """What became of one node, all of whose rendezvous are lost, is not what became of the job, whatever its clock says."""
+    run = Lossy()
+    run.agent_of(0, "a", "job.started")
+    run.started(1, "a", 0, 1, 0, world_size=1)
+    run.ended(9, "a", 0, "succeeded")
+    run.agent_of(9, "a", "job.succeeded")
+    run.ahead = 60
+    run.agent_of(0, "b", "job.started")
+    run.workers(1, "b", 0, 1)
+    run.died(5.4, "b", 0, 1, 5.2, signal="SIGTERM", first=False, victim=True)
+    run.ended(5.4, "b", 0, "stopped")
+    run.agent_of(5.5, "b", "job.failed", reason="SignalException", signal="SIGTERM")
+    assert run.told().outcome == "unknown"
+
+
+def test_a_word_on_a_death_is_no_sign_of_life() -> None:
+    """A process of which only its death was recorded may have died long before that was noticed: nobody else is the first."""
+    run = two_nodes()
+    run.tell(5.3, run.worker(1, 0, "b", 101), "worker.died", pid=101, host="b", rank=1)
+    run.died(5.6, "a", 0, 0, 5.2, exit_code=1)
+    run.ended(5.7, "a", 0, "failed")
+    (attempt,) = run.told().attempts
+    assert attempt.first_failure is None
+    assert [worker.rank for worker in attempt.suspects] == [0]
+
+
+def test_a_process_is_not_of_an_attempt_that_was_over() -> None:
+    """Where the start of an attempt and of its workers is lost, its processes are not taken for those of the one before."""
+    run = Lossy()
+    run.agent_of(0, "a", "job.started")
+    run.started(1, "a", 0, 1, 0, world_size=1)
+    run.ended(5, "a", 0, "failed")
+    run.agent_of(8, "a", "rendezvous.completed", round=1, world_size=1, rank=0, duration_ms=500.0)
+    run.steps(run.worker(0, 1, "a", 110), range(3), 9, 0.5)
+    run.tell(11, run.worker(0, 1, "a", 110), "worker.died", pid=110, host="a", rank=0)
+    run.ended(11, "a", 1, "failed")
+    run.started(14, "a", 2, 1, 0, world_size=1)
+    run.tell(19, run.worker(0, 2, "a", 120), "worker.died", pid=120, host="a", rank=0)
+    run.ended(19, "a", 2, "succeeded")
+    told = [{worker.pid for worker in attempt.workers} for attempt in run.told().attempts]
+    assert sorted(map(sorted, told)) == [[100], [110], [120]]  # type: ignore[type-var]
+
+
+def test_an_attempt_of_which_no_agent_s_record_is_left() -> None:
+    """Steps after the end of an attempt, and before the next began, are of one that nobody told of."""
+    run = Lossy()
+    run.started(1, "a", 0, 1, 0, world_size=1)
+    run.ended(5, "a", 0, "failed")
+    run.steps(run.worker(0, 1, "a", 110), range(3), 9, 0.5)
+    run.started(14, "a", 2, 1, 0, world_size=1)
+    told = [(attempt.outcome, {worker.pid for worker in attempt.workers}) for attempt in run.told().attempts]
+    assert told == [("failed", {100}), ("unknown", {110}), ("unknown", {120})]
+
+
+def test_an_agent_whose_first_record_is_late_is_no_other_job() -> None:
+    """An agent of which only the last words are left was in the attempt of its own number, as what it lost says nothing else."""
+    run = Lossy()
+    run.agent_of(0, "b", "job.started")
+    run.agent_of(1, "b", "rendezvous.completed", round=0, world_size=2, rank=1, duration_ms=500.0)
+    run.started(1, "b", 0, 2, 1, world_size=2)
+    run.ended(5, "b", 0, "failed")
+    run.died(5.1, "a", 0, 0, 4.9, exit_code=1)
+    run.agent_of(5.4, "a", "job.failed", reason="workers failed")
+    (attempt,) = run.told().attempts
+    assert [node.host for node in attempt.nodes] == ["b", "a"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from elastic_events.reading.speaker import integer
+from elastic_events.reading.said import integer
 from elastic_events.reading.story import Attempt, Story, Worker
 from elastic_events.reading.words import seconds, spans
 

@@ -1,7 +1,8 @@
 """Bytes of memory that records take while they wait: a limit in encoded bytes let fifty times as much through."""
 
+from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter
 from sys import getsizeof
 from typing import Any
@@ -18,8 +19,14 @@ _RECORD = 512
 #: Bytes of a character, at most: one beyond the first 65,536 of Unicode makes all those of its text as wide.
 _CHARACTER = 4
 
+#: Bytes of a key and its value beside their characters, at most.
+_ENTRY = 128
+
+#: Encoded bytes up to which an event is weighed by these: of a long text, or many keys, they would say too much.
+_SHORT = 384
+
 _FLAT = frozenset({str, int, float, bool, type(None)})
-_FIELDS, _SIZE = attrgetter("fields"), attrgetter("size")
+_FIELDS, _SIZE, _MEMORY = attrgetter("fields"), attrgetter("size"), attrgetter("memory")
 
 
 def weigh(records: Sequence[Record]) -> int:
@@ -27,13 +34,36 @@ def weigh(records: Sequence[Record]) -> int:
     if records and records[0].kind == "metric" and _are_flat(chain.from_iterable(map(_FIELDS, records))):
         encoded: int = sum(map(_SIZE, records))  # at once, since they are many
         return _RECORD * len(records) + _CHARACTER * encoded
+    known = list(map(_MEMORY, records))
+    if all(known):
+        return sum(known)
+    if records[0].kind == "event" and (flat := _weigh_flat(records)):
+        return flat
     return sum(map(_weight, records))
+
+
+def _weigh_flat(records: Sequence[Record]) -> int:
+    """Return and note what short events take whose metadata hold texts and numbers, at once; 0 where others are among them."""
+    try:
+        sources, timestamps, metadata = zip(*map(_FIELDS, records), strict=True)
+        are_flat = _are_flat(chain(sources, timestamps, chain.from_iterable(map(dict.values, metadata))))
+    except (TypeError, ValueError):  # not the fields of an event
+        return 0
+    sizes = list(map(_SIZE, records))
+    if are_flat and max(sizes) <= _SHORT:
+        encoded = zip(map(getsizeof, metadata), map(len, metadata), sizes, strict=True)
+        weights = [_RECORD + own + _ENTRY * entries + _CHARACTER * size for own, entries, size in encoded]
+        deque(map(force_setattr, records, repeat("memory"), weights), maxlen=0)
+        return sum(weights)
+    return 0
 
 
 def _weight(record: Record) -> int:
     """Return what one takes; it is known from then on, to the other lanes, too."""
     if record.kind == "metric" and _are_flat(record.fields):
         return _RECORD + _CHARACTER * record.size
+    if not record.memory and record.kind == "event":
+        _weigh_flat([record])
     if not record.memory:
         names = getsizeof(record.name) + getsizeof(record.channel)
         force_setattr(record, "memory", _RECORD + names + _content(record.fields))

@@ -32,7 +32,7 @@ from elastic_events.sinks.sqlite_schema import (
     from_row,
     insert,
     prepare,
-    to_row,
+    to_values,
 )
 from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json, to_json
 
@@ -109,7 +109,7 @@ class SqliteSink(EncodingSink["_Rows"]):
     def encode(self, records: Sequence[Record]) -> "_Rows":
         """Return the rows of `records`."""
         groups = groupby(records, attrgetter("kind", "context"))
-        return _Rows(records, [(*key, list(chain.from_iterable(map(to_row, group)))) for key, group in groups])
+        return _Rows(records, [(*key, to_values(list(group))) for key, group in groups])
 
     def write_encoded(self, parts: Sequence["_Rows"]) -> None:
         """Insert the rows that are not there yet, in one transaction."""

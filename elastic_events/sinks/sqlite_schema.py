@@ -1,9 +1,12 @@
 """The tables of a SQLite file, their rows, and who may write them."""
 
+import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +17,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.files import check_path, open_private, refusal
-from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
+from elastic_events.sinks.stored import FIELDS, are_strict_events, from_json, strict_json, to_json
 
 __all__ = (
     "ALL_CONTEXTS",
@@ -29,6 +32,7 @@ __all__ = (
     "insertion",
     "prepare",
     "to_row",
+    "to_values",
 )
 
 #: What `PRAGMA user_version` says; a file with a higher one is refused.
@@ -162,6 +166,49 @@ def find_context(connection: sqlite3.Connection, context: Context) -> tuple[int,
     return origin, number
 
 
+def to_values(records: Sequence[Record]) -> list[Any]:
+    """Return the values of the rows of `records`, of one kind, one row behind the other; by columns where they allow it."""
+    columns = list(zip(*map(_PARTS, records), strict=True))
+    kind = records[0].kind
+    *head, names, channels, fields, recovered = columns
+    payload: Iterable[Iterable[Any]] | None = None
+    if kind == "metric":
+        payload = _metric_columns(fields)
+    elif kind == "event":
+        payload = _event_columns(fields)
+    if payload is None or not (_TEXT.issuperset(map(type, names)) and _TEXT.issuperset(map(type, channels))):
+        return list(chain.from_iterable(map(to_row, records)))
+    return list(chain.from_iterable(zip(*head, names, channels, *payload, recovered, repeat(None))))
+
+
+def _metric_columns(fields: Sequence[Sequence[Any]]) -> Iterable[Iterable[Any]] | None:
+    """Return the columns of metrics whose values a column gives back as they were; None for others."""
+    values = list(chain.from_iterable(fields))
+    if len(values) != len(fields) or not _NUMBERS.issuperset(map(type, values)):
+        return None
+    try:
+        finite = math.isfinite(sum(values))
+    except OverflowError:
+        return None
+    return (values,) if finite and min(values) >= -(2**63) and max(values) < 2**63 else None
+
+
+def _event_columns(fields: Sequence[Sequence[Any]]) -> Iterable[Iterable[Any]] | None:
+    """Return the columns of events whose fields strict JSON, and a column, give back as they were; None for others."""
+    if not are_strict_events(fields):
+        return None
+    sources, timestamps, metadata = zip(*fields, strict=True)
+    if not (_INTEGERS.issuperset(map(type, timestamps)) and max(timestamps) < 2**63):
+        return None
+    if not _TEXT.issuperset(map(type, sources)):
+        return None
+    try:
+        lines = _encoder.encode_lines(metadata).decode()
+    except ValueError:  # a lone surrogate
+        return None
+    return sources, timestamps, lines.split("\n")[:-1]  # JSON escapes those in a text
+
+
 def to_row(record: Record) -> tuple[Any, ...]:
     """Return the row of a record in its kind's table, but for origin and context."""
     if type(record.name) is not str or type(record.channel) not in (str, type(None)):
@@ -187,6 +234,11 @@ def to_row(record: Record) -> tuple[Any, ...]:
     exact = None if fits else to_json(record).decode()
     head = (record.seq, record.time_ns, record.monotonic_ns, record.name, record.channel)
     return (*head, *payload, record.recovered, exact)
+
+
+_PARTS = attrgetter("seq", "time_ns", "monotonic_ns", "name", "channel", "fields", "recovered")
+_TEXT, _INTEGERS, _NUMBERS = frozenset({str}), frozenset({int}), frozenset({int, float})
+_encoder = msgspec.json.Encoder()
 
 
 def _fits(value: Any) -> bool:

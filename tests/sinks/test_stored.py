@@ -16,6 +16,7 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import to_records
 from elastic_events.bus.record import Record
 from elastic_events.sinks import stored
+from elastic_events.sinks.sqlite_schema import to_row, to_values
 from elastic_events.sinks.stored import from_json, strict_json, to_json, to_lines
 from tests.sinks.factory import event, ledger, metric, rdzv
 from tests.streams import STREAMS, load, same, values
@@ -259,6 +260,45 @@ def test_metrics_are_encoded_many_at_once_as_one_by_one(fields: tuple[Any, ...])
     value = json.loads(to_json(other))["value"]
     if len(fields) == 1 and type(fields[0]) is int:
         assert value == (fields[0] if -(2**63) <= fields[0] < 2**64 else plain(fields[0]))
+
+
+#: Fields of events that the short ways take or must leave to the long ones.
+EVENTS = (
+    ("WORKER", 0, {"step": 3, "loss": 0.5, "role": "x", "ok": True, "none": None}),
+    ("WORKER", 0, {"step": "three", "loss": math.nan, "role": 2, "ok": -math.inf, "none": 2**64 - 1}),
+    ("WORKER", 0, {"step": 2**64, "loss": 1e308}),
+    ("AGENT", 2**63, {"deep": {"a": [1, {}]}, "line": "a\nb\u2028c"}),
+    ("AGENT", 5, {1: "a", "1": "b"}),
+    ("AGENT", 5, {"surrogate": "\ud800"}),
+    ("AGENT", -(2**70), {}),
+    (None, 0.5, {}),
+    ("AGENT", 5, None),
+    ("AGENT",),
+    (["a"], {"t": 1}, [1]),
+)
+
+
+def events_of_all_shapes() -> list[list[Record]]:
+    """Return batches of them: each alone, beside a plain one, and twice."""
+    one = Record("event", 1, 2, 3, "e", "null", EVENTS[0], Context())
+    batches = []
+    for number, fields in enumerate(EVENTS):
+        other = msgspec.structs.replace(one, seq=number + 2, fields=fields)
+        batches += [[other], [one, other], [other, other, one]]
+    return [*batches, [one, msgspec.structs.replace(one, name=7)], [one, msgspec.structs.replace(one, recovered=True)]]
+
+
+@pytest.mark.parametrize("batch", events_of_all_shapes(), ids=lambda batch: f"{batch[0].fields!a:.40}")
+def test_events_are_encoded_many_at_once_as_one_by_one(batch: list[Record]) -> None:
+    """The short way for events gives what the long way gives, line by line and for SQLite's columns."""
+    assert to_lines(batch) == b"".join(stored._line(record) + b"\n" for record in batch)
+    try:
+        rows = [value for record in batch for value in to_row(record)]
+    except (TypeError, ValueError) as error:  # what the sink leaves to the stored form
+        with pytest.raises(type(error)):
+            to_values(batch)
+    else:
+        assert repr(to_values(batch)) == repr(rows)
 
 
 def test_what_rings_hold_is_encoded_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

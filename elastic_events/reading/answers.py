@@ -72,7 +72,8 @@ def as_json(answer: Summary | Timeline | Goodput | Slow | Diff) -> bytes:
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """Return the JSON Schema, 2020-12, of an answer: of `summary`, `timeline`, `goodput`, `slow` or `diff`.
+    """Return the JSON Schema, 2020-12, of an answer: of `summary`, `timeline`, `goodput`, `slow` or `diff`;
+    of `events`, those that a job records.
 
     Within a version fields are only ever added. A field that goes, or means something else, makes a new version.
     """

@@ -12,6 +12,7 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.builder import build
 from elastic_events.reading.source import read_records
 from elastic_events.reading.story import Process
+from tests.catalogue import check
 from tests.observe.jobs import HERE, needs_observer
 from tests.torchrun.jobs import TIMEOUT, environment
 
@@ -46,6 +47,9 @@ def run(folder: Path, *arguments: str, script: Path = HERE / "loops.py", **env: 
     )
     assert done.returncode == 0, done.stderr
     records = list(read_records(directory))
+    for record in records:
+        if record.kind == "event":
+            check(record.name, record.fields[-1])
     (story,) = build(records)
     (process,) = story.processes
     return Run(int(done.stdout.splitlines()[-1]), records, process)

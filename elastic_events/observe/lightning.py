@@ -8,7 +8,7 @@ Where the environment asks to observe, each `Trainer` gets one by itself, by Lig
 import sys
 from collections.abc import Collection
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elastic_events.observe.marks import Marks
 
@@ -16,10 +16,14 @@ __all__ = ("ElasticCallback",)
 
 # Either of its two packages: callbacks of one do for the other.
 _PACKAGE = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning.pytorch"
-_Callback: Any = import_module(f"{_PACKAGE}.callbacks").Callback
+if TYPE_CHECKING:  # a checker may not have them
+
+    class _Callback: ...
+else:
+    _Callback = import_module(f"{_PACKAGE}.callbacks").Callback
 
 
-class ElasticCallback(_Callback):  # type: ignore[misc]
+class ElasticCallback(_Callback):
     """Marks what a Trainer does, by the methods that Lightning calls. Of several, the first one does."""
 
     def __init__(self, parts: Collection[str] = ("steps", "checkpoints")) -> None:

@@ -3,7 +3,7 @@
 trainer = transformers.Trainer(..., callbacks=[ElasticCallback()])
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback
 
@@ -15,7 +15,14 @@ __all__ = ("ElasticCallback",)
 _marks = Marks()
 
 
-class ElasticCallback(TrainerCallback):  # type: ignore[misc]
+if TYPE_CHECKING:  # a checker may not have the package
+
+    class _Callback: ...
+else:
+    _Callback = TrainerCallback
+
+
+class ElasticCallback(_Callback):
     """Marks what a Trainer does, by the methods that Transformers calls."""
 
     def __init__(self) -> None:

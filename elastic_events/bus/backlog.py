@@ -1,16 +1,17 @@
 """What a lane still has to deliver: bounded in records and bytes, events apart from metrics; in memory, then on disk."""
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate, chain, groupby, islice, takewhile
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Literal, NamedTuple, Protocol
 
+from elastic_events.bus.queued import Queue
 from elastic_events.bus.record import Record
 from elastic_events.bus.weight import weigh
 
-__all__ = ("Backlog", "Found", "Overflow", "Queue", "Spooled", "Spooling")
+__all__ = ("Backlog", "Found", "Overflow", "Spooled", "Spooling")
 
 Overflow = Literal["drop_oldest", "drop_newest"]
 
@@ -21,66 +22,6 @@ class Found(NamedTuple):
     records: int = 0  #: that wait to be delivered
     lost: int = 0  #: that were in it, and are damaged or gone
     unknown: int = 0  #: places where records are gone, and nothing says how many
-
-
-class Queue:
-    """Records in order, and beside each its entry number; two deques, which grow and shrink by many at a time."""
-
-    __slots__ = ("bytes", "entries", "records")
-
-    def __init__(self) -> None:
-        self.records: deque[Record] = deque()
-        self.entries: deque[int] = deque()
-        self.bytes: int = 0
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @property
-    def first(self) -> int | None:
-        """Entry number of the first record."""
-        return self.entries[0] if self.entries else None
-
-    def before(self, mark: int) -> int:
-        """Return how many records have entry numbers below `mark`."""
-        return sum(1 for _ in takewhile(lambda entry: entry < mark, self.entries))
-
-    def append(self, records: Sequence[Record], entries: Sequence[int], weight: int) -> None:
-        """Put `records`, which take `weight` bytes of memory, at the end."""
-        self.records.extend(records)
-        self.entries.extend(entries)
-        self.bytes += weight
-
-    def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], list[int]]:
-        """Remove the first records: up to `most`, no more than `bytes_` encoded, with entry numbers below `before`."""
-        number = min(most, len(self.records))
-        if before < math.inf:
-            number = sum(1 for entry in takewhile(lambda entry: entry < before, islice(self.entries, number)))
-        if self.bytes > bytes_:
-            sizes = accumulate(record.size for record in islice(self.records, number))
-            number = sum(1 for size in takewhile(lambda size: size <= bytes_, sizes))
-        if number == len(self.records):
-            records, entries = list(self.records), list(self.entries)
-            self.records.clear()
-            self.entries.clear()
-            self.bytes = 0
-            return records, entries
-        records = [self.records.popleft() for _ in range(number)]
-        entries = [self.entries.popleft() for _ in range(number)]
-        self.bytes -= weigh(records)
-        return records, entries
-
-    def untake(self, records: Sequence[Record], entries: Sequence[int]) -> None:
-        """Put what was taken at the front again."""
-        self.records.extendleft(reversed(records))
-        self.entries.extendleft(reversed(entries))
-        self.bytes += weigh(records)
-
-    def drop(self, *, newest: bool) -> None:
-        """Remove one record."""
-        record = self.records.pop() if newest else self.records.popleft()
-        self.entries.pop() if newest else self.entries.popleft()
-        self.bytes -= weigh([record])
 
 
 class Spooled(Protocol):
@@ -181,7 +122,7 @@ class Backlog:
     @property
     def safe_from(self) -> int:
         """Entry number of the first record that is in memory only, in flight or not: all before it outlive this process."""
-        firsts = [queue.entries[0] for queue in self._memory if queue]
+        firsts = [queue.first for queue in self._memory if queue.first is not None]
         firsts += [part.entries[0] for part in self._in_flight if part.queue in self._memory]
         return min(firsts, default=self.entered)
 
@@ -213,6 +154,10 @@ class Backlog:
         spooling = self.spool is not None
         for kind, run in _runs(records):
             queue, weight = self._metrics if kind == "metric" else self._events, weigh(run)
+            over = len(queue) + len(run) - self.records
+            if not spooling and self.overflow == "drop_oldest" and 0 < over <= len(queue):  # all at once
+                queue.take(over)
+                self._lost["backlog"] += over
             if spooling or (len(queue) + len(run) <= self.records and queue.bytes + weight <= self.bytes):
                 queue.append(run, range(self.entered, self.entered + len(run)), weight)
                 self.entered += len(run)
@@ -247,7 +192,8 @@ class Backlog:
                 break
             self._in_flight.append(_Part(queue, records, entries))
             batch += records
-            bytes_ -= _size(records)
+            if len(batch) < most:
+                bytes_ -= _size(records)
         return batch
 
     def settle(self) -> None:

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from elastic_events.bus.backlog import Found, Queue
+from elastic_events.bus.backlog import Found
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.fork import after_fork_in_child
+from elastic_events.bus.queued import Queue
 from elastic_events.bus.record import Record
 from elastic_events.bus.weight import weigh
 from elastic_events.recorder.directory import secure

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from threading import Event, Thread
 from typing import Self
 
@@ -216,6 +218,16 @@ class Play:
     def wait(self, seconds: float) -> None:
         """Let time go by in which nothing happens: a hang has to last before it is one."""
         Event().wait(seconds)
+
+    def outlast(self) -> None:
+        """Wait until a rank hangs, and then for longer than any pause that this job came through on this machine."""
+        self.until("hangs")
+        marks: dict[int, list[int]] = {}
+        for fact in facts(self.folder):
+            if fact["what"] in ("step", "stepped"):
+                marks.setdefault(fact["pid"], []).append(fact["t"])
+        pauses = [after - before for own in marks.values() for before, after in pairwise(own)]
+        self.wait(max(4, 3e-9 * max(pauses), 15e-9 * median(pauses)))
 
     def until(self, what: str, count: int = 1, where: Callable[[Fact], bool] = lambda _: True) -> None:
         """Wait until so many facts have happened."""

@@ -20,8 +20,7 @@ def work(me: Me) -> None:
 def play(job: Play) -> Said:
     """Play it."""
     agent = job.agent()
-    job.until("hangs")
-    job.wait(4)
+    job.outlast()
     agent.signal("SIGTERM")
     agent.wait()
     return Said(

@@ -21,8 +21,7 @@ def work(me: Me) -> None:
 def play(job: Play) -> Said:
     """Play it."""
     agent = job.agent()
-    job.until("hangs")
-    job.wait(4)
+    job.outlast()
     agent.signal("SIGTERM")
     job.wait(0.5)
     job.kill_workers(0)  # a collective does not listen

@@ -15,8 +15,7 @@ def work(me: Me) -> None:
 def play(job: Play) -> Said:
     """Play it."""
     agent = job.agent()
-    job.until("hangs")
-    job.wait(4)
+    job.outlast()
     agent.signal("SIGTERM")
     agent.wait()
     # Both are in the step: the marks do not tell which of them the other one waits for.

@@ -15,8 +15,9 @@ from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
 __all__ = ("trace", "trace_events")
 
-_JOB = 0  # the process of what concerns the whole job
-_RENDEZVOUS = 0  # the thread of a node that is its agent
+# No process and no thread is 0: that is Linux's idle one, which Perfetto calls "swapper", or takes together with thread 1.
+_JOB = 1  # the process of what concerns the whole job, and its thread
+_RENDEZVOUS = 1  # the thread of a node that is its agent
 
 
 def trace(story: Story) -> Iterator[str]:
@@ -37,7 +38,7 @@ def trace_events(story: Story) -> Iterator[dict[str, Any]]:
 class _Trace:
     def __init__(self, story: Story) -> None:
         self.story = story
-        self.nodes: dict[Node | str, int] = {node: number for number, node in enumerate(story.nodes, 1)}
+        self.nodes: dict[Node | str, int] = {node: number for number, node in enumerate(story.nodes, 2)}
         self.places: dict[Worker, tuple[int, int]] = {}
         self.lives: dict[Worker, tuple[int, int]] = {}  # the slice of each worker
         self._ends: dict[tuple[int, int], int] = {}  # of each track's last outermost slice
@@ -63,9 +64,9 @@ class _Trace:
         """Give each worker a track, the same one in every attempt, which it shares with no other of this one."""
         taken: set[tuple[int, int]] = set()
         for worker in attempt.workers:
-            process = self.nodes.setdefault(worker.node or worker.host, len(self.nodes) + 1)
+            process = self.nodes.setdefault(worker.node or worker.host, len(self.nodes) + 2)
             slot = worker.local_rank if worker.local_rank is not None else worker.rank
-            thread = 1 + max(0, slot or 0)
+            thread = 2 + max(0, slot or 0)
             while (process, thread) in taken:
                 thread += 1
             taken.add((process, thread))
@@ -77,13 +78,13 @@ class _Trace:
         for worker, place in self.places.items():
             ranks.setdefault(place, {})[worker.rank] = None
         for (process, thread), own in ranks.items():
-            name = f"rank {next(iter(own))}" if len(own) == 1 and None not in own else f"worker {thread - 1}"
+            name = f"rank {next(iter(own))}" if len(own) == 1 and None not in own else f"worker {thread - 2}"
             yield from _named(process, "thread", name, thread, thread)
 
     def _attempt(self, attempt: Attempt) -> Iterator[dict[str, Any]]:
-        start, end = self._outermost((_JOB, 0), *self.story.span(attempt))
+        start, end = self._outermost((_JOB, _JOB), *self.story.span(attempt))
         about = {"attempt": attempt.number, "outcome": attempt.outcome, "world_size": attempt.world_size}
-        yield self._slice(_JOB, 0, f"attempt {attempt.number}", start, end, about)
+        yield self._slice(_JOB, _JOB, f"attempt {attempt.number}", start, end, about)
         for r in sorted(attempt.rendezvous, key=attrgetter("start_ns")):
             told = {"round": r.round, "rank": r.rank, "nodes": r.world_size, "completed": r.completed}
             place = self.nodes[r.node], _RENDEZVOUS
@@ -151,7 +152,8 @@ class _Trace:
             if to_process in seen or worker.started_ns is None:
                 continue
             seen.add(to_process)
-            arrow = {"cat": "restart", "name": "restart", "id": f"{attempt.number}-{to_process}"}
+            # A number, since Perfetto reads text as a hexadecimal one, and drops an arrow whose id is none.
+            arrow = {"cat": "restart", "name": "restart", "id": next(self._ids)}
             until = self.lives[worker][0]
             # It binds to the slice that it begins in; the end of a slice is no longer in it.
             begin = max(start, min(end - 1, until))
@@ -207,7 +209,7 @@ def _marked(own: Process, start: int, end: int) -> Iterator[tuple[int, int, str,
             yield begin, until, span.what, {"step": span.step}, span.blocking
 
 
-def _named(process: int, what: str, name: str, order: int, thread: int = 0) -> Iterable[dict[str, Any]]:
+def _named(process: int, what: str, name: str, order: int, thread: int = 1) -> Iterable[dict[str, Any]]:
     place = {"ph": "M", "pid": process, "tid": thread}
     return (
         {**place, "name": f"{what}_name", "args": {"name": name}},

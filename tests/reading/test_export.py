@@ -32,22 +32,22 @@ def test_the_trace() -> None:
     """A track a node and a rank, slices for what they did, an instant for a failure, an arrow to the restart."""
     found = events(two_attempts().records)
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in found if e["name"] == "thread_name"}
-    assert names == {(1, 0): "rendezvous", (1, 1): "rank 0", (1, 2): "rank 1"}
+    assert names == {(2, 1): "rendezvous", (2, 2): "rank 0", (2, 3): "rank 1"}
     slices = [
-        (e["name"], e["ts"] / 1e6, e["dur"] / 1e6) for e in found if e["ph"] == "X" and (e["pid"], e["tid"]) == (1, 2)
+        (e["name"], e["ts"] / 1e6, e["dur"] / 1e6) for e in found if e["ph"] == "X" and (e["pid"], e["tid"]) == (2, 3)
     ]
     assert slices[:4] == [("rank 1, attempt 0", 1, 8), ("start-up", 1, 3), ("step", 4, 1.25), ("step", 5.25, 1.25)]
-    assert [e["args"]["finished"] for e in found if e["name"] == "step" and e["tid"] == 2][:4] == [
+    assert [e["args"]["finished"] for e in found if e["name"] == "step" and e["tid"] == 3][:4] == [
         True,
         True,
         True,
         False,
     ]
     failures = {(e["tid"], e["name"]) for e in found if e["ph"] == "i"}
-    assert failures == {(1, "ended by its agent"), (2, "failed: SIGKILL")}
+    assert failures == {(2, "ended by its agent"), (3, "failed: SIGKILL")}
     (start,) = [e for e in found if e["ph"] == "s"]
     (end,) = [e for e in found if e["ph"] == "f"]
-    assert (start["id"], start["tid"], start["ts"]) == (end["id"], 2, 9e6 - 0.001)
+    assert (start["id"], start["tid"], start["ts"]) == (end["id"], 3, 9e6 - 0.001)
     assert end["ts"] == 11e6
     assert [(e["ts"] / 1e6, e["args"]["workers"]) for e in found if e["ph"] == "C"] == [
         (1, 2),
@@ -74,10 +74,11 @@ def check(found: list[dict[str, Any]]) -> None:
     tracks: dict[tuple[int, int], list[tuple[float, float]]] = {}
     names: Counter[tuple[str, int, int]] = Counter()
     beside: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    arrows: dict[str, dict[str, dict[str, Any]]] = {}
+    arrows: dict[int, dict[str, dict[str, Any]]] = {}
     for event in found:
         assert event["ph"] == "M" or event["ts"] >= 0
-        place = event["pid"], event.get("tid", 0)
+        place = event["pid"], event.get("tid", 1)
+        assert min(place) >= 1, "0 is the idle process of Linux"
         if event["ph"] == "X":
             assert event["dur"] >= 0
             tracks.setdefault(place, []).append((event["ts"], round(event["ts"] + event["dur"], 3)))
@@ -86,6 +87,7 @@ def check(found: list[dict[str, Any]]) -> None:
         elif event["ph"] in "be":
             beside.setdefault((event["cat"], event["id"]), []).append((event["ph"], event["ts"]))
         elif event["ph"] in "sf":
+            assert type(event["id"]) is int, "text is read as a hexadecimal number"
             assert event["ph"] not in arrows.setdefault(event["id"], {})
             arrows[event["id"]][event["ph"]] = event
         else:
@@ -126,8 +128,10 @@ def test_clocks_that_differ_a_little() -> None:
     found = events(run.records)
     check(found)
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in found if e["name"] == "thread_name"}
-    assert names[1, 1] == names[2, 1] == "worker 0"  # membership gave it another rank
-    assert {e["name"] for e in found if e["ph"] == "X" and e["tid"] == 1 and "attempt" in e["name"]} == {
+    assert names[2, 2] == names[3, 2] == "worker 0"  # membership gave it another rank
+    assert {
+        e["name"] for e in found if e["ph"] == "X" and e["pid"] > 1 and e["tid"] == 2 and "attempt" in e["name"]
+    } == {
         *("rank 0, attempt 0", "rank 1, attempt 0", "rank 1, attempt 1", "rank 0, attempt 1"),
     }
 

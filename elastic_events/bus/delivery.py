@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 
+from elastic_events.bus.apart import Calls
 from elastic_events.bus.backlog import Backlog
 from elastic_events.bus.errors import PERMANENT, HandlerFailed, PermanentError, told
 from elastic_events.bus.handler import Sink
@@ -40,7 +41,7 @@ class Delivery:
         self.backlog: Backlog | Latest = subscription.make_backlog()
         self.ledger = ledger
         self.closing = False  # deliver the backlog, then end
-        self.tasks: set[int] = set()  # that call the handler
+        self.calls: Calls = Calls()
         self.last_error: str = ""
         self.progress: Wakeup = Wakeup()  # set whenever records were settled
         self._again = Wakeup()  # ends a wait for another attempt
@@ -129,12 +130,7 @@ class Delivery:
                 await self._pause(max(waits))
 
     async def _call_one(self, record: Record) -> BaseException | None:
-        task = anyio.get_current_task().id
-        self.tasks.add(task)
-        try:
-            error = await self._attempt(self.sink.write, [record])
-        finally:
-            self.tasks.discard(task)
+        error = await self._attempt(self.sink.write, [record])
         if error is None:
             self.ledger.delivered += 1
             self._settle([record])
@@ -167,23 +163,11 @@ class Delivery:
             await self._pause(retry.wait(self._alone - retry.opens_after + 1, 0.0) or 0.0)
 
     async def _attempt(self, call: Callable[..., Any], *args: Any, limit: float = math.inf) -> BaseException | None:
-        """Call the handler once; return what it raised.
-
-        The one broad except of the core: a handler may raise anything, `CancelledError` and `SystemExit` included, and it
-        costs this batch only (F27, F32). A cancellation of our own scope is not a failure and goes on.
-        """
+        """Call the handler once; return what it raised, or that it took too long."""
         timeout = min(self.subscription.timeout or math.inf, limit)
-        try:
-            with anyio.move_on_after(timeout) as scope:
-                await call(*args)
-                return None
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:
-            if isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() == -math.inf:
-                raise
-            return error
-        return TimeoutError(f"no answer within {timeout:g} s") if scope.cancelled_caught else None
+        with anyio.move_on_after(timeout):
+            return await self.calls.make(call, *args)
+        return TimeoutError(f"no answer within {timeout:g} s")
 
     def _wait(self, tries: int, spent: float, asked: float | None) -> float | None:
         """Ask the policy; with the circuit open the backoff goes on where the last batch left it."""

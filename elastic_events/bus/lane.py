@@ -10,6 +10,7 @@ from typing import Self
 
 import anyio
 
+from elastic_events.bus.apart import Calls
 from elastic_events.bus.delivery import LONGEST_OPEN, Delivery
 from elastic_events.bus.errors import USERS, WouldDeadlock, told
 from elastic_events.bus.handler import CallableSink
@@ -75,6 +76,7 @@ class Lane(Delivery):
         """Make ready to run in an event loop, also after another one that is gone."""
         self.progress: Wakeup = Wakeup()
         self._again, self._wake = Wakeup(), Wakeup()
+        self.calls: Calls = Calls()
         # What belongs to a loop ends with it; a sink in a thread of its own goes on.
         self.opened = self.opened and getattr(self.sink, "any_loop", False)
         self._dead_letters_open = False
@@ -111,7 +113,7 @@ class Lane(Delivery):
         Raises:
             WouldDeadlock: called in the lane's own handler.
         """
-        if anyio.get_current_task().id in self.tasks:
+        if anyio.get_current_task().id in self.calls.tasks:
             raise WouldDeadlock(f"called in the handler of the lane {self.name!r}, it would wait for itself")
         self.unsubscribe()
         await self.ended(self)
@@ -207,13 +209,6 @@ class Lane(Delivery):
         if self.finished:
             return
         self._failed = failed if self.subscription.on_failure == "raise" else lambda _error: None
-        self.tasks.add(anyio.get_current_task().id)
-        try:
-            await self._run()
-        finally:
-            self.tasks.clear()  # another task may have the id then
-
-    async def _run(self) -> None:
         if await self._open():
             if self._flight:  # of a task that was cut short
                 await self._deliver(self._flight)

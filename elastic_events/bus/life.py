@@ -210,7 +210,7 @@ class Life:
         """Refuse to wait in a handler for what that handler does."""
         here = anyio.get_current_task().id
         for lane in self._drain.lanes:
-            if here in lane.tasks:
+            if here in lane.calls.tasks:
                 raise WouldDeadlock(f"called in the handler of the lane {lane.name!r}, it would wait for itself")
 
     def _check_loop(self, what: str) -> None:

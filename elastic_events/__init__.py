@@ -13,6 +13,7 @@ The tour, in the order you are likely to need it:
 - `elastic_events.testing` captures records without a sleep.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -136,3 +137,19 @@ if not TYPE_CHECKING:  # a type checker must still find a name that is not here
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
+
+
+def _lazily(package: str, homes: dict[str, str]) -> tuple[Any, Any]:
+    """Return `__getattr__` and `__dir__` of a package whose names are in modules that are imported when one is asked for.
+
+    It is here since whoever imports a package of ours has imported this one: most want nothing more.
+    """
+    names = vars(sys.modules[package])
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = names[name] = getattr(import_module(f"{package}.{homes[name]}"), name)
+        return value
+
+    return get, lambda: sorted({*names, *homes})

@@ -9,19 +9,24 @@ import os
 import sys
 from typing import Any
 
-__all__ = ("autoload", "lightning_callbacks")
+__all__ = ("autoload", "lightning_callbacks", "observe")
 
 VARIABLE = "ELASTIC_EVENTS_OBSERVE"
 
 
 def autoload() -> None:
     """Begin to observe this process where the environment asks for it. Never raises: that would break `import torch`."""
+    observe()
+
+
+def observe(*, rank: bool = False) -> None:
+    """Do as `autoload` does; `rank`: this is a worker, whatever process it is. Never raises."""
     if os.environ.get(VARIABLE, "off") in ("", "off"):
         return
     try:
         from elastic_events.observe.switch import begin
 
-        begin(os.environ[VARIABLE])
+        begin(os.environ[VARIABLE], rank=rank)
     except Exception as error:  # noqa: BLE001 - whatever this process is, it goes on without us
         _say(f"not observing this process: {type(error).__name__}: {error}")
 

@@ -25,7 +25,7 @@ from elastic_events.observe.folded import fold, is_framework
 from elastic_events.observe.guard import guarded
 from elastic_events.observe.report import claim
 
-__all__ = ("begin",)
+__all__ = ("begin", "raised")
 
 #: Characters of a message that are kept.
 MESSAGE = 2000
@@ -37,7 +37,18 @@ def begin() -> None:
     report = claim(path) if path else None
     if path and report is None:
         return  # a program that a rank runs; its end is not the rank's
-    _Words(path, report).begin()
+    words = _Words(path, report)
+    _words.append(words)
+    words.begin()
+
+
+def raised(error: Exception) -> None:
+    """Take an exception that ends this process, where no hook is called for it."""
+    for words in _words:
+        words.raised(error, error.__traceback__)
+
+
+_words: list["_Words"] = []
 
 
 class _Words:
@@ -60,7 +71,7 @@ class _Words:
         before, thread_before = sys.excepthook, threading.excepthook
 
         def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-            self._raised(error, trace)
+            self.raised(error, trace)
             before(kind, error, trace)
 
         def thread_excepthook(args: threading.ExceptHookArgs, /) -> None:
@@ -84,7 +95,8 @@ class _Words:
         sys.exit, os._exit = exit, _exit
 
     @guarded("errors")
-    def _raised(self, error: BaseException, trace: TracebackType | None) -> None:
+    def raised(self, error: BaseException, trace: TracebackType | None) -> None:
+        """Tell an exception that ends this process, once."""
         if error is self._told:
             return
         self._told = error
@@ -113,7 +125,7 @@ class _Words:
     def _at_exit(self) -> None:
         error = getattr(sys, "last_value", None)
         if isinstance(error, BaseException):
-            self._raised(error, getattr(sys, "last_traceback", None))
+            self.raised(error, getattr(sys, "last_traceback", None))
 
 
 def _about(error: BaseException, trace: TracebackType | None) -> dict[str, Any]:

@@ -49,12 +49,32 @@ def begin_checkpoints() -> None:
     save, load = saving(torch.save, _second), loading(torch.load, _first)
     for owner in (torch, torch.serialization):
         owner.save, owner.load = save, load
-    logging.getLogger(seam.CHECKPOINT_LOGGER).addHandler(_Listener(_distributed))
+    _listen(seam.CHECKPOINT_LOGGER, _distributed)
 
 
 def begin_errors() -> None:
     """Observe collectives that fail."""
-    logging.getLogger(seam.COLLECTIVE_LOGGER).addHandler(_Listener(_collective))
+    _listen(seam.COLLECTIVE_LOGGER, _collective)
+
+
+class _Torchs(logging.Logger):
+    """A logger of torch's own. A script's `dictConfig` switches off all that it does not name, and means others by it."""
+
+    @property
+    def disabled(self) -> bool:
+        """Never."""
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        """Leave it on."""
+
+
+def _listen(name: str, hear: Callable[[dict[str, Any]], object]) -> None:
+    logger = logging.getLogger(name)
+    if type(logger) is logging.Logger:
+        logger.__class__ = _Torchs
+    logger.addHandler(_Listener(hear))
 
 
 def saving(original: Callable[..., Any], file: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,6 +31,7 @@ class Steps:
         self._since: int | None = None  # from here on the next step may have begun
         self._batch: int | None = None  # the first batch of the last run of fetches came then
         self._loader = 0  # that gave it
+        self._trains = 0  # the one that gave those of the last step
         self._waited = 0  # for these batches
         self._ends: int | None = None  # the optimizer that ends a step
         self._members: set[int] = set()  # the optimizers of a round
@@ -60,8 +61,15 @@ class Steps:
             self._batch, self._loader, self._waited = now, loader, 0
         self._waited += now - began
 
+    def exhausted(self, loader: int) -> None:
+        """A DataLoader has no more batches. That of the step that runs was asked for one ahead: the step goes on with it."""
+        if self._batch is not None and loader == self._trains:
+            self._loader = 0  # what is fetched next begins another run
+        else:
+            self.passed()
+
     def passed(self) -> None:
-        """Something else than training has ended: a checkpoint, or a DataLoader that has no more batches."""
+        """Something else than training has ended: a checkpoint, or an evaluation."""
         self._since, self._batch = self._clock(), None
 
     def _ends_step(self, me: int) -> bool:
@@ -96,6 +104,7 @@ class Steps:
             about["skipped"] = True
         record(Event("step.observed", EventSource.WORKER, 0, about))
         self.done = number + 1
+        self._trains = self._loader
         self._since, self._batch, self._waited = now, None, 0
 
 
@@ -164,7 +173,7 @@ def begin_data() -> None:
         try:
             batch = original(self)
         except StopIteration:
-            _exhausted(threading.get_ident() == trains)
+            _exhausted(self, threading.get_ident() == trains)
             raise
         _fetched(self, began, threading.get_ident() == trains)
         return batch
@@ -179,6 +188,6 @@ def _fetched(iterator: Any, began: int, trains: bool) -> None:
 
 
 @guarded("data")
-def _exhausted(trains: bool) -> None:
+def _exhausted(iterator: Any, trains: bool) -> None:
     if trains:
-        steps.passed()
+        steps.exhausted(id(iterator))

@@ -42,10 +42,13 @@ def asked(value: str) -> list[str]:
     return [part for part in PARTS if part in words]
 
 
-def begin(value: str) -> None:
-    """Observe this process, if it is a worker and not yet observed. A part that cannot begin is off, and the others are not."""
+def begin(value: str, *, rank: bool = False) -> None:
+    """Observe this process, if it is a worker and not yet observed. A part that cannot begin is off, and the others are not.
+
+    With `rank` it is one, as its launcher says.
+    """
     parts = asked(value)
-    if not parts or _begun or not is_worker(sys.orig_argv):
+    if not parts or _begun or not (rank or is_worker(sys.orig_argv)):
         return
     _begun.extend(parts)
     # Opens the recorder, now: what closes it at exit is registered before what says the last words there.

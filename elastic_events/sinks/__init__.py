@@ -4,8 +4,9 @@ Nothing here is imported before it is asked for: a process that names no sink pa
 does not need the packages of the others.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from elastic_events import _lazily
 
 if TYPE_CHECKING:
     from elastic_events.sinks.bridges import MlflowSink, TensorBoardSink, WandbSink
@@ -62,12 +63,4 @@ _HOME = {
 }
 
 if not TYPE_CHECKING:  # a type checker must still find a name that is not here
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = _lazily(__name__, _HOME)

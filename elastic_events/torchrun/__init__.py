@@ -12,8 +12,9 @@ As a library, for launchers built on `LocalElasticAgent` or `launch_agent`:
 `torch_monitor(bus)` hands the events of `torch.monitor` to a bus. Nothing here imports torch before torch is asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from elastic_events import _lazily
 
 if TYPE_CHECKING:
     from elastic_events.torchrun.installation import install
@@ -32,14 +33,5 @@ _HOME = {
     "torch_monitor": "monitor",
 }
 
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        # The plug-in's entry point loads this module in processes that want nothing of it.
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # a type checker must still find a name that is not here
+    __getattr__, __dir__ = _lazily(__name__, _HOME)

@@ -10,6 +10,8 @@ from functools import partial, wraps
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from elastic_events.observe import VARIABLE
+from elastic_events.observe.function import Observed
 from elastic_events.observe.report import left_behind
 from elastic_events.torchrun.repair import Exit, Fact, Repair, error_message
 from elastic_events.torchrun.shield import shielded
@@ -31,7 +33,7 @@ class Listener(Protocol):
 def watch(listener: Listener) -> Callable[[], None]:
     """Wrap the methods of torch's agent for `listener`; return what takes the wrappers off again. Imports torch."""
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-    from torch.distributed.elastic.multiprocessing.api import PContext
+    from torch.distributed.elastic.multiprocessing.api import MultiprocessContext, PContext
 
     seen = _Seen(listener)
     methods = [
@@ -40,6 +42,7 @@ def watch(listener: Listener) -> Callable[[], None]:
         (LocalElasticAgent, "_restart_workers", seen.restart),
         (LocalElasticAgent, "run", seen.run),
         (PContext, "close", seen.close),
+        (MultiprocessContext, "_start", seen.start_functions),
     ]
     before = []
     for owner, name, wrapper in methods:
@@ -126,6 +129,20 @@ class _Seen:
             return original(context, *args, **options)
 
         return wrapper
+
+    def start_functions(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The start of workers that are functions."""
+
+        def wrapper(context: Any, *args: Any, **options: Any) -> Any:
+            self._observe(context)
+            return original(context, *args, **options)
+
+        return wrapper
+
+    @shielded
+    def _observe(self, context: Any) -> None:
+        if os.environ.get(VARIABLE, "off") not in ("", "off"):
+            context.entrypoint = Observed(context.entrypoint)
 
     @shielded
     def _started(self, agent: Any) -> None:

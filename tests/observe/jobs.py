@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.torchrun.jobs import ASKED, LAUNCHER, TIMEOUT, Job, environment, needs_torch
+from tests.torchrun.jobs import ASKED, LAUNCHER, TIMEOUT, Job, environment, finish, needs_torch
 
 __all__ = ("HERE", "Job", "command", "launch", "line_of", "needs_observer", "summary")
 
@@ -30,16 +30,8 @@ def command(script: Path, *arguments: str, restarts: int = 0, processes: int = 1
 
 def launch(folder: Path, script: Path, *arguments: str, restarts: int = 0, processes: int = 1, **env: str) -> Job:
     """Run `script` under torchrun to its end."""
-    done = subprocess.run(
-        command(script, *arguments, restarts=restarts, processes=processes),
-        cwd=folder,
-        env=environment(TMPDIR=str(folder), **env),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    return Job(done.returncode, done.stdout + done.stderr, folder)
+    job = command(script, *arguments, restarts=restarts, processes=processes)
+    return finish(job, folder, environment(TMPDIR=str(folder), **env))
 
 
 def line_of(script: Path, comment: str) -> int:

@@ -18,7 +18,7 @@ PLANTS = {
     "fail:steps.before": "steps",
     "fail:steps.after": "steps",
     "fail:steps.fetched": "data",
-    "fail:steps.passed": "data",
+    "fail:steps.exhausted": "data",
     "fail:saving._path": "checkpoints",
     "circle:saving._path": "checkpoints",
     "fail:last_words._caller": "errors",

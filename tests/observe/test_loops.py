@@ -110,9 +110,10 @@ def test_saved_files_are_checkpoints(tmp_path: Path) -> None:
     assert all(span.end_ns > span.start_ns and not span.failed for span in told.process.spans)
 
 
-def test_distributed_checkpoints(tmp_path: Path) -> None:
-    """Those of torch.distributed.checkpoint are told by its own logger; files within it are none of their own."""
-    told = run(tmp_path, "distributed")
+@pytest.mark.parametrize("kind", ["distributed", "configured"])
+def test_distributed_checkpoints(tmp_path: Path, kind: str) -> None:
+    """Those of torch.distributed.checkpoint are told by its own logger, also where a script configures logging; once each."""
+    told = run(tmp_path, kind)
     spans = [(span.what, span.step, span.path, bool(span.end_ns)) for span in told.process.spans]
     assert spans == [("checkpoint", step - 1, f"step-{step}", True) for step in (4, 8, 12)]
 

@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +109,12 @@ def arguments(mode: str, *more: str, folder: Path, nodes: str = "1", processes: 
     ]
 
 
+def finish(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> Job:
+    """Run a job to its end."""
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    return Job(done.returncode, done.stdout + done.stderr, folder)
+
+
 def run(
     folder: Path,
     mode: str,
@@ -119,16 +125,8 @@ def run(
 ) -> Job:
     """Run a job of two workers to its end."""
     asked = ASKED if flag else ()
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments(mode, *asked, *more, folder=folder)],
-        cwd=folder,
-        env=environment(TMPDIR=str(folder), **env),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    return Job(done.returncode, done.stdout + done.stderr, folder)
+    command = [sys.executable, *launcher, *arguments(mode, *asked, *more, folder=folder)]
+    return finish(command, folder, environment(TMPDIR=str(folder), **env))
 
 
 @contextmanager

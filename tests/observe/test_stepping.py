@@ -1,0 +1,77 @@
+"""When a step begins, with a clock that stands still."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from elastic_events.observe.stepping import Steps
+from elastic_events.testing import Capture, capture
+
+
+class Loop:
+    """A loop of steps, each thing of which takes a second of its clock."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.steps = Steps(lambda: self.now)
+
+    def fetch(self, loader: int = 1) -> None:
+        """Get a batch."""
+        began, self.now = self.now, self.now + 1
+        self.steps.fetched(loader, began)
+
+    def work(self, seconds: int = 1) -> None:
+        """Compute something."""
+        self.now += seconds
+
+    def step(self) -> None:
+        """Let the optimizer step."""
+        self.steps.before(self, 0)
+        self.steps.after(self)
+
+
+@pytest.fixture
+def captured() -> Iterator[Capture]:
+    """What is recorded meanwhile."""
+    with capture() as found:
+        yield found
+
+
+def took(captured: Capture) -> list[int]:
+    """How long the steps took."""
+    return [event.metadata["took_ns"] for event in captured.events]
+
+
+def test_a_loader_that_is_asked_one_batch_ahead(captured: Capture) -> None:
+    """As Accelerate does: that it has no more batches is known in the midst of the last step, which is one all the same."""
+    loop = Loop()
+    loop.fetch()
+    for last in (False, True):
+        loop.fetch()
+        loop.work(10)
+        if last:
+            loop.steps.exhausted(1)
+        else:
+            loop.fetch()
+        loop.work(10)
+        loop.step()
+    assert took(captured) == [22, 20]
+    loop.fetch()
+    loop.work(10)
+    loop.step()
+    assert took(captured)[2] == 10  # of the next epoch, behind its batch
+
+
+def test_an_evaluation_between_steps_is_in_none(captured: Capture) -> None:
+    """Its loader has no more batches before the next step begins, which may have none of a loader's."""
+    loop = Loop()
+    for _ in range(2):
+        loop.fetch()
+        loop.work(10)
+        loop.step()
+        loop.fetch(loader=2)
+        loop.work(100)
+        loop.steps.exhausted(2)
+    loop.work(10)
+    loop.step()
+    assert took(captured) == [10, 10, 10]

@@ -38,7 +38,7 @@ def main() -> None:
     """Parse, measure, print; exit 1 where the stream is not what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=200_000)
-    parser.add_argument("--batch", type=int, default=512, help="records a write; a lane's default is 512")
+    parser.add_argument("--batch", type=int, default=2048, help="records a write; a lane's default is 2048")
     parser.add_argument(
         "--kills", type=int, default=0, help="times the server is killed with SIGKILL and started again"
     )

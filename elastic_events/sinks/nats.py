@@ -11,11 +11,12 @@ import anyio
 import msgspec
 
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
+from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.bus.slices import in_slices
 from elastic_events.sinks.nats_link import Link
-from elastic_events.sinks.nats_pack import MESSAGE_BYTES, Message, pack, subject
+from elastic_events.sinks.nats_pack import MESSAGE_BYTES, Message, block_messages, blocks, pack, subject
 from elastic_events.sinks.nats_read import NatsReader, read_nats, read_nats_sync
 from elastic_events.sinks.nats_target import DUPLICATE_WINDOW, Target, target
 from elastic_events.sinks.options import Options
@@ -53,6 +54,7 @@ class NatsSink:
 
     name = "nats"
     is_read_back = True  # its readers look for the ledger, whatever the lane wants
+    batch_size = 2048  #: records a write: some are encoded while the server stores others
 
     def __init__(self, servers: str | Iterable[str] | Target, stream: str | None = None, timeout: float = 10.0) -> None:
         if not isinstance(servers, Target):
@@ -123,18 +125,37 @@ class NatsSink:
 
     async def _write(self, records: Sequence[Record]) -> None:
         await self._ready()
-        lines = b"".join(await in_slices(to_lines, records, hurried=self._hurried)).split(b"\n")
-        messages = pack(records, lines, self.target.root, self._most)
         done: list[Message] = []
         try:
+            messages = await self._send_all(records)
             while messages:
-                for start in range(0, len(messages), WINDOW):
-                    await self._publish(messages[start : start + WINDOW])
-                settled, messages = self._split(messages)
+                await asyncio.wait([message.answer for message in messages])
+                settled, smaller = self._split(messages)
                 done += settled
+                messages = await self._send(smaller)
         finally:
             self._waiting.clear()
         await self._judge(done)
+
+    async def _send_all(self, records: Sequence[Record]) -> list[Message]:
+        """Send each block of metric points while the next one is encoded; the server is at work meanwhile."""
+        cut = blocks([record for record in records if record.kind == "metric"])
+        rest = [record for record in records if record.kind != "metric"] if cut else records
+        messages: list[Message] = []
+        if rest:
+            lines = b"".join(await in_slices(to_lines, rest, hurried=self._hurried)).split(b"\n")
+            messages += await self._send(pack(rest, lines, self.target.root, self._most))
+        for block in cut:
+            await anyio.sleep(0 if self._hurried else BREATH)
+            messages += await self._send(block_messages(block, to_lines(block), self.target.root, self._most))
+        return messages
+
+    async def _send(self, messages: list[Message]) -> list[Message]:
+        for start in range(0, len(messages), WINDOW):
+            if start:
+                await asyncio.wait([message.answer for message in messages[start - WINDOW : start]])
+            await self._publish(messages[start : start + WINDOW])
+        return messages
 
     def _split(self, messages: "Sequence[Message]") -> "tuple[list[Message], list[Message]]":
         """Return the messages that have their answer, and smaller ones for those that were too large for the stream."""
@@ -169,7 +190,6 @@ class NatsSink:
                 )
             except Exception as error:  # nats-py raises what its transport does
                 raise TransientError(f"NATS: {error or type(error).__name__}") from error
-        await asyncio.wait([message.answer for message in messages])
 
     async def _judge(self, messages: "Sequence[Message]") -> None:
         """Raise what the answers come to: anything transient first, since that one is asked again."""

@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Sequence
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 from elastic_events.bus.record import Record
 from elastic_events.sinks.nats_target import token
 
-__all__ = ("BATCH", "MESSAGE_BYTES", "Message", "pack", "subject")
+__all__ = ("BATCH", "MESSAGE_BYTES", "Message", "block_messages", "blocks", "pack", "subject")
 
 #: Sequence numbers a message of metric points spans: one message a record is a thirtieth of the rate.
 BATCH = 256
@@ -20,6 +22,8 @@ MESSAGE_BYTES = 512 * 1024
 # The header of a message: "NATS/1.0", "Nats-Msg-Id: ", the id, and four line ends (ADR-4). Server and stream count it, too.
 _HEADER_BESIDE_ID = len("NATS/1.0") + len("Nats-Msg-Id: ") + 3 * 2
 _HEADER = _HEADER_BESIDE_ID + 200
+_SEQ, _CONTEXT = attrgetter("seq"), attrgetter("context")
+
 _PLAIN_ID = re.compile(r"[!-~]{1,200}")
 
 
@@ -58,6 +62,35 @@ def pack(records: Sequence[Record], lines: Sequence[bytes], prefix: str, most: i
     return messages
 
 
+def blocks(records: Sequence[Record]) -> list[Sequence[Record]]:
+    """Return metric points cut as `pack` does; nothing if they are not those of one process, one behind the other.
+
+    Nearly all are: to look at each would cost as much as to encode it.
+    """
+    count = len(records)
+    if not count or list(map(_CONTEXT, records)).count(records[0].context) != count:
+        return []
+    first = records[0].seq
+    if list(map(_SEQ, records)) != list(range(first, first + count)):
+        return []
+    ends = [*range(BATCH - first % BATCH, count, BATCH), count]
+    return [records[begin:end] for begin, end in pairwise([0, *ends])]
+
+
+def block_messages(block: Sequence[Record], lines: bytes, prefix: str, most: int) -> "list[Message]":
+    """Return the message for one of `blocks` and its `lines`; several, if it is longer than `most` bytes."""
+    if len(lines) + _HEADER > most:
+        return pack(block, lines.split(b"\n"), prefix, most)
+    first = block[0]
+    members = ((1 << len(block)) - 1) << first.seq % BATCH
+    return [Message(subject(first, prefix), _identity(first, members), lines[:-1], tuple(block))]
+
+
+def _identity(first: Record, members: int) -> str:
+    """Return the id of a message of points: exactly which, since two may begin and end with the same and differ between."""
+    return f"{first.context.run_id}/{first.context.process}/m/{first.seq // BATCH * BATCH}:{members:x}"
+
+
 class _Batch:
     """Metric records of one process and one block of sequence numbers, on their way into one message."""
 
@@ -72,12 +105,10 @@ class _Batch:
 
     def message(self, prefix: str) -> "Message":
         first = self.records[0]
-        # Exactly which records: two batches may begin and end with the same ones, and differ between them.
         members = 0
         for record in self.records:
             members |= 1 << record.seq % BATCH
-        identity = f"{first.context.run_id}/{first.context.process}/m/{self.block * BATCH}:{members:x}"
-        return Message(subject(first, prefix), identity, b"\n".join(self.lines), tuple(self.records))
+        return Message(subject(first, prefix), _identity(first, members), b"\n".join(self.lines), tuple(self.records))
 
 
 class Message:

@@ -18,6 +18,7 @@ from elastic_events.bus.errors import ConfigError, InputError, PermanentError, T
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
+from elastic_events.sinks.nats_pack import block_messages, blocks
 from elastic_events.sinks.nats_target import Target
 from elastic_events.sinks.rollup import Rollup
 from elastic_events.sinks.stored import to_lines
@@ -209,6 +210,36 @@ def test_messages_are_bounded_in_bytes() -> None:
     messages = packed([metric(n, value="x" * 16_000) for n in range(200)])
     assert max(len(message.payload) for message in messages) <= 512 * 1024
     assert sum(len(message.records) for message in messages) == 200
+
+
+@pytest.mark.parametrize("first", [0, 1, 255, 256, 1000])
+@pytest.mark.parametrize("count", [1, 255, 256, 700])
+@pytest.mark.parametrize("most", [512 * 1024, 20_000])
+def test_blocks_of_points_are_the_messages_that_looking_at_each_makes(first: int, count: int, most: int) -> None:
+    """Points one behind the other are cut at once, into the same messages by the same names, also where few bytes fit."""
+    records = [metric(first + number) for number in range(count)]
+    quick = [one for block in blocks(records) for one in block_messages(block, to_lines(block), "s", most)]
+    slow = pack(records, to_lines(records).split(b"\n"), "s", most)
+    assert [(one.id, one.subject, one.payload, one.records) for one in quick] == [
+        (one.id, one.subject, one.payload, one.records) for one in slow
+    ]
+
+
+def test_points_that_are_not_one_behind_the_other_are_looked_at_one_by_one() -> None:
+    """A gap, two processes, or another order make no blocks."""
+    other = context(process="q")
+    assert blocks([]) == []
+    assert blocks([metric(1), metric(3)]) == []
+    assert blocks([metric(2), metric(1)]) == []
+    assert blocks([metric(1), metric(2, speaker=other)]) == []
+
+
+async def test_points_and_events_of_one_write_are_all_stored(nats_server: NatsServer, stream: str) -> None:
+    """Events between points, and more messages than may be under way at once, arrive each once."""
+    records = [event(number) if number % 2 else metric(number // 2) for number in range(2600)]
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(records)
+    assert sorted(ids(await stored(nats_server, stream))) == sorted(ids(records))
 
 
 def test_two_runs_never_share_a_message() -> None:

@@ -282,3 +282,45 @@ def test_handler_that_is_a_class_is_refused() -> None:
     """A class in place of its instance is refused with what to give."""
     with pytest.raises(ConfigError, match="give an async function"):
         EventBus(ListSink)
+
+
+async def test_a_sink_that_closes_slowly_has_a_second_beyond_the_deadline() -> None:
+    """What writes its last lines as it closes is not cut at the deadline of the bus, opened or not."""
+    closed: list[str] = []
+
+    class Slow(ListSink):
+        def __init__(self, name: str, error: OSError | None = None) -> None:
+            super().__init__()
+            self.name, self.error = name, error
+
+        async def open(self) -> None:
+            if self.error is not None:
+                raise self.error
+
+        async def aclose(self) -> None:
+            await anyio.sleep(0.3)
+            closed.append(self.name)
+
+    async with EventBus(Slow("open"), Slow("refused", OSError("down")), timeout=0.1):
+        pass
+    assert closed.count("open") == 1
+    assert closed.count("refused") >= 2  # the last attempt comes with the close
+
+
+async def test_a_lane_that_comes_just_before_the_close_is_opened_and_closed() -> None:
+    """A sink that is subscribed as the last thing in the block gets its ledger and is closed, and the block ends at once."""
+    sink = ListSink()
+    with anyio.fail_after(20):
+        async with EventBus(interval=60, timeout=60) as bus:
+            await anyio.wait_all_tasks_blocked()
+            bus.subscribe(sink)
+    assert [record.kind for record in sink.records] == ["ledger"]
+    assert sink.closed
+
+
+def test_a_server_that_asks_for_patience_gets_no_more_than_the_budget() -> None:
+    """A wait that a server asks for ends with the time in which a batch is tried; without a budget left there is none."""
+    retry = Retry(budget=30)
+    assert retry.wait(1, 0.0, asked=5) == 5
+    assert retry.wait(1, 0.0, asked=10**9) == 30
+    assert retry.wait(1, 31.0, asked=5) is None

@@ -267,3 +267,53 @@ def test_look_that_is_cut_short_leaves_what_is_younger_in_the_other_ring(flood: 
     pump, taker = Pump(rings, CONTEXT), Taker()
     assert [pump.look(lambda: [taker], 0.0, 2) for _ in range(3)] == [2, 2, 0]
     assert [record.fields[0] for _, record in taker.taken] == ["first", "first", "first", "last"]
+
+
+class Got:
+    """A receiver: what it was handed, and what it was told is lost."""
+
+    def __init__(self) -> None:
+        self.seqs: list[tuple[int, int]] = []
+        self.lost: list[tuple[int, str, int, int]] = []
+
+    def offer(self, ring: int, records: list[Record]) -> None:
+        self.seqs += [(ring, record.seq) for record in records]
+
+    def lose(self, ring: int, reason: str, first: int, count: int) -> None:
+        self.lost.append((ring, reason, first, count))
+
+
+def two_rings(hole: bytes | None) -> tuple[Pump, list[Ring], Got]:
+    """Return a pump with ten old events; of four metrics those after the first are younger, and the third is `hole`."""
+    rings = [Ring(16), Ring(16)]
+    for ring, times in zip(rings, (range(10, 20), (1, 100, 101, 102)), strict=True):
+        take, slots, mask, _ = ring.pipe
+        for time in times:
+            seq = take()
+            slots[seq & mask] = encode((seq, time, "m", "g", 1))
+    rings[1].pipe[1][2] = hole  # type: ignore[assignment]
+    return Pump(rings, CONTEXT), rings, Got()
+
+
+def test_what_a_look_put_back_is_lost_once() -> None:
+    """A damaged frame that was read too early, and put back with the younger records before it, is counted once."""
+    pump, _, got = two_rings(b"\xc1")
+    pump.look(lambda: [got], 0.0, 4)  # of the events more wait, all of them older than these metrics
+    assert got.seqs == [(1, 0)]
+    assert got.lost == []
+    for _ in range(3):
+        pump.look(lambda: [got], 0.0, 16)
+    assert got.lost == [(1, "undecodable", 2, 1)]
+    assert sorted(got.seqs) == [(0, seq) for seq in range(10)] + [(1, 0), (1, 1), (1, 3)]
+
+
+def test_what_a_look_put_back_is_read_once() -> None:
+    """An interrupted emitter's record that was missed too early, and put back, is delivered once when it has come."""
+    pump, rings, got = two_rings(None)
+    pump.look(lambda: [got], 0.0, 4)
+    assert got.seqs == [(1, 0)]
+    rings[1].pipe[1][2] = encode((2, 101, "m", "g", 1))
+    for _ in range(3):
+        pump.look(lambda: [got], 0.0, 16)
+    assert sorted(got.seqs) == [(0, seq) for seq in range(10)] + [(1, seq) for seq in range(4)]
+    assert got.lost == []

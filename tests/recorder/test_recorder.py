@@ -16,6 +16,7 @@ from elastic_events.bus.codec import encode
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
+from elastic_events.recorder.alive import is_another, lives
 from elastic_events.recorder.format import EVENT_SLOT, METRIC_SLOT, Geometry, RingShape, shapes_of
 from elastic_events.recorder.reader import RecorderReader, read_directory
 from elastic_events.recorder.writer import open_rings
@@ -422,3 +423,31 @@ def test_reader_of_a_live_file_under_a_writer_at_full_speed(tmp_path: Path) -> N
     assert values == sorted(set(values))
     assert values[-1] == total - 1
     assert len(values) + sum(reader.lost.values()) == total
+
+
+def test_another_boot_is_another_life(folder: Path) -> None:
+    """A file of an earlier boot is of a dead process, whoever has its pid and its lock now, and has the clock of its boot."""
+    path = record_some(folder)
+    reader = RecorderReader(path)
+    header = reader.header
+    assert lives(header, path)
+    assert not is_another(msgspec.structs.replace(header, boot_id="another"))
+    earlier = msgspec.structs.replace(header, boot_id="another", time_ns=header.time_ns - 10**18)
+    assert not lives(earlier, path)
+    reader.header = earlier
+    times = [record.time_ns for record in reader.look(dead=True)]
+    assert len(times) == 6
+    assert all(abs(time - earlier.time_ns) < 60e9 for time in times)
+
+
+def test_a_file_is_made_through_no_link(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever guesses the name under which a recorder is made gets nothing of it."""
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"")
+    folder.mkdir(mode=0o700)
+    context = Context("run", "p-1-x", "host", 1)
+    monkeypatch.setattr("elastic_events.recorder.writer.secrets.token_hex", lambda _: "guess")
+    (folder / ".run-p-1-x.ring.guess.part").symlink_to(theirs)
+    with pytest.raises(FileExistsError):
+        open_rings(folder, context)
+    assert theirs.read_bytes() == b""

@@ -93,7 +93,8 @@ def choose(stories: list[Story], run: str | None) -> Story:
     if len(stories) > 1 and run is None:
         *others, last = (story.run_id for story in stories)
         among = ", ".join(dict.fromkeys(others))
-        tell(f"{len(stories)} runs here: showing the last, {last}; --run chooses among {among}")
+        choice = f"--run chooses among {among}" if among != last else "give each an ELASTIC_EVENTS_RUN_ID to choose by"
+        tell(f"{len(stories)} runs here: showing the last, {last}; {choice}")
     return pick(stories, run)
 
 

@@ -16,9 +16,10 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.clocks import set_back
 from elastic_events.reading.job import Told, assemble
 from elastic_events.reading.once import Once
+from elastic_events.reading.ranks import program
 from elastic_events.reading.said import DEATHS, NAMELESS
 from elastic_events.reading.speaker import Speaker
-from elastic_events.reading.story import Story
+from elastic_events.reading.story import Process, Story
 
 __all__ = ("Builder", "Facts", "build", "key_of")
 
@@ -187,14 +188,24 @@ def _set_clocks_back(speakers: Iterable[Speaker]) -> None:
 
 
 def _one_by_one(told: list[Told]) -> list[list[Told]]:
-    """Part jobs that have no id of their own: one begins when all before it have ended and an agent of theirs said so."""
+    """Part jobs that have no id of their own: one begins when all before it have ended and an agent of theirs said so.
+
+    So does a program that has neither agent nor rank, as those before it had none: a script that ran twice is two runs.
+    """
     jobs: list[list[Told]] = []
     end, over = 0, True
     for speaker, process in sorted(told, key=lambda one: one[1].first_ns):
-        if over and process.first_ns > end:
+        if process.first_ns > end and (over or _begins(process, jobs[-1])):
             jobs.append([])
             over = False
         jobs[-1].append((speaker, process))
         end = max(end, process.last_ns)
         over = over or any(said.name in ("job.succeeded", "job.failed") for said in speaker.said())
     return jobs
+
+
+def _begins(process: Process, job: list[Told]) -> bool:
+    """Whether a process that marks steps after all of `job` has ended is another run: nobody has an agent, nor a rank."""
+    before = [other for _, other in job if other.steps]
+    alone = all(one.context.rank is None for one in (process, *before)) and not any(said.said() for said, _ in job)
+    return bool(process.steps and before) and alone and program(process) not in map(program, before)

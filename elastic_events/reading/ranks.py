@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from elastic_events.reading.said import integer
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
-__all__ = ("Death", "Ranks", "signal_name")
+__all__ = ("Death", "Ranks", "program", "signal_name")
 
 
 class Death(NamedTuple):
@@ -60,7 +60,7 @@ class Ranks:
             context = process.context
             agent = (context.host, context.pid) in agents
             if process.steps or (context.rank is not None and not agent):
-                alone = _program(process) if context.rank is None else None
+                alone = program(process) if context.rank is None else None
                 groups.setdefault((context.host, context.restart, context.rank, alone), []).append(process)
         rest = []
         for group in groups.values():
@@ -209,7 +209,7 @@ def _adopt(worker: Worker, process: Process) -> None:
     worker.children.append(process)
 
 
-def _program(process: Process) -> object:
+def program(process: Process) -> object:
     """Return what the identities of one program have in common: a bus that it opens after another has one of its own."""
     return process.context.process.rpartition("-")[0] if _age(process)[0] else process
 

@@ -74,8 +74,9 @@ def _at_times(answer: Slow) -> Iterator[Text]:
 def _silence(answer: Slow) -> Iterator[Text]:
     for one in answer.quiet[:_SHOWN]:
         step = f", after step {one.last_step}" if one.last_step is not None else ""
+        who = "A process" if one.rank is None else f"Rank {one.rank}"
         yield Text(
-            f"Rank {one.rank} on {one.node} went quiet at +{seconds(one.since_s)} in attempt {one.attempt}{step}, "
+            f"{who} on {one.node} went quiet at +{seconds(one.since_s)} in attempt {one.attempt}{step}, "
             f"{seconds(one.before_others_s)} before the others."
         )
     if len(answer.quiet) > _SHOWN:

@@ -183,10 +183,7 @@ class Speaker:
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
         elif isinstance(name, str) and name.startswith(_TORCH):
-            if name == f"{_TORCH}RENDEZVOUS":
-                self._gathered_ns = time_ns
-            if not self._owns:
-                self._hear(time_ns, name, str(source), metadata)
+            self._hear(time_ns, name, str(source), metadata)
 
     def _lost(self, facts: Mapping[str, Any]) -> None:
         """Note a loss: totals, which a collector that was killed has told, too; the highest holds."""
@@ -362,10 +359,15 @@ class Speaker:
     # --- torch's own stream ---
 
     def _hear(self, time_ns: int, name: str, source: str, metadata: Mapping[str, Any]) -> None:
-        self._derive(time_ns, lambda repair: repair.event(name, source, metadata))
         run_id = metadata.get("run_id")
-        if isinstance(run_id, str) and run_id != NAMELESS:
+        # A bus in the launcher that was given no id, and tells the facts itself: torch knows the run's.
+        if isinstance(run_id, str) and run_id != NAMELESS and (not self._owns or self.run_id == NAMELESS):
             self.run_id = run_id
+        if name == f"{_TORCH}RENDEZVOUS":
+            self._gathered_ns = time_ns
+        if self._owns:
+            return
+        self._derive(time_ns, lambda repair: repair.event(name, source, metadata))
         if name == f"{_TORCH}START":
             self._start_ns = time_ns
 

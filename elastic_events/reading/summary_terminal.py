@@ -232,10 +232,9 @@ def _end(answer: Summary) -> Iterable[str]:
         unread = counted(answer.nodes_unread, "node")
         yield f"No record of {unread} of the last attempt was read: give theirs, too."
     elif answer.outcome == "unknown" and answer.attempts:
-        yield (
-            "No agent said the end of the job: it runs, or was killed. What was said last may still be in the recorder "
-            "directory: read that as well, or recover it."
-        )
+        yield "No agent said the end of the job: it runs, was killed, or has no launcher that records."
+        if answer.unclosed or not answer.ledgers:
+            yield "What was said last may still be in the recorder directory: read that as well, or recover it."
 
 
 def _costs(answer: Summary) -> Iterable[str]:

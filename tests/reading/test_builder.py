@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import build
 from elastic_events.reading.perfetto import trace_events
@@ -89,6 +90,26 @@ def test_jobs_without_an_id_are_parted_by_time() -> None:
         run.start(begin + 1, agent, 0, range(1), round=0)
         run.tell(begin + 9, agent, "job.succeeded")
     assert [story.wall_s for story in build(run.records)] == [9.0, 9.0]
+
+
+def test_scripts_without_an_id_are_runs_of_their_own() -> None:
+    """A script without launcher and rank that ran twice is two runs; two buses of one program, and what overlaps, are one."""
+    for later, runs in (((100, "65-2-x"), 2), ((100, "64-1-y"), 1), ((3, "65-2-x"), 1)):
+        run = Run("none")
+        for begin, process in ((0, "64-1-x"), later):
+            run.steps(Context("none", process, "a", int(process[:2], 16)), range(5), begin, 1)
+        assert [len(story.processes) for story in build(run.records)] == [2 // runs] * runs
+
+
+def test_a_launcher_that_knows_no_id_has_torchs() -> None:
+    """The run of a bus in a launcher, which was given no id, has the one that torch's own events name."""
+    run = Run("none")
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.tell(1, agent, "torchelastic.worker.status.RENDEZVOUS", run_id="mine")
+    run.start(2, agent, 0, range(1))
+    (story,) = build(run.records)
+    assert story.run_id == "mine"
 
 
 def test_a_pid_that_is_used_again() -> None:

@@ -14,6 +14,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from elastic_events.bus.context import Context
 from elastic_events.reading.buckets import Goodput
 from elastic_events.reading.compare import Diff
 from elastic_events.reading.overview import Summary
@@ -65,6 +66,16 @@ def test_the_choice_of_a_run(tmp_path: Path, name: str) -> None:
     done = command(name, "both.db", "--run", "none", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "no run 'none' here; there are run, bad" in done.stderr
+
+
+def test_runs_that_have_no_id(tmp_path: Path) -> None:
+    """Where no run has an id, --run could not choose: it is said what would."""
+    run = Run("none")
+    for begin, process in ((0, "64-1-x"), (100, "65-2-x")):
+        run.steps(Context("none", process, "a", int(process[:2], 16)), range(5), begin, 1)
+    database(tmp_path / "both.db", run.records)
+    done = command("summary", "both.db", cwd=tmp_path)
+    assert "2 runs here: showing the last, none; give each an ELASTIC_EVENTS_RUN_ID to choose by" in done.stderr
 
 
 @pytest.mark.parametrize("name", READINGS)

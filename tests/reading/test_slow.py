@@ -154,6 +154,14 @@ def test_a_rank_that_went_quiet() -> None:
     assert "Rank 2 on a went quiet at +49.0 s in attempt 0, after step 23, 2m 31s before the others." in words(found)
 
 
+def test_a_process_without_a_rank_that_went_quiet() -> None:
+    """Who went quiet and has no rank is called a process, not rank None."""
+    run = Run()
+    run.steps(run.worker(None, pid=7), range(5), 0, 1)
+    run.steps(run.worker(None, pid=8), range(200), 0, 1)
+    assert "A process on a went quiet at +5.0 s" in words(answer(run))
+
+
 def test_the_quietest_comes_first() -> None:
     """Of several ranks that went quiet the one that did so first is named first."""
     run = ranks([1.0] * 7)

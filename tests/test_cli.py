@@ -16,7 +16,7 @@ from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.sqlite import read_sqlite
 from tests.programs import environment, python
 from tests.reading.runs import two_attempts
-from tests.reading.test_source import jsonl
+from tests.reading.test_source import database, jsonl
 from tests.recorder.test_recorder import record_some
 
 
@@ -130,6 +130,38 @@ def test_mistakes_get_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_
     assert done.returncode == 2, done.stdout + done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("summary", "locked"),
+        ("tail", "locked"),
+        ("summary", "locked/run.db"),
+        ("tail", "-f", "locked/run.db"),
+        ("slow", "n" * 300),
+        ("timeline", "run.db", "--html", "locked/more/x.html"),
+        ("export", "run.db", "--perfetto", "locked/trace.json"),
+        ("export", "run.db", "--csv", "locked/tables"),
+    ],
+)
+def test_a_place_that_cannot_be_looked_at(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """A directory without rights, or a name too long, is said so in one line: no traceback, and not that nothing is there."""
+    database(tmp_path / "run.db", two_attempts().records)
+    (tmp_path / "locked").mkdir(mode=0)
+    # Without capabilities (capset(2)), root has the rights that the mode gives, too.
+    before = "import ctypes\nctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)())"
+    done = command(*arguments, cwd=tmp_path, before=before)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert re.match(r"elastic-events: .*(Permission denied|File name too long)$", done.stderr), done.stderr
+
+
+def test_tail_of_what_is_no_record(tmp_path: Path) -> None:
+    """`tail` of a file of another program ends with 2 and a sentence, as every command does."""
+    (tmp_path / "notes.txt").write_text("hello\n" * 3)
+    done = command("tail", "notes.txt", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "elastic-events: no record can be read from notes.txt" in done.stderr
 
 
 @pytest.mark.parametrize(

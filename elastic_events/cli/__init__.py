@@ -28,6 +28,9 @@ def main() -> None:
         tell(f"elastic-events: {error}")
         sys.exit(2)
     except OSError as error:
+        if error.filename is not None:  # one that was named; without a name it is the output
+            tell(f"elastic-events: {os.fsdecode(error.filename)}: {error.strerror}")
+            sys.exit(2)
         if error.errno not in _OUTPUT:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still held back must not fail again at exit

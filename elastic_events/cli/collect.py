@@ -9,6 +9,7 @@ import anyio
 import click
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
+from elastic_events.cli.output import tell
 from elastic_events.recorder.daemon import Daemon
 from elastic_events.recorder.directory import secure, take
 from elastic_events.recorder.request import VARIABLES, Request, submit
@@ -36,6 +37,10 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
     lock = take(directory)
     if lock is None:
         raise ConfigError(f"{directory} is collected already: stop that collector, or let it take these sinks, too")
+    if not once:
+        tell(
+            f"collecting {directory}, for {', '.join(urls) or 'the sinks that programs ask for there'}; Ctrl-C ends it"
+        )
     left = anyio.run(_collect, directory, lock, once)
     if left:
         raise ElasticEventsError(f"{left} records are not delivered; they stay in {directory}: collect it again")

@@ -1,5 +1,6 @@
 """`elastic-events export`: a trace for Perfetto, or tables."""
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -134,5 +135,5 @@ def _tables(
 
 
 def _refuse(path: Path, force: bool) -> None:
-    if path.exists() and not force:
+    if os.path.exists(path) and not force:
         raise ConfigError(f"{path} exists: name another place, or say --force to replace it")

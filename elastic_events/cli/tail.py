@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import click
 
+from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.cli.output import tell
 from elastic_events.reading.follow import Follower, follower
@@ -39,7 +40,10 @@ def command(sources: tuple[str, ...], follow: bool, lines: int | None, color: bo
     show = partial(_show, sys.stdout.buffer, wants_color(1) if color is None else color)
     inputs = [_Input(source, follow) for source in sources]
     try:
-        show(_last(_look(inputs), lines))
+        shown = show(_last(_look(inputs), lines))
+        damage = [reason for one in inputs for reason in one.damage()]
+        if damage and not (shown or follow or lines == 0):
+            raise InputError(f"no record can be read from {', '.join(sources)} ({damage[0]})")
         while follow:
             for one in inputs:
                 one.tell()
@@ -78,6 +82,10 @@ class _Input:
                 tell(f"waiting: {error}")
             self._waits = True
 
+    def damage(self) -> list[str]:
+        """Return why lines of the last look could not be read."""
+        return [reason for _, reason in self._found]
+
     def tell(self) -> None:
         """Say on stderr what was damaged and was not so at the look before."""
         found = [place for place in self._found if place not in self._known]
@@ -106,9 +114,12 @@ def _last(records: Iterable[Record], lines: int | None) -> Iterable[Record]:
     return records if lines is None else deque(records, maxlen=lines)
 
 
-def _show(output: BinaryIO, color: bool, records: Iterable[Record]) -> None:
-    records = iter(records)
+def _show(output: BinaryIO, color: bool, records: Iterable[Record]) -> bool:
+    """Print records; return whether there was one."""
+    records, any_of_them = iter(records), False
     # In pieces, so that the first lines of a large file are there at once.
     while piece := [f"{format_record(record, color=color)}\n" for record in islice(records, 200)]:
         output.write("".join(piece).encode(errors="backslashreplace"))
         output.flush()
+        any_of_them = True
+    return any_of_them

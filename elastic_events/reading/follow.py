@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
+from elastic_events.reading.source import is_folder
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.jsonl_read import read_jsonl
 from elastic_events.sinks.parts import list_parts
@@ -43,7 +44,7 @@ def follower(source: str, damaged: Damaged) -> Follower:
 
         return NatsFollower(source)
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path):
         return _Directory(path, damaged)
     if not (path.exists() and path.stat().st_size) and not (path.parent.is_dir() and list_parts(path)):
         # It may become a file of either kind, or a directory.

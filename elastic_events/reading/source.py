@@ -1,10 +1,14 @@
 """Where records are read from: SQLite, JSON Lines, a directory of flight recorders, a NATS stream."""
 
+import errno
+import os
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
+from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder, key_of
 from elastic_events.reading.database import scan, spoken, words
@@ -14,7 +18,7 @@ from elastic_events.sinks.options import without_login
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
 from elastic_events.sinks.stored import NothingYet
 
-__all__ = ("Damage", "last_words", "read_records", "read_stories")
+__all__ = ("Damage", "is_folder", "last_words", "read_records", "read_stories")
 
 #: Told what could not be read: where, and why.
 Damage = Callable[[str, str], object]
@@ -37,7 +41,7 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
         yield from read_nats_sync(text, damaged=damaged)
         return
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path):
         from elastic_events.recorder.reader import read_directory
 
         yield from read_directory(path, lambda file, reason: damaged(file.name, reason))
@@ -47,6 +51,23 @@ def read_records(source: str | Path, damaged: Damage = _ignore) -> Iterator[Reco
 
     read = read_sqlite if is_sqlite(path) else read_jsonl
     yield from read(path, damaged=_by_line(path, damaged))
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether `path` is a directory, one that can be listed.
+
+    Raises:
+        InputError: it may not be looked at.
+    """
+    try:
+        there = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if there and not os.access(path, os.R_OK | os.X_OK):  # a glob would find nothing in it
+        raise InputError(f"cannot read {path}: {os.strerror(errno.EACCES)}")
+    return there
 
 
 def _check(path: Path) -> None:
@@ -94,7 +115,7 @@ def read_stories(
 
 def _named(source: str | Path) -> str:
     """Return a source's name, without its login; empty for a recorder directory, which holds no ledger."""
-    return "" if Path(source).is_dir() else without_login(str(source))
+    return "" if is_folder(Path(source)) else without_login(str(source))
 
 
 def _put_in_order(sources: Iterable[str | Path], disordered: Collection[tuple[str, str]]) -> Builder:

@@ -108,6 +108,11 @@ class SqliteSink(EncodingSink["_Rows"]):
 
     def encode(self, records: Sequence[Record]) -> "_Rows":
         """Return the rows of `records`."""
+        first = records[0]
+        kinds, contexts = list(map(_KIND, records)), list(map(_CONTEXT, records))
+        # By count, which compares by identity first: grouping asks each record for both.
+        if kinds.count(first.kind) == contexts.count(first.context) == len(records):
+            return _Rows(records, [(first.kind, first.context, to_values(records))])
         groups = groupby(records, attrgetter("kind", "context"))
         return _Rows(records, [(*key, to_values(list(group))) for key, group in groups])
 
@@ -245,6 +250,7 @@ def read_sqlite(
 
 
 _STARTED: Any = None
+_KIND, _CONTEXT = attrgetter("kind"), attrgetter("context")
 
 #: Connections of a parent process, in its forked child: never used, never closed.
 _inherited: list[sqlite3.Connection] = []

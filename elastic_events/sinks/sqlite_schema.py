@@ -168,9 +168,8 @@ def find_context(connection: sqlite3.Connection, context: Context) -> tuple[int,
 
 def to_values(records: Sequence[Record]) -> list[Any]:
     """Return the values of the rows of `records`, of one kind, one row behind the other; by columns where they allow it."""
-    columns = list(zip(*map(_PARTS, records), strict=True))
     kind = records[0].kind
-    *head, names, channels, fields, recovered = columns
+    *head, names, channels, fields, recovered = [list(map(column, records)) for column in _COLUMNS]
     payload: Iterable[Iterable[Any]] | None = None
     if kind == "metric":
         payload = _metric_columns(fields)
@@ -236,7 +235,7 @@ def to_row(record: Record) -> tuple[Any, ...]:
     return (*head, *payload, record.recovered, exact)
 
 
-_PARTS = attrgetter("seq", "time_ns", "monotonic_ns", "name", "channel", "fields", "recovered")
+_COLUMNS = [attrgetter(name) for name in ("seq", "time_ns", "monotonic_ns", "name", "channel", "fields", "recovered")]
 _TEXT, _INTEGERS, _NUMBERS = frozenset({str}), frozenset({int}), frozenset({int, float})
 _encoder = msgspec.json.Encoder()
 

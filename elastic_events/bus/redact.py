@@ -1,8 +1,9 @@
 """Secrets never reach a queue: what is redacted by its key, and what is cut out of a text."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 __all__ = ("REDACTED", "SECRETS", "Redactor", "cut_secrets", "nothing", "redact_arguments")
@@ -40,7 +41,23 @@ SECRETS = (
 )
 
 #: One of these is in each key that `SECRETS` finds: to look for them takes no time.
-_SECRET_WORD = re.compile("pass|secret|cred|auth|cookie|bearer|dsn|jwt|otp|pwd|conn|key|token|pat$").search
+_SECRET_WORDS = (
+    "pass",
+    "secret",
+    "cred",
+    "auth",
+    "cookie",
+    "bearer",
+    "dsn",
+    "jwt",
+    "otp",
+    "pwd",
+    "conn",
+    "key",
+    "token",
+)
+_SECRET_WORD = re.compile("|".join((*_SECRET_WORDS, "pat$"))).search
+_PAT = re.compile(r"pat(?![a-z\d])").finditer
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _NOT_A_WORD = re.compile(r"[\W_]+")
@@ -110,7 +127,16 @@ _KEYS = re.compile(
     """,
     re.VERBOSE,
 )
-_RUN = re.compile(r"(?<![\w.-])[\w.-]{15}")
+_KEY = 15
+_RUN = re.compile(rf"(?<![\w.-])[\w.-]{{{_KEY}}}")
+
+# What they begin with. To look for a few letters takes a small part of the time of looking at each run.
+# fmt: off
+_BEGINS = (
+    "sk-", "sk_", "rk_", "hf_", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA", "AIza",
+    "ya29.", "npm_", "pypi-", "nvapi-", "gsk_", "dapi", "SA", "SO", "SU", "eyJ",
+)
+# fmt: on
 
 # `--name value`, `name=value`, `name: value`, `"name": "value"`: the name and what stands between.
 _NAMED = re.compile(
@@ -124,6 +150,9 @@ _VALUE = re.compile(
     """,
     re.VERBOSE,
 )
+
+#: Characters of a name with its dashes and of what stands behind it, at most.
+_NAME = 96
 
 _FLAG = re.compile(r"--?[A-Za-z][\w-]{0,60}")
 
@@ -141,8 +170,8 @@ _JOINED_PASSWORD = re.compile(rf"""((?:{"|".join(_CLIENTS)})[^\n;|]{{0,256}}?\s-
 # Alone in front of a colon they are words of a sentence: "unexpected token: x".
 _SENTENCE = frozenset({"auth", "bearer", "cookie", "cookies", "key", "otp", "token"})
 
-# Whether a name may stand before a value.
-_MARK = re.compile(r"[=:]|(?<![\w-])-")
+# With one of these, or with `=` or `:`, a name may stand before a value.
+_DASH = re.compile(r"-(?<![\w-]-)")
 
 _SEEN = 4096
 _LONGEST = 128
@@ -212,14 +241,16 @@ def cut_secrets(text: str) -> str:
 
     Bearer tokens, logins in URLs, private keys, keys with a well-known beginning; `--password x`, `token=x`, `"secret": "x"`.
     """
-    marked = _MARK.search(text)
+    marked = "=" in text or ":" in text or ("-" in text and _DASH.search(text))
     for needle, secret, kept in _SHAPES + _MARKED_SHAPES if marked else _SHAPES:
-        if needle in text:
+        if needle in text and (needle != "://" or "@" in text):
             text = secret.sub(kept, text)
-    for run in reversed(list(_RUN.finditer(text))):
-        key = _KEYS.match(text, run.start())
-        if key:
-            text = text[: key.start()] + REDACTED + text[key.end() :]
+    runs = " ".join([one for one in text.split() if len(one) >= _KEY])
+    if runs and any(begin in runs for begin in _BEGINS):
+        for run in reversed(list(_RUN.finditer(text))):
+            key = _KEYS.match(text, run.start())
+            if key:
+                text = text[: key.start()] + REDACTED + text[key.end() :]
     return _cut_named(_cut_command(text)) if marked else text
 
 
@@ -270,7 +301,7 @@ def _cut_command(text: str) -> str:
 def _cut_named(text: str) -> str:
     parts: list[str] = []
     done = 0
-    for match in _NAMED.finditer(text):
+    for match in _names(text):
         alone = match["mark"].strip() == ":" and match["name"].lower() in _SENTENCE
         if match.start() < done or alone or not _is_secret_name(match["name"]):
             continue
@@ -279,6 +310,41 @@ def _cut_named(text: str) -> str:
             parts += text[done : match.end()], value["quote"] or "", REDACTED
             done = value.end()
     return "".join(parts) + text[done:]
+
+
+def _names(text: str) -> Iterator[re.Match[str]]:
+    """Return where names stand before values, those at least that may be a secret's: they hold one of a few words."""
+    if not text.isascii():  # letters that are the same in lower case may have other lengths
+        return _NAMED.finditer(text)
+    lower = text.lower()
+    places = [one.start() for one in _PAT(lower)]
+    for word in _SECRET_WORDS:
+        place = lower.find(word)
+        while place >= 0:
+            places.append(place)
+            place = lower.find(word, place + 1)
+    return _near(text, sorted(places))
+
+
+def _near(text: str, places: list[int]) -> Iterator[re.Match[str]]:
+    """Return the names around `places`, ascending."""
+    end = 0  # all before it was looked at
+    for first, place in enumerate(places):
+        if place < end:
+            continue
+        last = place
+        for other in islice(places, first, None):  # those that are near each other at once
+            if other - last > _NAME:
+                break
+            last = other
+        # From a space on, which no name holds.
+        begin = max(place - _NAME, end)
+        begin = max(text.rfind(" ", end, begin), text.rfind("\n", end, begin), end)
+        end = last + 1
+        for match in _NAMED.finditer(text, begin, last + 2 * _NAME):
+            if match.start() >= end:
+                break
+            yield match
 
 
 def _matches(search: Callable[[str], object], key: str) -> bool:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from elastic_events import Event, EventSource, NodeState, construct_and_record_rdzv_event, record
+from elastic_events.bus import redact
 from elastic_events.bus.redact import Redactor, cut_secrets
 from elastic_events.testing import capture
 from elastic_metrics import put_metric
@@ -315,3 +318,73 @@ def test_no_secret_in_a_rendezvous() -> None:
             construct_and_record_rdzv_event("run", about, NodeState.FAILED)
     assert KEY not in repr([one.fields for one in seen])
     assert [one.event.message for one in seen] == ["cannot reach redis://[redacted]@store"] * 2
+
+
+def thorough(text: str) -> str:
+    """Return what `cut_secrets` would, had it looked at each name and each run of a text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redact, "_names", redact._NAMED.finditer)
+        patch.setattr(redact, "_BEGINS", ("",))
+        patch.setattr(redact, "_KEY", 0)
+        return cut_secrets(text)
+
+
+PIECES = [
+    *(
+        "password",
+        "token",
+        "api_key",
+        "authorization",
+        "pad_token",
+        "conn_str",
+        "my_pat",
+        "path",
+        "x",
+        "a.b.c",
+        "PASSWORD",
+        "task-1",
+    ),
+    *(
+        "--password",
+        "-p",
+        "-u",
+        "user:pw",
+        "://u:p@h/",
+        "Bearer",
+        "cookie",
+        "sk-abc123def456ghi789jkl0",
+        "AKIAABCDEFGHIJKLMNOP",
+    ),
+    *(
+        "=",
+        ": ",
+        '="',
+        '": "',
+        "'",
+        " ",
+        "\n",
+        "\t",
+        ".",
+        "-",
+        "_",
+        "[",
+        ")",
+        ",",
+        ";",
+        "\\",
+        '\\"',
+        "ſ",
+        "é",
+        "K",
+        "7",
+    ),
+    *("a" * 40, "b" * 61, "c" * 70, "hunter2"),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join), st.integers(1, 3))
+@settings(max_examples=500)
+def test_what_is_looked_at_less_is_cut_the_same(piece: str, times: int) -> None:
+    """A text that is looked at near the words of secrets only is cut as if all of it were."""
+    text = piece * times
+    assert cut_secrets(text) == thorough(text)

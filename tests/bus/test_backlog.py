@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from elastic_events.bus.backlog import Backlog, Found
 from elastic_events.bus.context import Context
+from elastic_events.bus.latest import Latest
 from elastic_events.bus.record import Record
+from elastic_events.bus.weight import weigh
 from elastic_events.recorder.spool import Spool
 
 CONTEXT = Context(run_id="r", process="1-2-3", host="h", pid=1, rank=0)
@@ -413,3 +415,38 @@ def test_clear_leaves_the_spool_alone(tmp_path: Path) -> None:
     memory.push(events(0, 1))
     assert memory.spill() == 2
     assert memory.clear() == 2
+
+
+def test_a_full_backlog_loses_as_many_as_do_not_fit() -> None:
+    """What fits exactly pushes nothing out; of what does not, as many fall out as are too many, from the oldest on."""
+    backlog = Backlog(10, 10**6, "drop_oldest")
+    assert backlog.push(events(*range(8))) == 0
+    assert backlog.push(events(8, 9)) == 0
+    assert backlog.push(events(*range(10, 15))) == 5
+    assert backlog.push(metrics(*range(100, 103))) == 0
+    assert backlog.push(events(*range(15, 40))) == 25
+    assert backlog.losses() == {"backlog": 30}
+    assert numbers(backlog.take(*ALL)) == [100, 101, 102, *range(30, 40)]
+
+
+def test_the_latest_of_a_key_is_what_came_last_when_a_batch_comes_back() -> None:
+    """A record that could not be delivered is put back, unless a later one of its key has come meanwhile: that is counted."""
+    latest = Latest(10, 10**6, lambda one: one.seq % 3)
+    latest.push(events(0, 1, 2))
+    batch = latest.take(*ALL)
+    latest.push(events(4))
+    latest.untake(batch)
+    assert latest.losses() == {"coalesced": 1}
+    assert latest.size == weigh(events(0, 2, 4))
+    assert numbers(latest.take(*ALL)) == [0, 2, 4]
+    assert latest.size == 0
+
+
+def test_how_many_wait_before_a_mark(tmp_path: Path) -> None:
+    """A flush is told how many records of before it are on disk, none that came after it, and none that were taken."""
+    backlog = spooled(tmp_path, records=1)
+    backlog.push(events(*range(10)))
+    assert backlog.spill() == 0
+    assert [backlog.before(mark, ()) for mark in (0, 1, 5, 10, 99)] == [0, 1, 5, 10, 10]
+    backlog.take(2, 10**6)
+    assert [backlog.before(mark, ()) for mark in (0, 2, 3, 10)] == [0, 0, 1, 8]

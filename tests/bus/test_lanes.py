@@ -222,7 +222,7 @@ async def test_latest_under_failures_and_a_close_adds_up() -> None:
 
 async def test_lane_that_comes_late_begins_with_records_of_before() -> None:
     """`replay` gives the last so many events and metrics that the rings still have, then what comes, each once."""
-    async with EventBus(ListSink(), interval=0.001) as bus:
+    async with EventBus(first := ListSink(), interval=0.001) as bus:
         for number in range(20):
             put_metric("m", number)
             record(event(str(number)))
@@ -235,6 +235,9 @@ async def test_lane_that_comes_late_begins_with_records_of_before() -> None:
         assert [one.name for one in late.payload if one.kind == "event"] == ["15", "16", "17", "18", "19"]
         assert [one.monotonic_ns for one in late.payload] == sorted(one.monotonic_ns for one in late.payload)
         assert lane.stats().accepted == lane.stats().delivered == 11
+        assert await bus.flush(20)
+        times = {one.id: one.time_ns for one in first.payload}
+        assert all(abs(times[one.id] - one.time_ns) < 10**9 for one in late.payload)  # the clocks are read at each look
 
 
 async def test_replay_of_more_than_there_is() -> None:

@@ -7,7 +7,7 @@ loggers of their own. A checkpoint holds the steps up to the last one that was o
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -49,12 +49,12 @@ def begin_checkpoints() -> None:
     save, load = saving(torch.save, _second), loading(torch.load, _first)
     for owner in (torch, torch.serialization):
         owner.save, owner.load = save, load
-    _listen(seam.CHECKPOINT_LOGGER, _distributed)
+    _listen(seam.CHECKPOINT_LOGGERS, _distributed)
 
 
 def begin_errors() -> None:
     """Observe collectives that fail."""
-    _listen(seam.COLLECTIVE_LOGGER, _collective)
+    _listen(seam.COLLECTIVE_LOGGERS, _collective)
 
 
 class _Torchs(logging.Logger):
@@ -70,11 +70,11 @@ class _Torchs(logging.Logger):
         """Leave it on."""
 
 
-def _listen(name: str, hear: Callable[[dict[str, Any]], object]) -> None:
-    logger = logging.getLogger(name)
-    if type(logger) is logging.Logger:
-        logger.__class__ = _Torchs
-    logger.addHandler(_Listener(hear))
+def _listen(names: Iterable[str], hear: Callable[[dict[str, Any]], object]) -> None:
+    for logger in map(logging.getLogger, names):
+        if type(logger) is logging.Logger:
+            logger.__class__ = _Torchs
+        logger.addHandler(_Listener(hear))
 
 
 def saving(original: Callable[..., Any], file: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,7 +143,7 @@ def _ends(span: Any, *error: Any) -> None:
 @guarded("checkpoints")
 def _distributed(said: dict[str, Any]) -> None:
     mark, call = _DISTRIBUTED.get(said.get("func_name", "")), str(said.get("uuid"))
-    if mark is None:
+    if mark is None or "event" not in said:
         return
     if said["event"] == "start":
         path = said.get("checkpoint_id")
@@ -157,7 +157,7 @@ def _distributed(said: dict[str, Any]) -> None:
 
 @guarded("errors")
 def _collective(said: dict[str, Any]) -> None:
-    if "error" in said:
+    if "error" in said and said.get("func_name") not in _DISTRIBUTED:
         names = {"func_name": "function", "pg_name": "group", "backend": "backend", "group_size": "group_size"}
         about = {name: said.get(theirs) for theirs, name in names.items()}
         about["error"] = str(said["error"])[:2000]

@@ -3,12 +3,14 @@
 import logging
 from typing import Any
 
-__all__ = ("CHECKPOINT_LOGGER", "COLLECTIVE_LOGGER", "batch_iterator", "grad_scaler")
+__all__ = ("CHECKPOINT_LOGGERS", "COLLECTIVE_LOGGERS", "batch_iterator", "grad_scaler")
 
 # Torch makes these loggers when it needs them, by these names (torch.distributed.c10d_logger): whoever asks `logging` first
 # makes them, and imports nothing of torch.
-CHECKPOINT_LOGGER = f"c10d-{logging.NullHandler.__name__}-dcp_logger"
-COLLECTIVE_LOGGER = f"c10d-{logging.NullHandler.__name__}-default"
+# Before 2.5 one logger is both.
+_BOTH = f"c10d-{logging.NullHandler.__name__}"
+CHECKPOINT_LOGGERS = (f"{_BOTH}-dcp_logger", _BOTH)
+COLLECTIVE_LOGGERS = (f"{_BOTH}-default", _BOTH)
 
 
 def batch_iterator() -> Any:

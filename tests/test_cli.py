@@ -114,6 +114,7 @@ def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:
     [
         (("tail", "missing.db"), "does not exist"),
         (("summary", "missing.db"), "no such file or directory"),
+        (("summary", "sqlite:///run.db"), "by its path alone"),
         (("summary", "foreign.db"), "foreign.db"),
         (("recover", "missing"), "no such directory"),
         (("replay", "rings", "--to", "nowhere://x"), "no sink is called 'nowhere'"),

@@ -72,9 +72,10 @@ def is_folder(path: Path) -> bool:
 
 def _check(path: Path) -> None:
     if not path.exists():
-        raise NothingYet(
-            f"{path}: no such file or directory; give a SQLite or JSON Lines file, a recorder directory or nats://"
-        )
+        hint = "give a SQLite or JSON Lines file, a recorder directory or nats://"
+        if str(path).startswith(("sqlite:/", "jsonl:/")):
+            hint = "a sink's file is read by its path alone, such as run.db"
+        raise NothingYet(f"{path}: no such file or directory; {hint}")
 
 
 def _by_line(path: Path, damaged: Damage) -> Callable[[int, str], object]:

@@ -7,7 +7,8 @@ task behind, its own `run` no more than we.
 
 import asyncio
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -18,6 +19,9 @@ __all__ = ("Calls",)
 
 #: Seconds that a cancelled call has to end.
 LAST_CHANCE = 0.5
+
+
+Call = Coroutine[Any, Any, BaseException | None]
 
 
 class Calls:
@@ -32,12 +36,13 @@ class Calls:
         """Call `call(*args)` and return what it raised; while one goes on that was cancelled, wait for that first."""
         if self._loop is None:
             if is_trio():
-                return await self._in_trio(call, *args)
+                return await self._booked(call, *args)
             self._loop = asyncio.get_running_loop()
         if self._left:
             await asyncio.wait(self._left)
-        task = self._loop.create_task(_outcome(call, *args))
-        self.tasks.add(here := id(task))
+        task = _start(self._loop, self._booked(call, *args))
+        if task.done():  # without a wait, as most functions are
+            return task.result()
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -45,11 +50,10 @@ class Calls:
             if not task.done() or task.cancelled() or isinstance(task.result(), asyncio.CancelledError):
                 raise
             return task.result()  # it came to its end: what it delivered is delivered
-        finally:
-            self.tasks.discard(here)
 
-    async def _in_trio(self, call: Callable[..., Any], *args: Any) -> BaseException | None:
-        self.tasks.add(here := anyio.get_current_task().id)
+    async def _booked(self, call: Callable[..., Any], *args: Any) -> BaseException | None:
+        here = anyio.get_current_task().id if self._loop is None else id(asyncio.current_task())
+        self.tasks.add(here)
         try:
             return await _outcome(call, *args)
         finally:
@@ -61,6 +65,18 @@ class Calls:
         task.add_done_callback(self._left.discard)
         with anyio.CancelScope(shield=True):
             await asyncio.wait((task,), timeout=LAST_CHANCE)
+
+
+if sys.version_info >= (3, 12):
+
+    def _start(loop: asyncio.AbstractEventLoop, call: Call) -> asyncio.Task[BaseException | None]:
+        """Begin `call` at once, in a task that is its own all the same: one that waits for nothing costs no turn of the loop."""
+        return asyncio.Task(call, loop=loop, eager_start=True)
+
+else:
+
+    def _start(loop: asyncio.AbstractEventLoop, call: Call) -> asyncio.Task[BaseException | None]:
+        return loop.create_task(call)
 
 
 async def _outcome(call: Callable[..., Any], *args: Any) -> BaseException | None:

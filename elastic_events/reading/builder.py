@@ -17,11 +17,11 @@ from elastic_events.reading.clocks import set_back
 from elastic_events.reading.job import Told, assemble
 from elastic_events.reading.once import Once
 from elastic_events.reading.ranks import program
-from elastic_events.reading.said import DEATHS, NAMELESS
+from elastic_events.reading.said import DEATHS, NAMELESS, Mark
 from elastic_events.reading.speaker import Speaker
 from elastic_events.reading.story import Process, Story
 
-__all__ = ("Builder", "Facts", "build", "key_of")
+__all__ = ("Builder", "Marks", "build", "key_of")
 
 
 def key_of(context: Context) -> tuple[str, str]:
@@ -41,18 +41,18 @@ def build(records: Iterable[Record]) -> list[Story]:
     return builder.stories()
 
 
-class Facts(dict[Any, Any]):
-    """Text of JSON -> what it says. That of a step's mark is the same on all ranks: it is decoded once, and is one object."""
+class Marks(dict[Any, Mark]):
+    """Text of JSON -> what it says as a step's mark. It is the same on all ranks: it is decoded once, and is one object."""
 
-    def __missing__(self, text: Any) -> Any:
-        if len(self) >= _FACTS:
+    def __missing__(self, text: Any) -> Mark:
+        if len(self) >= _MARKS:
             self.clear()
-        facts = self[text] = _decode(text)
-        return facts
+        mark = self[text] = Mark.of(_decode(text))
+        return mark
 
 
 _decode = msgspec.json.Decoder().decode
-_FACTS = 65_536
+_MARKS = 65_536
 
 
 class Builder:

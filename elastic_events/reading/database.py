@@ -15,7 +15,7 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Kind, Record
-from elastic_events.reading.builder import Builder, Facts
+from elastic_events.reading.builder import Builder, Marks
 from elastic_events.reading.said import DEATHS
 from elastic_events.reading.speaker import Speaker
 from elastic_events.reading.story import Process
@@ -71,7 +71,6 @@ def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *,
     """
     try:
         with closing(connect_to_read(path)) as connection:
-            connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the ends of the metrics lie far apart
             contexts = {number: _context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
             tell = lambda at, reason: damaged(f"{path.name}, record of {at}", reason)  # noqa: E731
             _scan(connection, contexts, builder, tell, again)
@@ -131,9 +130,9 @@ def _scan(
 
     (total,) = connection.execute(_LAST_EVENT).fetchone()
     rows = iter(_in_order(connection))
-    done, facts = 0, Facts()
+    done, marks = 0, Marks()
     while (row := next(rows, None)) is not None:
-        _take(chain((row,), islice(rows, _MANY)), known, meet, facts, builder, damaged, again)
+        _take(chain((row,), islice(rows, _MANY)), known, meet, marks, builder, damaged, again)
         done += _MANY
         builder.progress(min(1.0, done / (total or 1)))
     for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
@@ -151,7 +150,7 @@ def _take(
     rows: Iterable[tuple[Any, ...]],
     known: dict[int, Speaker],
     meet: Callable[[int, int], Speaker],
-    facts: Facts,
+    marks: Marks,
     builder: Builder,
     damaged: Callable[[int, str], object],
     again: bool,
@@ -164,12 +163,12 @@ def _take(
             speaker = find(number) or meet(number, time_ns)
             if name != 0 and name != 1:  # noqa: PLR1714 - a set costs more
                 _told(builder, speaker, row, again)
-            elif again or seq < speaker.seq:
-                if builder.first(speaker, "", seq, again=again):
-                    speaker.step(name, time_ns, facts[content], monotonic_ns)
-            else:
+                continue
+            if not again and seq >= speaker.seq:
                 speaker.seq = seq
-                speaker.step(name, time_ns, facts[content], monotonic_ns)
+            elif not builder.first(speaker, "", seq, again=again):
+                continue
+            speaker.step(name, time_ns, marks[content], monotonic_ns)
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
             damaged(time_ns, f"{type(error).__name__}: {error}")
 

@@ -8,7 +8,7 @@ import msgspec
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
-from elastic_events.reading.builder import Builder, Facts
+from elastic_events.reading.builder import Builder, Marks
 from elastic_events.reading.speaker import Speaker
 from elastic_events.sinks.jsonl_read import read_lines
 from elastic_events.sinks.stored import FIELDS, Head
@@ -60,7 +60,7 @@ class _Taker:
         self._builder = builder
         self.bytes = 0  # of all lines
         self._known: dict[bytes, Speaker] = {}
-        self._facts = Facts()
+        self._marks = Marks()
 
     def take(self, line: bytes) -> bool:
         """Take one line.
@@ -105,6 +105,6 @@ class _Taker:
             if self._builder.first(speaker, row.name, row.seq):
                 speaker.event(row.time_ns, row.name, row.source, _any(row.metadata), row.monotonic_ns)
             return
-        facts = self._facts[bytes(row.metadata)]
+        mark = self._marks[bytes(row.metadata)]
         if self._builder.first(speaker, "", row.seq):
-            speaker.step(row.name == "step.started", row.time_ns, facts, row.monotonic_ns)
+            speaker.step(row.name == "step.started", row.time_ns, mark, row.monotonic_ns)

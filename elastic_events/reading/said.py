@@ -1,9 +1,9 @@
-"""The words in which processes tell of a job, and one fact that was told."""
+"""The words in which processes tell of a job: facts, and marks of steps."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-__all__ = ("DEATHS", "ENDS", "FACTS", "NAMELESS", "SPANS", "Said", "integer", "later", "whole")
+__all__ = ("DEATHS", "ENDS", "FACTS", "NAMELESS", "SPANS", "Mark", "Said", "integer", "later", "whole")
 
 #: The id of a run that nobody gave one: torchrun's default, and ours.
 NAMELESS = "none"
@@ -37,6 +37,20 @@ class Said(NamedTuple):
     time_ns: int
     name: str
     facts: Mapping[str, Any]
+
+
+class Mark(NamedTuple):
+    """What the mark of a step says. Most say its number and nothing that has to be looked at again: `number` is that of those."""
+
+    facts: Any
+    number: int | None
+
+    @classmethod
+    def of(cls, facts: Any) -> Self:
+        """Look at what a mark says, once for all ranks and both its ends."""
+        plain = type(facts) is dict and "epoch" not in facts and "error" not in facts
+        number = facts.get("step") if plain else None
+        return cls(facts, integer(number))
 
 
 def later(said: Said, by_ns: int) -> Said:

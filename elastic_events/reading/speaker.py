@@ -11,7 +11,7 @@ from elastic_events.bus.context import Context
 from elastic_events.reading.clocks import JUMP
 from elastic_events.reading.observed import Observed, script_first
 from elastic_events.reading.once import Once
-from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, Said, later, whole
+from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, Mark, Said, later, whole
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
@@ -136,7 +136,7 @@ class Speaker:
     def event(self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0) -> None:
         """Take one event."""
         if name in ("step.started", "step.ended"):
-            self.step(name == "step.started", time_ns, metadata, monotonic_ns)
+            self.step(name == "step.started", time_ns, Mark.of(metadata), monotonic_ns)
             return
         recorded_ns = time_ns
         if monotonic_ns:
@@ -152,20 +152,30 @@ class Speaker:
             if isinstance(metadata, dict):
                 self._told(time_ns, name, source, metadata, time_ns - recorded_ns)
 
-    def step(self, begins: bool, time_ns: int, facts: Any, monotonic_ns: int = 0) -> None:
+    def step(self, begins: bool, time_ns: int, mark: Mark, monotonic_ns: int = 0) -> None:
         """Take a mark of a step: what most events of a long run are, and so what has to cost least."""
         if monotonic_ns:
             if self._least < time_ns - monotonic_ns < self._most:
                 time_ns = monotonic_ns + self.ahead
             else:
                 time_ns = self._steady(time_ns, monotonic_ns)
-        if begins:
-            self._step_started(time_ns, facts)
-        elif facts is self._told_of and self._running is not None and "error" not in facts:
-            self._ends[self._running] = time_ns
+        facts, number = mark
+        running = self._running
+        if number is None:
+            pass
+        elif begins:
+            if running is None and self._epochs is None:
+                self._running = len(self._ends)
+                self._told_of = facts
+                self._steps.append(number)
+                self._starts.append(time_ns)
+                self._ends.append(0)
+                return
+        elif facts is self._told_of and running is not None:
+            self._ends[running] = time_ns
             self._running = None
-        else:
-            self._step_ended(time_ns, facts)
+            return
+        (self._step_started if begins else self._step_ended)(time_ns, facts)
 
     def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any], moved_ns: int) -> None:
         if name in FACTS:

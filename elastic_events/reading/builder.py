@@ -14,10 +14,10 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from elastic_events.reading.clocks import set_back
-from elastic_events.reading.job import Told, assemble
+from elastic_events.reading.job import assemble
 from elastic_events.reading.once import Once
 from elastic_events.reading.ranks import program
-from elastic_events.reading.said import DEATHS, NAMELESS, Mark
+from elastic_events.reading.said import DEATHS, NAMELESS, Mark, Told
 from elastic_events.reading.speaker import Speaker
 from elastic_events.reading.story import Process, Story
 
@@ -69,6 +69,7 @@ class Builder:
         self._source = ""
         self._runs: set[str] = set()  # of which the source has records
         self._spoken: dict[str, set[str]] = {"": self._runs}
+        self._losses: list[tuple[str, dict[tuple[str, str], int]]] = []  # of each run, as its processes told them
         self._closed: dict[str, set[str]] = {}  # run -> hosts and sources that have a ledger of it
 
     def begin(self, source: str) -> None:
@@ -125,17 +126,22 @@ class Builder:
             self._closed.setdefault(context.run_id, set()).update((context.host, self._source))
 
     def stories(self) -> list[Story]:
-        """Return the stories of what was taken."""
+        """Return the stories of what was taken, once: what was kept for them is gone then."""
+        _set_clocks_back(self._heard.values())
+        self._losses = [(speaker.run_id, speaker.lost) for speaker in self._heard.values() if speaker.lost]
         runs: dict[str, list[Speaker]] = {}
         for speaker in self._heard.values():
             runs.setdefault(speaker.run_id, []).append(speaker)
+        self._heard.clear()  # of hundreds of thousands: each goes as soon as it has told
         if len(runs) == 2 and NAMELESS in runs:  # a process that does not know its run's id
             nameless = runs.pop(NAMELESS)
             next(iter(runs.values())).extend(nameless)
         stories = []
-        _set_clocks_back(self._heard.values())
         for run_id, speakers in runs.items():
-            told = [(speaker, speaker.finish()) for speaker in speakers]
+            told = []
+            speakers.reverse()
+            while speakers:
+                told.append(speakers.pop().told())
             jobs = _one_by_one(told) if run_id == NAMELESS else [told]
             for job in jobs:
                 story = assemble(run_id, job)
@@ -147,9 +153,9 @@ class Builder:
     def _lost(self, runs: set[str]) -> dict[str, int]:
         """Return what rings overwrote before a collector came, by reason: each loss once, whoever told it."""
         totals: dict[tuple[str, str], int] = {}
-        for speaker in self._heard.values():
-            if speaker.run_id in runs:
-                for key, total in (speaker.lost or {}).items():
+        for run_id, own in self._losses:
+            if run_id in runs:
+                for key, total in own.items():
                     totals[key] = max(totals.get(key, 0), total)
         lost: Counter[str] = Counter()
         for (_, reason), total in totals.items():
@@ -194,18 +200,18 @@ def _one_by_one(told: list[Told]) -> list[list[Told]]:
     """
     jobs: list[list[Told]] = []
     end, over = 0, True
-    for speaker, process in sorted(told, key=lambda one: one[1].first_ns):
-        if process.first_ns > end and (over or _begins(process, jobs[-1])):
+    for one in sorted(told, key=lambda one: one.process.first_ns):
+        if one.process.first_ns > end and (over or _begins(one.process, jobs[-1])):
             jobs.append([])
             over = False
-        jobs[-1].append((speaker, process))
-        end = max(end, process.last_ns)
-        over = over or any(said.name in ("job.succeeded", "job.failed") for said in speaker.said())
+        jobs[-1].append(one)
+        end = max(end, one.process.last_ns)
+        over = over or any(said.name in ("job.succeeded", "job.failed") for said in one.facts)
     return jobs
 
 
 def _begins(process: Process, job: list[Told]) -> bool:
     """Whether a process that marks steps after all of `job` has ended is another run: nobody has an agent, nor a rank."""
-    before = [other for _, other in job if other.steps]
-    alone = all(one.context.rank is None for one in (process, *before)) and not any(said.said() for said, _ in job)
+    before = [one.process for one in job if one.process.steps]
+    alone = all(one.context.rank is None for one in (process, *before)) and not any(one.facts for one in job)
     return bool(process.steps and before) and alone and program(process) not in map(program, before)

@@ -8,14 +8,10 @@ from elastic_events.reading.causes import OUTCOMES, conclude
 from elastic_events.reading.clocks import LOOK, Joined, offsets
 from elastic_events.reading.observed import number_observed
 from elastic_events.reading.ranks import Ranks, signal_name
-from elastic_events.reading.said import DEATHS, Said, integer, later
-from elastic_events.reading.speaker import Speaker
+from elastic_events.reading.said import DEATHS, Said, Told, integer, later
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
-__all__ = ("Told", "assemble")
-
-#: One process, and what it said and marked.
-Told = tuple[Speaker, Process]
+__all__ = ("assemble",)
 
 #: Nanoseconds between the nodes' starts of one attempt, at most: torch's nodes look once a second.
 _TOGETHER = round(2 * LOOK * 1e9)
@@ -23,26 +19,25 @@ _TOGETHER = round(2 * LOOK * 1e9)
 
 def assemble(run_id: str, told: list[Told]) -> Story:
     """Return the story of one run. Never raises for what was recorded: values of a wrong type count as not given."""
-    told = sorted(told, key=lambda one: (one[1].first_ns, one[0].context.host, one[0].context.process))
-    said = {one: one[0].said() for one in told}
-    reference, found = offsets(_joins(said))
-    for one, facts in said.items():
-        clock = found.get(one[0].context.host)
+    told = sorted(told, key=lambda one: (one.process.first_ns, one.process.context.host, one.process.context.process))
+    reference, found = offsets(_joins(told))
+    for at, one in enumerate(told):
+        clock = found.get(one.process.context.host)
         if clock is not None and clock.applied:
-            said[one] = _shifted(one[1], facts, round(clock.seconds * 1e9))
+            told[at] = one._replace(facts=_shifted(one.process, one.facts, round(clock.seconds * 1e9)))
     job = _Job(Story(run_id, 0, 0, reference=reference, offsets=found))
-    job.hear(said)
-    job.ranks.assign(job.story, [process for _, process in told])
+    job.hear(told)
+    job.ranks.assign(job.story, [one.process for one in told])
     return job.finish()
 
 
-def _joins(said: Mapping[Told, list[Said]]) -> Iterable[Joined]:
-    for (speaker, _), facts in said.items():
+def _joins(told: Iterable[Told]) -> Iterable[Joined]:
+    for process, facts, _ in told:
         for time_ns, name, metadata in facts:
             number = integer(metadata.get("round")) if name == "rendezvous.completed" else None
             if number is not None:
                 about = integer(metadata.get("rank")), integer(metadata.get("world_size"))
-                yield Joined(speaker.context.host, number, time_ns, *about)
+                yield Joined(process.context.host, number, time_ns, *about)
 
 
 def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
@@ -99,15 +94,16 @@ class _Job:
         self.ranks = Ranks()
         self._alive: dict[Attempt, int] = {}  # the last sign of any of its agents
 
-    def hear(self, said: Mapping[Told, list[Said]]) -> None:
+    def hear(self, told: Iterable[Told]) -> None:
         """Hear all facts of all agents."""
         heard: list[tuple[tuple[int, int, int], _Agent | None, Said]] = []
         agents = []
-        for (speaker, process), facts in said.items():
+        for process, facts, node in told:
             agent = None
             if any(name not in DEATHS for _, name, _ in facts):
-                agent = _Agent(speaker.node)
-                speaker.node.first_ns, speaker.node.last_ns = process.first_ns, process.last_ns
+                host = process.context.host
+                agent = _Agent(node or Node(host, host, process.context.pid))
+                agent.node.first_ns, agent.node.last_ns = process.first_ns, process.last_ns
                 agents.append(agent)
             heard += ((_place(fact), agent, fact) for fact in facts)
         self.story.nodes = [agent.node for agent in agents]
@@ -256,7 +252,8 @@ class _Job:
         worker.ended_ns, worker.outcome = time_ns, "failed"
         worker.exit_code, worker.signal = integer(facts.get("exit_code")), signal_name(facts.get("signal"))
         worker.message = _text(facts.get("message"))
-        worker.left = {name: facts[name] for name in _LEFT if name in facts}
+        if not _LEFT.isdisjoint(facts):
+            worker.left = {name: value for name, value in facts.items() if name in _LEFT}
         worker.first, worker.victim = facts.get("first") is True, facts.get("victim") is True
 
     def worker_stacks(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
@@ -328,7 +325,7 @@ _HEARD: dict[str, Callable[[_Job, _Agent, int, Mapping[str, Any]], None]] = {
 }
 
 #: What a dead worker left in its folder, among the facts of its failure.
-_LEFT = ("file", "line", "function", "traceback", "stderr")
+_LEFT = frozenset({"file", "line", "function", "traceback", "stderr"})
 
 _ORDER = {name: place for place, name in enumerate(_HEARD)}
 _LAST = _ORDER["job.succeeded"]

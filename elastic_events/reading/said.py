@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-__all__ = ("DEATHS", "ENDS", "FACTS", "NAMELESS", "SPANS", "Mark", "Said", "integer", "later", "whole")
+from elastic_events.reading.story import Node, Process
+
+__all__ = ("DEATHS", "ENDS", "FACTS", "NAMELESS", "SPANS", "Mark", "Said", "Told", "integer", "later", "whole")
 
 #: The id of a run that nobody gave one: torchrun's default, and ours.
 NAMELESS = "none"
@@ -28,8 +30,6 @@ SPANS = {
     f"{what}.{edge}": (what, edge == "started") for what in ("checkpoint", "restore") for edge in ("started", "ended")
 }
 
-_INT64 = range(-(2**63), 2**63)
-
 
 class Said(NamedTuple):
     """One fact that an agent told."""
@@ -37,6 +37,14 @@ class Said(NamedTuple):
     time_ns: int
     name: str
     facts: Mapping[str, Any]
+
+
+class Told(NamedTuple):
+    """All that one process told."""
+
+    process: Process
+    facts: list[Said]  #: as an agent; empty for a worker
+    node: Node | None  #: that it is as an agent, where something was noted of it
 
 
 class Mark(NamedTuple):
@@ -64,7 +72,7 @@ def later(said: Said, by_ns: int) -> Said:
 
 def integer(value: Any) -> int | None:
     """Return `value` if it is an integer that a file can hold, else None: metadata is whatever somebody recorded."""
-    return value if type(value) is int and value in _INT64 else None
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def whole(value: Any) -> int | None:

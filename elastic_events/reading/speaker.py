@@ -11,7 +11,7 @@ from elastic_events.bus.context import Context
 from elastic_events.reading.clocks import JUMP
 from elastic_events.reading.observed import Observed, script_first
 from elastic_events.reading.once import Once
-from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, Mark, Said, later, whole
+from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, Mark, Said, Told, later, whole
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
@@ -264,8 +264,8 @@ class Speaker:
         for facts in filter(None, (self._facts, self._derived)):
             facts[:] = [later(said, later_ns) for said in facts]
 
-    def finish(self) -> Process:
-        """Close what the last record left open; return the process. What the script marks wins over what was observed."""
+    def _finish(self) -> Process:
+        """Return the process. What the script marks wins over what was observed."""
         if self._repair is not None:
             self._derive(self._last_ns, Repair.started)
         for times in (self._starts, self._ends, (self._errors or _NOTHING).values()):
@@ -292,9 +292,10 @@ class Speaker:
             return False
         return self._first_ns == self._last_ns == facts[0].time_ns
 
-    def said(self) -> list[Said]:
-        """Return what this process said as an agent; empty for a worker."""
-        return [*(self._facts or ()), *(() if self._owns else self._derived or ())]
+    def told(self) -> Told:
+        """Close what the last record left open; return all that the process told."""
+        process = self._finish()
+        return Told(process, [*(self._facts or ()), *(() if self._owns else self._derived or ())], self._node)
 
     # --- marks: each is a beginning and an end of one thing, by its id, or by its number and its order ---
 

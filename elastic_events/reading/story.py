@@ -58,8 +58,10 @@ class Process:
     @property
     def last_step(self) -> int | None:
         """The number of the last step that it finished."""
-        entries = range(len(self.ends) - 1, -1, -1)
-        return next((self.steps[at] for at in entries if self.ends[at] and at not in self.names), None)
+        for at in range(len(self.ends) - 1, -1, -1):
+            if self.ends[at] and at not in self.names:
+                return self.steps[at]
+        return None
 
     @property
     def numbers(self) -> "Sequence[int]":

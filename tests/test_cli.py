@@ -157,6 +157,21 @@ def test_a_place_that_cannot_be_looked_at(arguments: tuple[str, ...], tmp_path: 
     assert re.match(r"elastic-events: .*(Permission denied|File name too long)$", done.stderr), done.stderr
 
 
+def test_collect_once_without_a_sink(tmp_path: Path) -> None:
+    """`collect --once` of recorders for which nobody asked for a sink says so, and leaves them; an empty directory is done."""
+    work = "from elastic_metrics import put_metric\nput_metric('loss', 1)\nimport os\nos._exit(0)"
+    python("-c", work, cwd=tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "rings"))
+    done = command("collect", "--once", "rings", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no sink was asked for in rings" in done.stderr
+    assert list((tmp_path / "rings").glob("*.ring"))
+    (tmp_path / "empty").mkdir()
+    assert command("collect", "--once", "empty", cwd=tmp_path).returncode == 0
+    done = command("collect", "--once", "rings", "sqlite:///run.db", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list((tmp_path / "rings").glob("*.ring"))
+
+
 def test_tail_of_what_is_no_record(tmp_path: Path) -> None:
     """`tail` of a file of another program ends with 2 and a sentence, as every command does."""
     (tmp_path / "notes.txt").write_text("hello\n" * 3)

@@ -11,7 +11,7 @@ import click
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.cli.output import tell
 from elastic_events.recorder.daemon import Daemon
-from elastic_events.recorder.directory import secure, take
+from elastic_events.recorder.directory import rings, secure, take
 from elastic_events.recorder.request import VARIABLES, Request, submit
 from elastic_events.sinks.urls import absolute, open_url
 
@@ -44,6 +44,10 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
     left = anyio.run(_collect, directory, lock, once)
     if left:
         raise ElasticEventsError(f"{left} records are not delivered; they stay in {directory}: collect it again")
+    if once and not urls and any(rings(directory)):
+        raise ConfigError(
+            f"no sink was asked for in {directory}, so its recorders stay: name one, such as sqlite:///run.db"
+        )
 
 
 async def _collect(directory: Path, lock: int, once: bool) -> int:

@@ -32,7 +32,7 @@ def summary_terminal(answer: Summary) -> RenderableType:
     answer = shown(msgspec.structs.replace(answer, reason=answer.reason and error_line(answer.reason)))
     return Group(
         *_headline(answer),
-        Fitted(_attempts(answer)),
+        *([Fitted(_attempts(answer))] if answer.attempts else []),
         *map(Text, messages),
         *map(Text, islice(places(answer.stuck), _FEW)),
         *_words(answer),
@@ -184,6 +184,7 @@ def _remarks(answer: Summary) -> Iterable[str]:
         yield f"{counted(answer.unparsed, 'rendezvous message')} of torch could not be understood."
     if not answer.attempts:
         yield "No attempt was recorded: this shows what a launcher, the torchrun plug-in or torch itself records of a job."
+        yield "elastic-events tail shows the records themselves."
     if answer.children:
         yield f"{counted(answer.children, 'process', 'processes')} that ranks had started recorded, too."
     if len(answer.roles) > 1:

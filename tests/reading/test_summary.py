@@ -202,3 +202,12 @@ def test_a_signal_without_a_name() -> None:
     run.start(0, run.agent(), 0, range(1))
     run.failed(1, run.agent(), 0, 0, signal="signal 40")
     assert "SIG40" in shown(run)
+
+
+def test_a_run_of_metrics_alone() -> None:
+    """Where there is no attempt, no empty table is drawn, and it is said what shows the records."""
+    run = Run()
+    run.metric(0, run.worker(None, pid=7), "loss", 1.0)
+    told = shown(run)
+    assert "first to" not in told
+    assert "elastic-events tail shows the records themselves" in told

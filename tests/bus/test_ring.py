@@ -323,3 +323,21 @@ def test_what_a_look_put_back_is_read_once() -> None:
         pump.look(lambda: [got], 0.0, 16)
     assert sorted(got.seqs) == [(0, seq) for seq in range(10)] + [(1, seq) for seq in range(4)]
     assert got.lost == []
+
+
+def test_a_ring_that_laps_a_look_gives_no_record_twice() -> None:
+    """Of slots that are filled anew between the look at the head and that at the slots, the old records count as overwritten."""
+    ring = Ring(4)
+    for value in range(6):
+        put(ring, value)
+
+    class Earlier:
+        capacity, head = 4, 4
+        frames, why_gone = ring.frames, ring.why_gone
+
+    cursor = Cursor(Earlier())
+    assert [record.seq for record in look(cursor)] == [2, 3]
+    assert cursor.lost == [("overwritten", 0, 1), ("overwritten", 1, 1)]
+    cursor.ring = ring
+    assert [record.seq for record in look(cursor)] == [4, 5]
+    assert cursor.lost == []

@@ -589,3 +589,28 @@ def test_killed_at_any_system_call_loses_nothing(tmp_path: Path, mode: str) -> N
     done = subprocess.run(program(KILLED, tmp_path, mode), check=False, timeout=110, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 80, "the calls are those of the spool"
+
+
+def test_a_segment_that_is_gone_is_a_loss_of_as_many_as_were_in_it(tmp_path: Path) -> None:
+    """The next segment's name tells how many records are gone, hundreds as well as a few."""
+    spool = Spool(tmp_path / "s")
+    for first, end in ((0, 100), (100, 300), (300, 400)):
+        spool._segment = 0  # each batch in one of its own
+        write(spool, EVENTS, [event(number) for number in range(first, end)])
+    spool.after_fork()
+    gone = files(tmp_path / "s")[1]
+    gone.unlink()
+    spool = Spool(tmp_path / "s")
+    assert (spool.found.records, spool.found.lost) == (200, 200)
+    spool.close()
+
+
+def test_a_full_spool_gives_up_an_eighth_at_a_time(tmp_path: Path) -> None:
+    """What falls out of a full spool at once is a small part of it, whatever its size."""
+    spool = Spool(tmp_path / "s", limit=80_000)
+    held = lost = 0
+    while not lost and held < 10_000:
+        held += write(spool, EVENTS, [event(number) for number in range(held, held + 20)])
+        lost = spool.losses().total()
+    spool.close()
+    assert 0 < lost < held / 5

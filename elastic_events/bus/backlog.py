@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple, Protocol
 
 from elastic_events.bus.queued import Queue
 from elastic_events.bus.record import Record
-from elastic_events.bus.weight import weigh
 
 __all__ = ("Backlog", "Found", "Overflow", "Spooled", "Spooling")
 
@@ -153,13 +152,14 @@ class Backlog:
         before = self._collect_losses()
         spooling = self.spool is not None
         for kind, run in _runs(records):
-            queue, weight = self._metrics if kind == "metric" else self._events, weigh(run)
+            queue = self._metrics if kind == "metric" else self._events
             over = len(queue) + len(run) - self.records
             if not spooling and self.overflow == "drop_oldest" and 0 < over <= len(queue):  # all at once
                 queue.take(over)
                 self._lost["backlog"] += over
-            if spooling or (len(queue) + len(run) <= self.records and queue.bytes + weight <= self.bytes):
-                queue.append(run, range(self.entered, self.entered + len(run)), weight)
+            encoded = _size(run)
+            if spooling or (len(queue) + len(run) <= self.records and queue.fits(run, encoded, self.bytes)):
+                queue.append(run, range(self.entered, self.entered + len(run)), encoded)
                 self.entered += len(run)
             else:
                 self._lost["backlog"] += sum(self._squeeze_in(queue, record) for record in run)
@@ -255,18 +255,18 @@ class Backlog:
                 self._lost[reason] += 1
 
     def _over(self, queue: Queue) -> bool:
-        return len(queue) > self.records or queue.bytes > self.bytes
+        return len(queue) > self.records or not queue.fits((), 0, self.bytes)
 
     def _squeeze_in(self, queue: Queue, record: Record) -> int:
-        fell, weight = 0, weigh([record])
-        while len(queue) >= self.records or queue.bytes + weight > self.bytes:
+        fell = 0
+        while len(queue) >= self.records or not queue.fits([record], record.size, self.bytes):
             if self.overflow == "drop_newest":
                 return 1
             if not queue:  # longer than the bound: it has the queue to itself
                 break
             queue.drop(newest=False)
             fell += 1
-        queue.append([record], [self.entered], weight)
+        queue.append([record], range(self.entered, self.entered + 1), record.size)
         self.entered += 1
         return fell
 

@@ -4,11 +4,11 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from operator import attrgetter
 
 from elastic_events.bus.record import Record
-from elastic_events.bus.weight import weigh
+from elastic_events.bus.weight import bound, weigh
 
 __all__ = ("Queue",)
 
@@ -19,20 +19,26 @@ _RUN = 1024
 
 
 class _Run:
-    """Records that came together, their entry numbers, and the memory they take; those before `begin` have left."""
+    """Records that came together, and their entry numbers; those before `begin` have left. It weighs 0 until it is weighed."""
 
-    __slots__ = ("begin", "entries", "records", "weight")
+    __slots__ = ("begin", "encoded", "entries", "records", "weight")
 
-    def __init__(self, records: Sequence[Record], entries: Sequence[int], weight: int) -> None:
+    def __init__(self, records: Sequence[Record], entries: Sequence[int], encoded: int) -> None:
         self.records: list[Record] = list(records)
         self.entries = entries
-        self.weight = weight
+        self.encoded = encoded
+        self.weight = 0
         self.begin = 0
 
     def __len__(self) -> int:
         return len(self.records) - self.begin
 
-    def add(self, records: Sequence[Record], entries: Sequence[int], weight: int) -> bool:
+    def weigh(self) -> int:
+        """Find out what it takes; return that."""
+        self.weight = weigh(self.records[self.begin :])
+        return self.weight
+
+    def add(self, records: Sequence[Record], entries: Sequence[int], encoded: int) -> bool:
         """Take them as well, if the run is short and they are the next; return whether."""
         here = self.entries
         is_next = isinstance(here, range) and isinstance(entries, range) and here.stop == entries.start
@@ -40,32 +46,53 @@ class _Run:
             return False
         self.records += records
         self.entries = range(self.entries[0], entries[-1] + 1)
-        self.weight += weight
+        self.encoded += encoded
         return True
 
-    def cut(self, number: int) -> tuple[list[Record], Sequence[int], int]:
-        """Remove the first `number`; return them, their entry numbers and their weight."""
+    def cut(self, number: int) -> tuple[list[Record], Sequence[int], int, int]:
+        """Remove the first `number`; return them, their entry numbers, encoded bytes, and weight, if the run is weighed."""
         begin, end = self.begin, self.begin + number
         records, entries = self.records[begin:end], self.entries[begin:end]
-        weight = self.weight if end == len(self.records) else weigh(records)
+        whole = end == len(self.records)
+        weight = self.weight if whole or not self.weight else weigh(records)
+        encoded = self.encoded if whole else sum(map(_SIZE, records))
         self.weight -= weight
+        self.encoded -= encoded
         self.begin = end
         if end > len(self.records) // 2:  # let go of what left, now and then rather than at each cut
             del self.records[:end]
             self.entries, self.begin = self.entries[end:], 0
-        return records, entries, weight
+        return records, entries, encoded, weight
 
 
 class Queue:
-    """Records in order, and beside each its entry number, which grows from one to the next."""
+    """Records in order, and beside each its entry number, which grows from one to the next.
+
+    They are weighed where it matters what they take: where the most that their encoded bytes may become is too much.
+    """
 
     def __init__(self) -> None:
-        self.bytes: int = 0  #: of memory
         self._runs: deque[_Run] = deque()
         self._count = 0
+        self._encoded = 0
+        self._known = 0  # runs that are weighed: the first ones
+        self._weight = 0  # of these
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory that they take."""
+        for run in islice(self._runs, self._known, None):
+            self._weight += run.weigh()
+        self._known = len(self._runs)
+        return self._weight
+
+    def fits(self, records: Sequence[Record], encoded: int, bytes_: int) -> bool:
+        """Whether `records` of `encoded` bytes, and all that is here, take no more than `bytes_` of memory."""
+        most = bound(self._count + len(records), self._encoded + encoded)
+        return most <= bytes_ or self.bytes + weigh(records) <= bytes_
 
     @property
     def first(self) -> int | None:
@@ -86,18 +113,22 @@ class Queue:
         """Return how many records have entry numbers below `mark`."""
         return sum(bisect_left(run.entries, mark, run.begin) - run.begin for run in self._runs)
 
-    def append(self, records: Sequence[Record], entries: Sequence[int], weight: int) -> None:
-        """Put `records`, which take `weight` bytes of memory, at the end."""
-        if records and not (self._runs and self._runs[-1].add(records, entries, weight)):
-            self._runs.append(_Run(records, entries, weight))
+    def append(self, records: Sequence[Record], entries: Sequence[int], encoded: int) -> None:
+        """Put `records` of `encoded` bytes at the end."""
+        if records and not (self._runs and self._runs[-1].add(records, entries, encoded)):
+            self._runs.append(_Run(records, entries, encoded))
+        elif records and self._known == len(self._runs):
+            more = weigh(records)
+            self._runs[-1].weight += more
+            self._weight += more
         self._count += len(records)
-        self.bytes += weight
+        self._encoded += encoded
 
     def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], list[int]]:
         """Remove the first records: up to `most`, no more than `bytes_` encoded, with entry numbers below `before`."""
         records: list[Record] = []
         entries: list[int] = []
-        bounded = self.bytes > bytes_  # of memory, which is more
+        bounded = self._encoded > bytes_
         while self._runs:
             run = self._runs[0]
             number = min(most - len(records), len(run))
@@ -109,33 +140,44 @@ class Queue:
                 bytes_ -= sizes[number - 1] if number else 0
             whole = number == len(run)
             if number:
-                some, numbers, weight = run.cut(number)
+                some, numbers, encoded, weight = run.cut(number)
                 records += some
                 entries += numbers
-                self._count -= number
-                self.bytes -= weight
+                self._left(number, encoded, weight)
             if not whole:
                 break
             self._runs.popleft()
+            self._known = max(self._known - 1, 0)
         return records, entries
 
     def untake(self, records: Sequence[Record], entries: Sequence[int]) -> None:
         """Put what was taken at the front again."""
         if records:
-            self._runs.appendleft(_Run(records, entries, weight := weigh(records)))
+            encoded = sum(map(_SIZE, records))
+            self._runs.appendleft(run := _Run(records, entries, encoded))
+            self._weight += run.weigh()
+            self._known += 1
             self._count += len(records)
-            self.bytes += weight
+            self._encoded += encoded
 
     def drop(self, *, newest: bool) -> None:
         """Remove one record."""
-        run = self._runs[-1 if newest else 0]
-        if newest:
-            gone = weigh([run.records.pop()])
-            run.entries = run.entries[:-1]
-            run.weight -= gone
-        else:
-            _, _, gone = run.cut(1)
-        self._count -= 1
-        self.bytes -= gone
+        if not newest:
+            self.take(1)
+            return
+        _ = self.bytes  # now all is weighed
+        run = self._runs[-1]
+        gone = run.records.pop()
+        run.entries = run.entries[:-1]
+        weight = weigh([gone]) if run else run.weight
+        run.weight -= weight
+        run.encoded -= gone.size
+        self._left(1, gone.size, weight)
         if not run:
-            self._runs.remove(run)
+            self._runs.pop()
+            self._known -= 1
+
+    def _left(self, count: int, encoded: int, weight: int) -> None:
+        self._count -= count
+        self._encoded -= encoded
+        self._weight -= weight

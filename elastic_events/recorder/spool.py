@@ -21,7 +21,6 @@ from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.fork import after_fork_in_child
 from elastic_events.bus.queued import Queue
 from elastic_events.bus.record import Record
-from elastic_events.bus.weight import weigh
 from elastic_events.recorder.directory import secure
 from elastic_events.recorder.segment import LATER, START, Directory, Head, Segment, Torn, batches, pack
 
@@ -154,7 +153,7 @@ class _Series:
                 if error.errno in LATER:
                     return
                 records, entries, lost = [], [], segment.give_up()
-            self._ahead.append(records, entries, weigh(records))
+            self._ahead.append(records, entries, sum(record.size for record in records))
             self._unread -= len(records) + lost
             if lost:
                 self._lost["spool_damaged", self.kind] += lost

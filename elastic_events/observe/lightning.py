@@ -1,8 +1,7 @@
 """Lightning: steps by `global_step`, epochs, evaluations, and checkpoints from their beginning to their end.
 
-trainer = lightning.Trainer(callbacks=[ElasticCallback()])
-
-Where the environment asks to observe, each `Trainer` gets one by itself, by Lightning's entry point for callbacks.
+`Trainer(callbacks=[ElasticCallback()])`. Where the environment asks to observe, each `Trainer` gets one by itself, by
+Lightning's entry point for callbacks.
 """
 
 import sys

@@ -16,7 +16,7 @@ from elastic_events.bus.ledger import Ledger
 from elastic_events.bus.record import Record
 from elastic_events.bus.spread import call_each
 from elastic_events.bus.subscription import Subscription
-from elastic_events.bus.wakeup import Wakeup
+from elastic_events.bus.wakeup import Signal, Wakeup
 
 __all__ = ("LONGEST_OPEN", "Delivery")
 
@@ -44,7 +44,7 @@ class Delivery:
         self.calls: Calls = Calls()
         self.last_error: str = ""
         self.progress: Wakeup = Wakeup()  # set whenever records were settled
-        self._again = Wakeup()  # ends a wait for another attempt
+        self._again = Signal()  # somebody waits: the next attempt is now, also where it is about to wait for one
         self._flight: Sequence[Record] = ()  # taken out of the backlog, and not settled yet
         self._failures = 0  # in a row, across batches: what opens the circuit
         self._alone = 0  # records refused in a row, each by itself: so many are no poison, the sink refuses everything
@@ -81,7 +81,7 @@ class Delivery:
             batch = batch[1:]
         started = anyio.current_time()
         first_failures = self._failures
-        while (error := await self._attempt(self.sink.write, batch)) is not None:
+        while (error := await self._try(self.sink.write, batch)) is not None:
             self.last_error = told(error)
             if isinstance(error, PERMANENT):
                 return await self._refused(batch, error)
@@ -106,6 +106,7 @@ class Delivery:
         since: dict[int, float] = {}
         while left:
             started = anyio.current_time()
+            self._again.clear()
             failed, untried = await call_each(self._call_one, left, one.concurrency, one.key)
             if any(not isinstance(error, PERMANENT) for _, error in failed):
                 self._failures += 1
@@ -161,6 +162,11 @@ class Delivery:
             self.backlog.spill()
             self.progress.set()
             await self._pause(retry.wait(self._alone - retry.opens_after + 1, 0.0) or 0.0)
+
+    async def _try(self, call: Callable[..., Any], *args: Any, limit: float = math.inf) -> BaseException | None:
+        """As `_attempt`; a flush that begins from now on ends the wait that may follow."""
+        self._again.clear()
+        return await self._attempt(call, *args, limit=limit)
 
     async def _attempt(self, call: Callable[..., Any], *args: Any, limit: float = math.inf) -> BaseException | None:
         """Call the handler once; return what it raised, or that it took too long."""

@@ -19,7 +19,7 @@ from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.bus.subscription import Subscription
-from elastic_events.bus.wakeup import Wakeup
+from elastic_events.bus.wakeup import Signal, Wakeup
 
 __all__ = ("Lane",)
 
@@ -75,7 +75,7 @@ class Lane(Delivery):
     def resume(self) -> None:
         """Make ready to run in an event loop, also after another one that is gone."""
         self.progress: Wakeup = Wakeup()
-        self._again, self._wake = Wakeup(), Wakeup()
+        self._again, self._wake = Signal(), Wakeup()
         self.calls: Calls = Calls()
         # What belongs to a loop ends with it; a sink in a thread of its own goes on.
         self.opened = self.opened and getattr(self.sink, "any_loop", False)
@@ -244,7 +244,7 @@ class Lane(Delivery):
         while not self.opened:
             last = self.closing
             self._begun = True
-            error = await self._attempt(self.sink.open, limit=LONGEST_OPEN)
+            error = await self._try(self.sink.open, limit=LONGEST_OPEN)
             if error is None:
                 self.opened = True
                 break

@@ -41,3 +41,7 @@ class Signal(Wakeup):
         while not self._is_set:
             await super().wait()
         self._is_set = False
+
+    def clear(self) -> None:
+        """Forget a `set` that nobody has waited for."""
+        self._is_set = False

@@ -109,6 +109,31 @@ async def test_flush_ends_a_backoff() -> None:
             assert await bus.flush(60)
 
 
+async def test_flush_that_comes_during_an_attempt_ends_the_backoff_behind_it() -> None:
+    """What somebody waits for is tried again at once, also where the lane was not waiting yet."""
+    begun, goes_on = anyio.Event(), anyio.Event()
+
+    class Slow(ListSink):
+        async def write(self, records: Sequence[Record]) -> None:
+            """Fail the first time, when it is let go on."""
+            if not begun.is_set():
+                begun.set()
+                await goes_on.wait()
+                raise TransientError("429", retry_after=3600)
+            await super().write(records)
+
+    async with EventBus(interval=0.001) as bus:
+        lane = bus.subscribe(Slow(), retry=Retry(budget=float("inf")))
+        put_metric("m", 1)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                await begun.wait()
+                group.start_soon(bus.flush, 60)
+                await anyio.wait_all_tasks_blocked()
+                goes_on.set()
+        assert lane.stats().delivered == 1
+
+
 async def test_close_that_comes_while_the_drain_is_busy_is_heard() -> None:
     """It waits for no timer: neither right after a flush nor amid a look."""
     with anyio.fail_after(20):

@@ -154,9 +154,9 @@ def test_signal_storm_loses_nothing_uncounted() -> None:
 
     def handler(*_: object) -> None:
         nonlocal calls, depth
-        if (
-            depth > 50
-        ):  # slower than its timer, it interrupts itself until the stack is full: then nothing can be called
+        # Slower than its timer it interrupts itself: the main thread would get no turn, and the stack would be full.
+        if depth > 50 or calls > 20_000:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             return
         depth += 1
         calls += 1

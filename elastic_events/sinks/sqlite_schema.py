@@ -1,6 +1,5 @@
 """The tables of a SQLite file, their rows, and who may write them."""
 
-import math
 import os
 import sqlite3
 import time
@@ -16,8 +15,9 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
+from elastic_events.sinks.columns import are_strict_events, numbers
 from elastic_events.sinks.files import check_path, open_private, refusal
-from elastic_events.sinks.stored import FIELDS, are_strict_events, from_json, strict_json, to_json
+from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
 
 __all__ = (
     "ALL_CONTEXTS",
@@ -172,24 +172,13 @@ def to_values(records: Sequence[Record]) -> list[Any]:
     *head, names, channels, fields, recovered = [list(map(column, records)) for column in _COLUMNS]
     payload: Iterable[Iterable[Any]] | None = None
     if kind == "metric":
-        payload = _metric_columns(fields)
+        values = numbers(fields, 2**63)  # which a column gives back as they were
+        payload = None if values is None else (values,)
     elif kind == "event":
         payload = _event_columns(fields)
     if payload is None or not (_TEXT.issuperset(map(type, names)) and _TEXT.issuperset(map(type, channels))):
         return list(chain.from_iterable(map(to_row, records)))
     return list(chain.from_iterable(zip(*head, names, channels, *payload, recovered, repeat(None))))
-
-
-def _metric_columns(fields: Sequence[Sequence[Any]]) -> Iterable[Iterable[Any]] | None:
-    """Return the columns of metrics whose values a column gives back as they were; None for others."""
-    values = list(chain.from_iterable(fields))
-    if len(values) != len(fields) or not _NUMBERS.issuperset(map(type, values)):
-        return None
-    try:
-        finite = math.isfinite(sum(values))
-    except OverflowError:
-        return None
-    return (values,) if finite and min(values) >= -(2**63) and max(values) < 2**63 else None
 
 
 def _event_columns(fields: Sequence[Sequence[Any]]) -> Iterable[Iterable[Any]] | None:
@@ -236,7 +225,7 @@ def to_row(record: Record) -> tuple[Any, ...]:
 
 
 _COLUMNS = [attrgetter(name) for name in ("seq", "time_ns", "monotonic_ns", "name", "channel", "fields", "recovered")]
-_TEXT, _INTEGERS, _NUMBERS = frozenset({str}), frozenset({int}), frozenset({int, float})
+_TEXT, _INTEGERS = frozenset({str}), frozenset({int})
 _encoder = msgspec.json.Encoder()
 
 

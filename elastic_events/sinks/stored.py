@@ -11,7 +11,7 @@ exceptions, which strict JSON forces:
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import chain, groupby, repeat
+from itertools import groupby, repeat
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args
 
@@ -23,6 +23,7 @@ from elastic_events.bus.codec import plain
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import RINGS, Kind, Record
+from elastic_events.sinks.columns import are_strict_events, numbers
 
 __all__ = (
     "FIELDS",
@@ -31,7 +32,6 @@ __all__ = (
     "NothingYet",
     "Place",
     "Reading",
-    "are_strict_events",
     "from_json",
     "strict",
     "strict_json",
@@ -174,11 +174,8 @@ def _same(kind: Kind, context: Context, columns: Sequence[tuple[Any, ...]]) -> l
     By columns, since a call with ten arguments for each record is as dear as the encoding.
     """
     _, seqs, times, clocks, names, channels, fields, _, _, recovered, *_ = columns
-    # Nearly all are numbers of metrics, which are looked at many at once.
-    payload: Sequence[Sequence[Any]] | None = _numbers(fields) if kind == "metric" else None
-    if kind == "event" and are_strict_events(fields):
-        payload = fields
-    if payload is None:
+    payload: Sequence[Sequence[Any]] = fields
+    if not _are_strict(kind, fields):
         payload = [
             [value if type(value) is str or value is None else strict(value) for value in values] for values in fields
         ]
@@ -193,44 +190,11 @@ def _same(kind: Kind, context: Context, columns: Sequence[tuple[Any, ...]]) -> l
     return list(map(_LINES[kind], *head, *zip(*payload, strict=True), again, repeat(_context(context))))
 
 
-def _numbers(fields: Sequence[Sequence[Any]]) -> Sequence[Sequence[float]] | None:
-    """Return the fields of metrics if strict JSON has them as they are: a number each, finite, and of 64 bits."""
-    values = list(chain.from_iterable(fields))
-    if len(values) != len(fields) or not _NUMBERS.issuperset(map(type, values)):
-        return None
-    try:
-        finite = math.isfinite(sum(values))
-    except OverflowError:
-        return None
-    return fields if finite and min(values) >= -(2**63) and max(values) < 2**64 else None
-
-
-def are_strict_events(fields: Sequence[Sequence[Any]]) -> bool:
-    """Whether strict JSON has the fields of events as they are: texts and numbers, finite and of 64 bits, in metadata by text."""
-    try:
-        sources, timestamps, metadata = zip(*fields, strict=True)
-        held = list(map(dict.values, metadata))
-    except (TypeError, ValueError):  # not the fields of an event
-        return False
-    shapes = set(map(tuple, metadata))
-    if not _TEXT.issuperset(map(type, chain.from_iterable(shapes))):
-        return False
-    # Most events of a batch have the same keys: then a column is of one type.
-    columns = zip(*held, strict=True) if len(shapes) == 1 else (list(chain.from_iterable(held)),)
-    return all(map(_are_plain, (sources, timestamps, *columns)))
-
-
-def _are_plain(values: Sequence[Any]) -> bool:
-    kinds = set(map(type, values))
-    if float in kinds:
-        floats = values if len(kinds) == 1 else [value for value in values if type(value) is float]
-        if not math.isfinite(sum(floats)):
-            return False
-    if int in kinds:
-        integers = values if len(kinds) == 1 else [value for value in values if type(value) is int]
-        if min(integers) < -(2**63) or max(integers) >= 2**64:
-            return False
-    return _PLAIN.issuperset(kinds)
+def _are_strict(kind: Kind, fields: Sequence[Sequence[Any]]) -> bool:
+    """Whether strict JSON has them as they are. Nearly all do, and are looked at many at once."""
+    if kind == "metric":
+        return numbers(fields, 2**64) is not None
+    return kind == "event" and are_strict_events(fields)
 
 
 def _line(record: Record) -> bytes:
@@ -320,11 +284,6 @@ def strict(value: Any) -> Any:
         return value
     return _Walk().strict(value, 0)
 
-
-_NUMBERS = frozenset({int, float})
-
-_TEXT = frozenset({str})
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 #: Types whose every value is strict JSON (a surrogate apart); int and float are not among them.
 _SAFE = frozenset({str, bool, type(None)})

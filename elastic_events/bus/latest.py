@@ -14,6 +14,7 @@ __all__ = ("Latest",)
 class _Waiting(NamedTuple):
     record: Record
     entry: int
+    weight: int  # bytes of memory
 
 
 class Latest:
@@ -71,9 +72,8 @@ class Latest:
                 continue
             if old is not None:
                 self._lost["coalesced"] += 1
-                self.size -= weigh([old.record])
-            self._waiting[key] = _Waiting(record, self.entered if old is None else old.entry)
-            self.size += weigh([record])
+                self.size -= old.weight
+            self._put(self._waiting, key, record, self.entered if old is None else old.entry)
             self.entered += 1
             while len(self) > self.records or (self.size > self.bytes and len(self) > 1):
                 self._drop("backlog")
@@ -87,7 +87,7 @@ class Latest:
         """Remove and return the records whose turn it is, up to `most`."""
         keys = list(self._waiting)[:most]
         taken = [self._waiting.pop(key) for key in keys]
-        self.size -= sum(weigh([one.record]) for one in taken)
+        self.size -= sum(one.weight for one in taken)
         self._in_flight = {id(one.record): one.entry for one in taken}
         return [one.record for one in taken]
 
@@ -103,8 +103,7 @@ class Latest:
             if key in self._waiting:
                 self._lost["coalesced"] += 1
             else:
-                back[key] = _Waiting(record, self._in_flight[id(record)])
-                self.size += weigh([record])
+                self._put(back, key, record, self._in_flight[id(record)])
         self._waiting = {**back, **self._waiting}
         self._in_flight.clear()
 
@@ -121,5 +120,9 @@ class Latest:
 
     def _drop(self, reason: str) -> None:
         gone = self._waiting.pop(next(iter(self._waiting)))
-        self.size -= weigh([gone.record])
+        self.size -= gone.weight
         self._lost[reason] += 1
+
+    def _put(self, waiting: dict[Hashable, _Waiting], key: Hashable, record: Record, entry: int) -> None:
+        waiting[key] = one = _Waiting(record, entry, weigh([record]))
+        self.size += one.weight

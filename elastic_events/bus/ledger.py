@@ -40,7 +40,7 @@ class LaneStats(NamedTuple):
     @property
     def lost(self) -> int:
         """Records that the handler never took: failed and dropped, but for those that a later one of their key replaced."""
-        return self.failed + sum(self.dropped.values()) - self._replaced
+        return self.failed + sum(self.dropped.values()) - self.dropped.get("coalesced", 0)
 
     @property
     def why_lost(self) -> str:
@@ -55,11 +55,8 @@ class LaneStats(NamedTuple):
     @property
     def balanced(self) -> bool:
         """Whether the ledger adds up; it always does while nobody emits."""
-        return self.accepted == self.delivered + self.lost + self._replaced + self.filtered + self.pending
-
-    @property
-    def _replaced(self) -> int:
-        return self.dropped.get("coalesced", 0)
+        fates = self.delivered + self.failed + sum(self.dropped.values()) + self.filtered + self.pending
+        return self.accepted == fates
 
     def as_record(self, lane: str, seq: int, time_ns: int, monotonic_ns: int, context: Context) -> Record:
         """Return it as what a sink gets last, from which a reader tells a complete file from a cut one."""

@@ -11,8 +11,8 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TypeVar
+from types import ModuleType, UnionType
+from typing import TypeVar, Union, get_origin
 
 import pytest
 
@@ -33,6 +33,8 @@ PUBLIC = (
 #: What makes a signature long and says nothing: the module of a class, and what handlers may be.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PLACE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
+_UNION = re.compile(r"(Union|Optional)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]")
+_COMMA = re.compile(r", (?![^\[]*\])")
 _HANDLER = "Sink | Callable[[Record], Awaitable[object]] | Callable[[Sequence[Record]], Awaitable[object]] | str | Any"
 
 
@@ -65,6 +67,8 @@ def _shown(name: str, value: object) -> Iterator[str]:
             yield f"  {', '.join(f'{one.name}={one.value!r}' for one in value)}"
         else:
             yield from (f"  {_member(member, inner)}" for member, inner in _members(value))
+    elif get_origin(value) in (Union, UnionType):
+        yield f"{name} = {_plain(str(value))}"
     elif callable(value):
         yield f"{name}{_signature(value)}  {home}"
     else:
@@ -95,7 +99,17 @@ def _signature(value: object) -> str:
         shown = str(inspect.signature(value))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return ""
-    return _PLACE.sub("", _ADDRESS.sub("", shown)).replace(_HANDLER, "Handler")
+    return _plain(shown).replace(_HANDLER, "Handler")
+
+
+def _plain(shown: str) -> str:
+    """Leave out modules and addresses; write a union with bars, as Python 3.14 does."""
+    return _UNION.sub(_with_bars, _PLACE.sub("", _ADDRESS.sub("", shown)))
+
+
+def _with_bars(union: re.Match[str]) -> str:
+    parts = [*_COMMA.split(union[2]), *(["None"] if union[1] == "Optional" else [])]
+    return " | ".join("None" if part == "NoneType" else part for part in parts)
 
 
 def _objects() -> Iterator[tuple[str, object]]:

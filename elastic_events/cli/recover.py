@@ -14,6 +14,7 @@ from elastic_events.bus.errors import ElasticEventsError, InputError
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.record import Record
 from elastic_events.cli.output import tell
+from elastic_events.reading.source import is_folder
 from elastic_events.recorder.directory import SPOOL
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.console import format_record
@@ -30,7 +31,7 @@ __all__ = ("command", "send")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the sink.")
 def command(directory: Path, url: str | None, last: int | None, timeout: float) -> None:
     """Read the flight recorders in DIRECTORY: a line for each process, its last records, or all of it into a sink."""
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
     everything: list[Record] = []
     paths = sorted([*directory.glob("*.ring"), *directory.glob("*.bad")])

@@ -40,7 +40,13 @@ def check_path(path: Path) -> None:
         ConfigError: its directory does not exist, or it is there and is no regular file.
     """
     parent = path.parent
-    if not parent.is_dir():
+    try:  # `is_dir` tells no more, from Python 3.14 on, of a directory that may not be looked at
+        is_directory = stat.S_ISDIR(parent.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_directory = False
+    except OSError as error:
+        raise refusal(path, error) from None
+    if not is_directory:
         raise ConfigError(f"the directory {parent} does not exist: make it first, with mkdir -p -m 700 {parent}")
     try:
         mode = path.lstat().st_mode

@@ -41,6 +41,9 @@ EXPECTED = {
     ("train/rank1/loss", 0, 9.0),
 }
 
+#: MLflow's own file store, on Python 3.14.
+mlflow_warns = pytest.mark.filterwarnings("ignore:codecs.open:DeprecationWarning")
+
 
 def deliver(sink: Any, records: Sequence[Record]) -> None:
     """Deliver through a bus in a background thread, as a training script would."""
@@ -227,6 +230,7 @@ def _file_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_file_store")
+@mlflow_warns
 def test_mlflow_reads_the_metrics(tmp_path: Path) -> None:
     """MLflow's own client finds every point with its step and millisecond, in a run that is finished."""
     from mlflow.tracking import MlflowClient
@@ -247,6 +251,7 @@ def test_mlflow_reads_the_metrics(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_file_store")
+@mlflow_warns
 def test_mlflow_takes_any_name_and_value(tmp_path: Path) -> None:
     """Names that MLflow refuses are made fit; many points are several requests; NaN is a value."""
     sink = MlflowSink(tmp_path / "store")
@@ -256,6 +261,7 @@ def test_mlflow_takes_any_name_and_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_file_store")
+@mlflow_warns
 def test_what_mlflow_refuses_is_permanent(tmp_path: Path) -> None:
     """A record that MLflow can never take is not tried again (F41)."""
     sink = MlflowSink(tmp_path / "store")

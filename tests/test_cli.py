@@ -64,6 +64,29 @@ def test_recover_and_replay(tmp_path: Path) -> None:
     assert len([r for r in read_sqlite(tmp_path / "out.db") if r.kind != "ledger"]) == 6
 
 
+def test_one_is_one(tmp_path: Path) -> None:
+    """Of one record no sentence speaks in the plural."""
+    (tmp_path / "rings").mkdir(mode=0o700)
+    events, metrics = open_rings(tmp_path / "rings", Context("run", "1-0-0", "host", 1), 64)
+    Emitter(events.pipe, metrics.pipe, Redactor()).record(Event("one", EventSource.WORKER))
+    done = command("recover", "rings", "--to", "jsonl:///out.jsonl", cwd=tmp_path)
+    assert ", 1 record, last record " in done.stdout
+    assert "1 of 1 record delivered" in done.stdout
+    assert "1 of 1 record delivered" in command("replay", "rings", "--to", "sqlite:///out.db", cwd=tmp_path).stdout
+    done = command("export", "out.jsonl", "--csv", "out", cwd=tmp_path)
+    assert done.stderr == "wrote 1 event, 1 ledger to out\n"
+
+
+@pytest.mark.parametrize("scheme", ["jsonl", "sqlite"])
+def test_a_sink_that_only_the_user_can_mend_is_not_tried_again(scheme: str, tmp_path: Path) -> None:
+    """Of a place that cannot even be looked at, one sentence says so, at once, and that it is tried again is no word of it."""
+    record_some(tmp_path / "rings", 1)
+    url = f"{scheme}:///{'long' * 100}/run.db"
+    done = command("replay", "rings", "--timeout", "10", "--to", url, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"elastic-events: cannot write to \S+: File name too long\n", done.stderr), done.stderr
+
+
 def test_recover_of_nothing(tmp_path: Path) -> None:
     """A directory in which nothing was left is said to be so, and is no failure."""
     done = command("recover", ".", cwd=tmp_path)
@@ -98,7 +121,7 @@ def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"{len(lines) - 2} of {len(lines)} records delivered" in done.stdout
     assert "skipped dead.jsonl:4: " in done.stderr
-    assert "not all could be read: 2 of dead.jsonl are damaged" in done.stderr
+    assert "not all could be read: 2 records of dead.jsonl damaged" in done.stderr
     assert len([r for r in read_sqlite(tmp_path / "out.db") if r.kind != "ledger"]) == len(lines) - 2
     path.write_bytes(b"garbage\n" * 3)
     done = command("replay", "dead.jsonl", "--to", "sqlite:///out.db", cwd=tmp_path)

@@ -31,3 +31,4 @@ def test_a_missing_package_is_one_sentence(package: str, sentence: str, argument
     assert sentence in done.stderr
     assert "pip install 'elastic-events[" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists(), "nothing came into it"

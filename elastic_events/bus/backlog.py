@@ -49,6 +49,7 @@ class Spooling(Protocol):
     found: Found
     entered: int
     refused: str
+    error: str
 
     @property
     def queues(self) -> Sequence[Spooled]:

@@ -20,6 +20,7 @@ from elastic_events.bus.pump import PipedRing
 from elastic_events.bus.redact import SECRETS, Redactor
 from elastic_events.bus.subscribing import Subscribing
 from elastic_events.bus.subscription import Subscription
+from elastic_events.bus.text import noun
 from elastic_events.bus.thread import MARGIN
 
 __all__ = ("EventBus",)
@@ -170,7 +171,7 @@ class EventBus(Subscribing):
         dropped = sum(lane.lost - lane.failed for lane in stats.lanes.values())
         failed = sum(lane.failed for lane in stats.lanes.values())
         lost = f"{dropped} dropped{f', {failed} failed' if failed else ''}"
-        return f"<EventBus {stats.state}, {len(stats.lanes)} lanes, {stats.accepted} accepted, {lost}>"
+        return f"<EventBus {stats.state}, {len(stats.lanes)} {noun(len(stats.lanes), 'lane')}, {stats.accepted} accepted, {lost}>"
 
     # --- inside ---
 

@@ -77,6 +77,7 @@ class Drain:
         self._started: set[Lane] = set()
         self._until: float | None = None  # when it must have ended, by the loop's clock
         self._refusal: BaseException | None = None  # why the start failed
+        self._raises = False  # what refuses now is raised, not told
         self._done = False
         self._run = object()  # the run that counts
 
@@ -97,7 +98,7 @@ class Drain:
         lane.ended = self._ended
         self.lanes = (*self.lanes, lane)
         notices = Notices(lane, self._told.say)
-        lane.tell = lambda: notices.look(anyio.current_time())
+        lane.tell = lambda: None if self._raises else notices.look(anyio.current_time())
         self.notices = (*self.notices, notices)
 
     def remove(self, lane: Lane) -> None:
@@ -249,10 +250,12 @@ class Drain:
 
     async def _tried(self) -> None:
         """Wait until each sink is open or has failed to; note the first failure that the user must act on."""
+        self._raises = True
         with anyio.move_on_after(OPENING) as self._closing:
             for lane in self.lanes:
                 while not lane.opened and lane.refusal is None:
                     await lane.progress.wait()
+        self._raises = False
         refusals = (lane.refusal for lane in self.lanes)
         self._refusal = next((error for error in refusals if isinstance(error, USERS)), None)
 

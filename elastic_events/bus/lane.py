@@ -19,6 +19,7 @@ from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.bus.subscription import Subscription
+from elastic_events.bus.text import counted
 from elastic_events.bus.wakeup import Signal, Wakeup
 
 __all__ = ("Lane",)
@@ -191,7 +192,7 @@ class Lane(Delivery):
             waiting=self.unsettled,
             backlog_bytes=self.backlog.size,
             circuit=self.circuit,
-            last_error=self.last_error,
+            last_error="; ".join(filter(None, (self.last_error, self._disk_error))),
         )
 
     def __repr__(self) -> str:
@@ -335,8 +336,14 @@ class Lane(Delivery):
             self.ledger.dropped["spool_damaged"] += found.lost
         if found.unknown:
             self.last_error = (
-                f"{found.unknown} places of the spool are damaged: how many records were there, nobody knows"
+                f"the spool is damaged in {counted(found.unknown, 'place')}: how many records were there, nobody knows"
             )
+
+    @property
+    def _disk_error(self) -> str:
+        """Why records were lost that the spool should have kept, while the sink was away for a reason of its own."""
+        spool = self.backlog.spool
+        return f"spool: {spool.error}" if spool is not None and self.ledger.dropped["spool_failed"] else ""
 
     def _count_losses(self) -> None:
         for reason, count in self.backlog.losses().items():

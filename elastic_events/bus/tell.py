@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from elastic_events.bus.errors import told
 from elastic_events.bus.handler import CallableSink
 from elastic_events.bus.redact import cut_secrets
+from elastic_events.bus.text import noun
 
 if TYPE_CHECKING:
     from elastic_events.bus.lane import Lane
@@ -70,11 +71,14 @@ class Notices:
         stats = self.lane.stats()
         if self.lane.ledger.lost:
             why = f"; its last error: {stats.last_error}" if stats.last_error else ""
-            self._say(f"{self._who} lost {stats.lost} of {stats.accepted} records: {stats.why_lost}{why}")
+            of = f"{stats.accepted} {noun(stats.accepted, 'record')}"
+            self._say(f"{self._who} lost {stats.lost} of {of}: {stats.why_lost}{why}")
         spool = self.lane.subscription.spool
         if stats.pending:
-            where = "are lost" if spool is None else f"wait in {spool} for the next start"
-            self._say(f"{self._who} did not deliver {stats.pending} records by the deadline, which {where}")
+            where = "lost" if spool is None else f"kept in {spool} for the next start"
+            self._say(
+                f"{self._who} did not deliver {stats.pending} {noun(stats.pending, 'record')} by the deadline: {where}"
+            )
 
     def _new(self, now: float) -> Iterator[str]:
         lane = self.lane
@@ -86,7 +90,7 @@ class Notices:
             self._quiet["loses"] = now + QUIET
             stats = lane.stats()
             self._lost = lost
-            why = f" ({stats.last_error})" if stats.failed else ""
+            why = f" ({stats.last_error})" if stats.failed or "spool_failed" in stats.dropped else ""
             yield f"loses records: so far {stats.why_lost}{why}"
         trouble = lane.trouble
         if trouble and self._failing_since is None and now >= self._quiet["fails"]:

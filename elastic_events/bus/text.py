@@ -1,9 +1,9 @@
-"""Texts as UTF-8 that can be stored: whole, or their two ends and a note of what is missing between them."""
+"""Texts as UTF-8 that can be stored: whole, or their two ends and a note of what is missing between them; and counts in words."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ("LONG", "LongText", "both_ends", "count_bytes", "head_of", "tail_of", "utf8", "whole")
+__all__ = ("LONG", "LongText", "both_ends", "count_bytes", "counted", "head_of", "noun", "tail_of", "utf8", "whole")
 
 #: Characters of a text that are kept, at most.
 LONG = 16_384
@@ -73,6 +73,16 @@ def utf8(text: str) -> str:
 def count_bytes(text: str) -> int:
     """Return the length of `text` in UTF-8."""
     return len(text) if text.isascii() else len(text.encode())
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return "1 node", "3 nodes"; `many` where that is not `one` and an s."""
+    return f"{count:,} {noun(count, one, many)}"
+
+
+def noun(count: int, one: str, many: str = "") -> str:
+    """Return the word for `count` of them, where the number itself stands plain, as in a repr."""
+    return one if count == 1 else many or f"{one}s"
 
 
 def both_ends(text: str, most: int) -> str:

@@ -9,6 +9,7 @@ import anyio
 import click
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
+from elastic_events.bus.text import counted
 from elastic_events.cli.output import tell
 from elastic_events.recorder.daemon import Daemon
 from elastic_events.recorder.directory import rings, secure, take
@@ -43,7 +44,7 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
         )
     left = anyio.run(_collect, directory, lock, once)
     if left:
-        raise ElasticEventsError(f"{left} records are not delivered; they stay in {directory}: collect it again")
+        raise ElasticEventsError(f"{counted(left, 'record')} not delivered, and kept in {directory}: collect it again")
     if once and not urls and any(rings(directory)):
         raise ConfigError(
             f"no sink was asked for in {directory}, so its recorders stay: name one, such as sqlite:///run.db"

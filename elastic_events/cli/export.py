@@ -1,7 +1,7 @@
 """`elastic-events export`: a trace for Perfetto, or tables."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import click
 
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Kind, Record
+from elastic_events.bus.text import counted
 from elastic_events.cli.output import output, tell
 from elastic_events.cli.reading import Skipped, choose, stories_of
 from elastic_events.reading.builder import key_of
@@ -118,6 +119,8 @@ def _tables(
         tables = _Tables(folder, table, files)
         for path in tables.paths.values():
             _refuse(path, force)
+        if not folder.exists():
+            files.callback(_remove_empty, folder)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -130,8 +133,14 @@ def _tables(
     if not any(tables.counts.values()):
         raise skipped.nothing(sources)
     skipped.tell()
-    told = ", ".join(f"{count:,} {TABLES[kind]}" for kind, count in tables.counts.items() if count)
+    told = ", ".join(counted(count, TABLES[kind].removesuffix("s")) for kind, count in tables.counts.items() if count)
     tell(f"wrote {told} to {folder}")
+
+
+def _remove_empty(folder: Path) -> None:
+    """Take back a directory into which nothing came."""
+    with suppress(OSError):  # something did
+        folder.rmdir()
 
 
 def _refuse(path: Path, force: bool) -> None:

@@ -13,6 +13,7 @@ from elastic_events import EventBus
 from elastic_events.bus.errors import ElasticEventsError, InputError
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.record import Record
+from elastic_events.bus.text import counted
 from elastic_events.cli.output import tell
 from elastic_events.reading.source import is_folder
 from elastic_events.recorder.directory import SPOOL
@@ -55,7 +56,7 @@ def command(directory: Path, url: str | None, last: int | None, timeout: float) 
         tell(waits, err=False)
     if url is not None:
         stats = anyio.run(send, everything, url, timeout)
-        tell(f"{stats.delivered} of {len(everything)} records delivered to {url}", err=False)
+        tell(f"{stats.delivered} of {counted(len(everything), 'record')} delivered to {url}", err=False)
         if stats.delivered < len(everything):
             raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the timeout passed'}")
         if spooled:
@@ -77,4 +78,4 @@ def _line(reader: RecorderReader, records: list[Record]) -> str:
     age = f", last record {(time.time_ns() - records[-1].time_ns) / 1e9:.1f} s ago" if records else ""
     lost = f", {sum(reader.lost.values())} lost ({', '.join(reader.lost)})" if reader.lost else ""
     rank = f"rank {context.rank}, " if context.rank is not None else ""
-    return f"{rank}pid {context.pid} of run {context.run_id}: {state}, {len(records)} records{age}{lost}"
+    return f"{rank}pid {context.pid} of run {context.run_id}: {state}, {counted(len(records), 'record')}{age}{lost}"

@@ -4,6 +4,7 @@ import anyio
 import click
 
 from elastic_events.bus.errors import ElasticEventsError
+from elastic_events.bus.text import counted
 from elastic_events.cli.output import tell
 from elastic_events.cli.reading import Skipped
 from elastic_events.cli.recover import send
@@ -27,8 +28,8 @@ def command(source: str, url: str, timeout: float) -> None:
         raise skipped.nothing((source,))
     skipped.tell()
     stats = anyio.run(send, records, url, timeout)
-    tell(f"{stats.delivered} of {len(records) + skipped.count} records delivered to {url}", err=False)
+    tell(f"{stats.delivered} of {counted(len(records) + skipped.count, 'record')} delivered to {url}", err=False)
     if stats.delivered < len(records):
         raise ElasticEventsError(f"not all were taken: {stats.last_error or 'the timeout passed'}")
     if skipped.count:
-        raise ElasticEventsError(f"not all could be read: {skipped.count} of {source} are damaged")
+        raise ElasticEventsError(f"not all could be read: {counted(skipped.count, 'record')} of {source} damaged")

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from elastic_events.bus.text import counted
+
 __all__ = ("Folded", "Place", "fold", "is_framework")
 
 _FRAME = re.compile(r'^[\s|]*File "(?P<file>.+?)", line (?P<line>\d+)(?:,? in (?P<function>.+?))?\s*$')
@@ -146,4 +148,4 @@ def _shorter(lines: list[str]) -> list[str]:
     if gone <= 0:
         return lines
     half = LINES // 2
-    return [*lines[:half], f"  ... {gone} more lines", *lines[-half:]]
+    return [*lines[:half], f"  ... {counted(gone, 'more line')}", *lines[-half:]]

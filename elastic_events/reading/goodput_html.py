@@ -2,8 +2,9 @@
 
 from html import escape
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.buckets import BUCKETS, Goodput, headline
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.words import seconds
 
 __all__ = ("goodput_html",)
 

@@ -7,10 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.buckets import Bucket, Goodput, headline
 from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.words import seconds
 
 __all__ = ("goodput_terminal",)
 
@@ -75,7 +76,10 @@ def _by_attempt(answer: Goodput) -> list[RenderableType]:
         cells = [seconds(attempt.buckets[name]) if attempt.buckets[name] else "" for name in names]
         table.add_row(str(attempt.attempt), *cells, Text(attempt.outcome))
     hidden = len(answer.attempts) - len(some)
-    return [Fitted(table), *([Text(f"{hidden} attempts between are not shown; --json has all.")] if hidden else [])]
+    return [
+        Fitted(table),
+        *([Text(f"{counted(hidden, 'attempt')} between left out; --json has all.")] if hidden else []),
+    ]
 
 
 def _remarks(answer: Goodput) -> Iterator[str]:

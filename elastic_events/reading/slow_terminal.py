@@ -9,12 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.hang import verdict
 from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
 from elastic_events.reading.stragglers import OFTEN, RankSteps, Slow
 from elastic_events.reading.stuck import places
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.words import seconds
 
 __all__ = ("slow_terminal",)
 

@@ -11,11 +11,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.overview import AttemptRow, Clock, Departure, Failure, Summary
 from elastic_events.reading.shown import shown
 from elastic_events.reading.stuck import places
-from elastic_events.reading.words import counted, error_line, seconds, spans
+from elastic_events.reading.words import error_line, seconds, spans
 
 __all__ = ("summary_terminal",)
 
@@ -213,7 +214,7 @@ def _steps(answer: Summary) -> Iterable[str]:
         yield f"{'Rank' if len(last.ranks) == 1 else 'Ranks'} {spans(last.ranks)} {reached}."
     if len(answer.last_steps) > _STEPS:
         rest = sum(len(last.ranks) for last in answer.last_steps[_STEPS:])
-        yield f"{rest} more ranks came to other steps, up to {answer.last_steps[-1].step}."
+        yield f"{counted(rest, 'more rank')} came to other steps, up to {answer.last_steps[-1].step}."
 
 
 def _departures(answer: Summary) -> Iterable[str]:
@@ -266,7 +267,7 @@ def _clocks(clocks: list[Clock]) -> Iterable[str]:
             "its times are corrected."
         )
     if len(wrong) > _FEW:
-        yield f"{len(wrong) - _FEW} more clocks were off by less, and are corrected."
+        yield f"{counted(len(wrong) - _FEW, 'more clock')}, off by less, corrected as well."
     rest = [clock for clock in clocks if not clock.corrected]
     if rest:
         error = seconds(max(clock.error_s for clock in rest))

@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.rows import NAMES, STATES, Mark, Row, Timeline
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.words import seconds
 
 __all__ = ("timeline_html",)
 

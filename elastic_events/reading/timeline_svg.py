@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from html import escape
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.rows import NAMES, STATES, Mark, Row, Timeline, alike, ended
 from elastic_events.reading.timeline_terminal import nice_step
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.words import seconds
 
 __all__ = ("COLOURS", "timeline_svg")
 

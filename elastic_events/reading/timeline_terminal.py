@@ -6,9 +6,10 @@ from itertools import pairwise
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.rows import NAMES, STATES, Box, Row, Timeline, alike, ended
 from elastic_events.reading.shown import shown
-from elastic_events.reading.words import counted, seconds
+from elastic_events.reading.words import seconds
 
 __all__ = ("nice_step", "timeline_terminal")
 
@@ -141,7 +142,7 @@ def _ends(answer: Timeline) -> Iterator[Text]:
     for words in ends[:_ENDS]:
         yield Text(f"A{words[1:]}.")
     if len(ends) > _ENDS:
-        yield Text(f"And {len(ends) - _ENDS} more attempts; --json has all.")
+        yield Text(f"And {counted(len(ends) - _ENDS, 'more attempt')}; --json has all.")
 
 
 def _attempts(answer: Timeline, slice_s: float, columns: int) -> Text:

@@ -1,6 +1,6 @@
 """Numbers as people read them."""
 
-__all__ = ("counted", "error_line", "seconds", "spans")
+__all__ = ("error_line", "seconds", "spans")
 
 _LINE = 160
 
@@ -22,11 +22,6 @@ def seconds(value: float | None) -> str:
         return f"{sign}{minutes}m {rest:02}s"
     hours, minutes = divmod(round(size / 60), 60)
     return f"{sign}{hours}h {minutes:02}m"
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return "1 node", "3 nodes"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def spans(numbers: list[int], limit: int = 6) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
+from elastic_events.bus.text import counted
 from elastic_events.bus.worker import Worker
 from elastic_events.recorder.collect import OPENING, Collector, Heads
 
@@ -119,4 +120,4 @@ class Collecting:
         self._worker.close()
 
     def __repr__(self) -> str:
-        return f"<Collecting {self.directory}, {len(self._collector.files)} files>"
+        return f"<Collecting {self.directory}, {counted(len(self._collector.files), 'file')}>"

@@ -12,6 +12,7 @@ from elastic_events.bus.context import Context, start_time
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.ledger import LaneStats
 from elastic_events.bus.tell import say, shown
+from elastic_events.bus.text import counted, noun
 from elastic_events.front import front
 from elastic_events.recorder.alive import is_locked, release
 from elastic_events.recorder.directory import is_collected, kick, let_go, remove, rings, secure, serves_requests, take
@@ -329,11 +330,9 @@ class Link:
             for name in left
             if name in lanes and lanes[name].last_error
         ]
-        goes_on = (
-            "a collector goes on with them for a while; after that," if is_collected(self.directory) else "for them,"
-        )
+        goes_on = "a collector goes on for a while; after that," if is_collected(self.directory) else "to deliver them,"
         yield (
-            f"{max(left.values())} records are not delivered yet ({'; '.join(why) or ', '.join(left)}); they are kept in "
+            f"{counted(max(left.values()), 'record')} not delivered yet ({'; '.join(why) or ', '.join(left)}), and kept in "
             f"{self.directory}: {goes_on} elastic-events collect --once {self.directory}"
         )
 
@@ -349,7 +348,7 @@ class Link:
         for name, lane in self.lanes().items():
             if lane.lost:
                 why = f"; its last error: {lane.last_error}" if lane.last_error else ""
-                yield f"sink {name!r} lost {lane.lost} of {lane.accepted} records: {lane.why_lost}{why}"
+                yield f"sink {name!r} lost {lane.lost} of {lane.accepted} {noun(lane.accepted, 'record')}: {lane.why_lost}{why}"
 
 
 def recorder_directory(context: Context) -> Path:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from elastic_events.bus.backlog import Found
-from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.errors import ConfigError, told
 from elastic_events.bus.fork import after_fork_in_child
 from elastic_events.bus.queued import Queue
 from elastic_events.bus.record import Record
@@ -186,9 +186,9 @@ class Spool:
 
     def __init__(self, directory: Path, *, limit: int = 2**30, segment: int = 4 * 2**20) -> None:
         self.limit = limit
-        self.refused: str = (
-            "spool_failed"  #: why `append` wrote less than it was given, the last time; or "spool", it is full
-        )
+        #: Why `append` wrote less than it was given, the last time: the disk refused, or "spool", it is full.
+        self.refused: str = "spool_failed"
+        self.error: str = ""  #: what the disk said, the last time it refused
         self._segment = min(segment, limit // 8)
         self._lost: Counter[tuple[str, str]] = Counter()
         self._directory = _lock(directory)
@@ -227,8 +227,8 @@ class Spool:
                 break
             try:
                 self._series[queue].append(data, head, entries[written : min(taken, stop)], self._segment)
-            except OSError:
-                self.refused = "spool_failed"
+            except OSError as error:
+                self.refused, self.error = "spool_failed", told(error)
                 break
             written = stop
         return written

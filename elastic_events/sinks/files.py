@@ -37,7 +37,7 @@ def check_path(path: Path) -> None:
     """Look at where a file is to be, without opening it.
 
     Raises:
-        ConfigError: its directory does not exist, or it is there and is no regular file.
+        ConfigError: its directory does not exist or may not be entered, or it is there and is no regular file.
     """
     parent = path.parent
     try:  # `is_dir` tells no more, from Python 3.14 on, of a directory that may not be looked at

@@ -81,8 +81,9 @@ class JsonlSink(EncodingSink[bytes]):
         Raises:
             ConfigError: that.
         """
-        if self.path.is_fifo():
-            raise ConfigError(f"{self.path} is no regular file but a FIFO: write jsonl:///{self.path}?fifo=1")
+        with contextlib.suppress(OSError):  # which `check_path` tells
+            if self.path.is_fifo():
+                raise ConfigError(f"{self.path} is no regular file but a FIFO: write jsonl:///{self.path}?fifo=1")
         check_path(self.path)
 
     def open_now(self) -> None:

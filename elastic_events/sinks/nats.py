@@ -15,6 +15,7 @@ from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.bus.slices import in_slices
+from elastic_events.bus.text import counted
 from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_pack import MESSAGE_BYTES, Message, block_messages, blocks, pack, subject
 from elastic_events.sinks.nats_read import NatsReader, read_nats, read_nats_sync
@@ -206,7 +207,7 @@ class NatsSink:
                 refused += message.records
                 reason = answer.reason
         if refused:
-            raise PermanentError(f"NATS refuses {len(refused)} records: {reason}", refused)
+            raise PermanentError(f"NATS refuses {counted(len(refused), 'record')}: {reason}", refused)
 
     async def _acknowledged(self, reply: Any) -> None:
         message = self._waiting.get(reply.subject.rpartition(".")[2])

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from elastic_events import EventBus
+from elastic_events.bus.text import counted
 from elastic_events.recorder.collecting import Collecting
 from elastic_events.recorder.directory import remove, rings, secure
 from elastic_events.torchrun.shield import tell
@@ -35,7 +36,7 @@ class InThread:
         """Deliver what is left; say what could not be."""
         left = max(self.to.close(timeout).undelivered.values(), default=0)
         if left:
-            tell(f"{left} records are undelivered and are lost with this process")
+            tell(f"{counted(left, 'record')} undelivered, lost with this process")
         if self._directory is not None and not any(rings(self._directory)):
             remove(self._directory, whole=True)
 

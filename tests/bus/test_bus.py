@@ -787,7 +787,7 @@ async def test_repr_is_the_dashboard() -> None:
     async with EventBus(nothing) as bus:
         put_metric("m", 1)
         await bus.settled()
-        assert repr(bus) == "<EventBus open, 1 lanes, 1 accepted, 0 dropped>"
+        assert repr(bus) == "<EventBus open, 1 lane, 1 accepted, 0 dropped>"
         assert repr(bus.lanes[0]) == "<Lane nothing, 1 delivered, 0 lost, 0 pending>"
 
 

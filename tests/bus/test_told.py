@@ -1,5 +1,7 @@
 """What a person is told of a lane: a sentence when it fails, is well again, loses, and what it lost; never a flood."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -90,7 +92,7 @@ async def test_losses_are_told_as_they_begin_and_in_all_at_the_end(capfd: pytest
             if number % 100 == 0:
                 await anyio.sleep(1)
         await bus.settled()
-        assert repr(bus) == "<EventBus open, 1 lanes, 2000 accepted, 0 dropped, 2000 failed>"
+        assert repr(bus) == "<EventBus open, 1 lane, 2000 accepted, 0 dropped, 2000 failed>"
         assert "2000 lost (2000 failed (2000 KeyError))" in repr(bus.lanes[0])
     first, last = capfd.readouterr().err.splitlines()
     assert first.startswith("elastic_events: handler 'odd' loses records: so far 1 failed (1 KeyError)")
@@ -127,7 +129,7 @@ async def test_what_a_later_record_replaced_is_no_loss(capfd: pytest.CaptureFixt
     async with bus:
         await bus.settled()
         assert repr(lane) == "<Lane odd, 1 delivered, 1 lost (1 failed (1 ValueError)), 0 pending>"
-        assert repr(bus) == "<EventBus open, 1 lanes, 101 accepted, 0 dropped, 1 failed>"
+        assert repr(bus) == "<EventBus open, 1 lane, 101 accepted, 0 dropped, 1 failed>"
     last = capfd.readouterr().err.splitlines()[-1]
     assert "lost 1 of 101 records: 1 failed (1 ValueError); its last error" in last
     assert lane.stats().dropped == {"coalesced": 99}
@@ -147,6 +149,31 @@ async def test_losses_of_ring_and_backlog_are_told(capfd: pytest.CaptureFixture[
     err = capfd.readouterr().err
     assert "sink 'db' loses records: so far 744 overwritten" in err
     assert "lost 900 of 1000 records: 744 overwritten, 156 backlog" in err
+
+
+async def test_what_the_disk_of_a_spool_said_is_told_with_its_losses(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its sink away and a disk that refuses its spool, a lane tells both reasons: one alone would hide where to look."""
+    sink = Server()
+    sink.away = True
+
+    def refuse(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    async with EventBus(timeout=0) as bus:
+        lane = bus.subscribe(sink, name="db", backlog=100, spool=tmp_path / "spool")
+        await anyio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", refuse)
+            for number in range(1000):
+                put_metric("m", number)
+            await anyio.sleep(100)
+    why = "OSError: connection refused; spool: OSError: [Errno 5] broken"
+    err = capfd.readouterr().err
+    assert f" spool_failed ({why})" in err
+    assert lane.stats().last_error == why
+    assert lane.stats().dropped["spool_failed"] > 0
 
 
 async def test_the_ledger_s_record_has_the_reasons() -> None:
@@ -246,5 +273,5 @@ def test_a_thread_tells_the_same(capfd: pytest.CaptureFixture[str]) -> None:
     with EventBus(odd):
         put_metric("m", 1)
     assert capfd.readouterr().err.splitlines()[-1] == (
-        "elastic_events: handler 'odd' lost 1 of 1 records: 1 failed (1 ValueError); its last error: ValueError: no"
+        "elastic_events: handler 'odd' lost 1 of 1 record: 1 failed (1 ValueError); its last error: ValueError: no"
     )

@@ -110,7 +110,7 @@ def test_ctrl_c_at_the_exit_ends_the_wait(place: Place, held: sqlite3.Connection
     until(lambda: RecorderReader(ring).closed)
     program.send_signal(signal.SIGINT)
     _, said = program.communicate(timeout=60)
-    assert "10 records are not delivered yet" in said
+    assert "10 records not delivered yet" in said
     held.execute("ROLLBACK")
     until(lambda: place.count() == 10)
 

@@ -286,6 +286,6 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     assert (tmp_path / "there.json").read_text() == "mine"
     assert not (tmp_path / "elsewhere.json").exists()
-    assert list((tmp_path / "tables").iterdir()) == []
+    assert not (tmp_path / "tables").exists()
     assert command("export", path, "--perfetto", "there.json", "--force", cwd=tmp_path).returncode == 0
     assert json.loads((tmp_path / "there.json").read_text())["traceEvents"]

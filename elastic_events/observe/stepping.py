@@ -2,8 +2,9 @@
 
 A step ends when the optimizer has stepped. It begins with the batch that it got: behind the first fetch of the last run of
 fetches from one DataLoader, so that an evaluation before it is none of it. Without a DataLoader it begins where the step before
-it, or what came after that (a checkpoint), ended. Of several optimizers (a GAN's, one a parameter) the last of a round ends the
-step; where they take turns in no fixed round, steps have no number, and `observe.unknown` says why.
+it, or what came after that (a checkpoint, or an evaluation that `model.train()` follows), ended. Of several optimizers (a GAN's,
+one a parameter) the last of a round ends the step; where they take turns in no fixed round, steps have no number, and
+`observe.unknown` says why.
 """
 
 import sys
@@ -37,6 +38,7 @@ class Steps:
         self._members: set[int] = set()  # the optimizers of a round
         self._stepped: set[int] = set()  # those that have stepped in this round
         self._unknown = False
+        self._evaluates = False  # a module was put into evaluation mode since the last step
 
     def before(self, optimizer: object, frame: int) -> None:
         """An optimizer begins to step; `frame` is that of torch's wrapper."""
@@ -71,6 +73,12 @@ class Steps:
     def passed(self) -> None:
         """Something else than training has ended: a checkpoint, or an evaluation."""
         self._since, self._batch = self._clock(), None
+
+    def mode(self, training: bool) -> None:
+        """A module is put into training mode, or out of it: an evaluation ends where it trains again, with no batch at hand."""
+        if training and self._evaluates and self._batch is None:
+            self.passed()
+        self._evaluates = not training
 
     def _ends_step(self, me: int) -> bool:
         """Whether the step of this optimizer ends a step of the loop; learns which one does."""
@@ -129,6 +137,7 @@ def begin_steps() -> None:
     register_optimizer_step_pre_hook(_before)
     register_optimizer_step_post_hook(_after)
     _watch_scaler(seam.grad_scaler())
+    _watch_mode()
 
 
 @guarded("steps")
@@ -159,6 +168,27 @@ def _watch_scaler(scaler: Any) -> None:
 def _scaled(optimizer: Any, left_out: bool) -> None:
     if left_out and not steps._running:  # noqa: SLF001
         steps.after(optimizer, skipped=True)
+
+
+def _watch_mode() -> None:
+    """See where an evaluation ends that has no DataLoader of its own: `model.eval()` before it, `model.train()` behind it."""
+    from torch.nn import Module
+
+    original = Module.train
+
+    @wraps(original)
+    def train(self: Any, mode: bool = True) -> Any:
+        if steps._evaluates is bool(mode):  # noqa: SLF001 - each module calls it of all that are in it
+            _mode(bool(mode))
+        return original(self, mode)
+
+    Module.train = train
+
+
+@guarded("steps")
+def _mode(training: bool) -> None:
+    if threading.current_thread() is threading.main_thread():
+        steps.mode(training)
 
 
 def begin_data() -> None:

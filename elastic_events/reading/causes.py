@@ -240,13 +240,19 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
     if not candidates:
         return
     first = min(candidates, key=lambda worker: (worker.ended_ns or 0, worker.signal is None))
+    early = _raised_before(attempt, first, errors)
+    if early is not None:
+        first = early
+        first.victim = first.consequence = False
+    failed_ns = _latest(first) if early is None else early.raised_ns or 0
 
     def after(worker: Worker) -> bool:
         between = 0 if worker.node is first.node else _between(first.host, worker.host, errors)
-        return _latest(first) + between <= _earliest(worker)
+        raised_ns = worker.raised_ns if early is not None else None
+        return failed_ns + between <= (_earliest(worker) if raised_ns is None else raised_ns)
 
     suspects = [first, *(w for w in (*candidates, *perhaps) if w is not first and not after(w))]
-    if len(suspects) == 1 and not _open(attempt, first, errors):
+    if len(suspects) == 1 and not _open(attempt, first, failed_ns, errors):
         attempt.first_failure = first
     else:
         attempt.suspects = sorted(suspects, key=lambda worker: (worker.signal is None, worker.ended_ns or 0))
@@ -257,7 +263,25 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
         worker.consequence = worker is not first and worker.signal not in _OWN
 
 
-def _open(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -> bool:
+def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -> Worker | None:
+    """Return the worker that had raised what it ended with before `first` failed, but took longer to end; None: none.
+
+    It waits for a thread, or for an upload, while its peers run into a timeout: its agent may even have ended it for them.
+    """
+    began = _earliest(first) if first.raised_ns is None else first.raised_ns
+    found = [
+        (raised_ns, at)
+        for at, worker in enumerate(attempt.workers)
+        if worker is not first
+        and worker.outcome == "failed"
+        and not worker.consequence
+        and (raised_ns := worker.raised_ns) is not None
+        and raised_ns + _between(worker.host, first.host, errors) < began
+    ]
+    return attempt.workers[min(found)[1]] if found else None
+
+
+def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:
     """Whether a worker of which the records do not tell the end may have failed before `first`."""
     if attempt.unread:
         return True
@@ -273,7 +297,7 @@ def _open(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -> bool:
             continue
         if any(worker.first for worker in own):
             continue
-        until = _latest(first) + _between(first.host, node.host, errors)
+        until = failed_ns + _between(first.host, node.host, errors)
         if not own or any(worker.outcome == "unknown" and _earliest(worker) < until for worker in own):
             return True
         # A worker that was ended before, for a cause that its agent did not come to tell.

@@ -38,7 +38,7 @@ def fault_of(worker: Worker) -> Fault:
 def _chosen(worker: Worker) -> Mapping[str, Any]:
     """Return the facts of the event that tells the end. An exit that another thread's exception led to is that exception."""
     said = worker.process.said if worker.process is not None else []
-    newest = dict(said)
+    newest = {name: facts for _, name, facts in said}
     if "worker.exception" in newest:
         return newest["worker.exception"]
     thread, exit_ = newest.get("thread.exception"), newest.get("worker.exit")

@@ -49,6 +49,7 @@ def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
     for span in process.spans:
         span.start_ns -= ahead
         span.end_ns -= ahead if span.end_ns else 0
+    process.said = [(time_ns - ahead, name, about) for time_ns, name, about in process.said]
     return [later(fact, -ahead) for fact in facts]
 
 
@@ -241,14 +242,12 @@ class _Job:
 
     def worker_succeeded(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         worker = self._worker(agent, facts)
+        _looked(worker, time_ns, facts)
         worker.ended_ns, worker.outcome = time_ns, "succeeded"
 
     def worker_failed(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         worker = self._worker(agent, facts)
-        died = integer(facts.get("died_ns"))
-        worker.died_ns = died if died is not None and 0 < died <= time_ns else worker.died_ns
-        alive = integer(facts.get("alive_ns"))
-        worker.alive_ns = alive if alive is not None and 0 < alive <= (worker.died_ns or 0) else worker.alive_ns
+        _looked(worker, time_ns, facts)
         worker.ended_ns, worker.outcome = time_ns, "failed"
         worker.exit_code, worker.signal = integer(facts.get("exit_code")), signal_name(facts.get("signal"))
         worker.message = _text(facts.get("message"))
@@ -280,6 +279,14 @@ class _Job:
             ends += (process.last_ns for process in story.processes)
         story.ended_ns = max(story.began_ns, max(ends, default=0))
         return story
+
+
+def _looked(worker: Worker, time_ns: int, facts: Mapping[str, Any]) -> None:
+    """Note when somebody saw a worker dead first, and alive last."""
+    died = integer(facts.get("died_ns"))
+    worker.died_ns = died if died is not None and 0 < died <= time_ns else worker.died_ns
+    alive = integer(facts.get("alive_ns"))
+    worker.alive_ns = alive if alive is not None and 0 < alive <= (worker.died_ns or 0) else worker.alive_ns
 
 
 def _settle(attempt: Attempt) -> None:

@@ -30,6 +30,9 @@ __all__ = (
 )
 
 
+_NEVER = 2**63 - 1
+
+
 class Failure(msgspec.Struct, frozen=True):
     """A worker that failed by itself."""
 
@@ -49,6 +52,8 @@ class Failure(msgspec.Struct, frozen=True):
     function: str | None = None  #: the function there
     traceback: str | None = None  #: in short: frames of frameworks are folded
     stderr: str | None = None  #: the last lines of its stderr, where torchrun redirected that
+    raised_s: float | None = None  #: when it raised what it ended with, as it said itself; it may have ended much later
+    recorded: bool = True  #: it recorded something itself
 
 
 class Departure(msgspec.Struct, frozen=True):
@@ -99,6 +104,7 @@ class AttemptRow(msgspec.Struct, frozen=True):
     failed: int  #: workers that failed by themselves
     consequences: int  #: of these: after another, or after a node was gone, as one fails whose peer is gone
     victims: int  #: workers ended by an agent, since another had failed
+    done_before: list[int] = []  #: ranks that had ended, with exit code 0, before the first failure
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -276,7 +282,22 @@ def _row(story: Story, attempt: Attempt, before: Attempt | None) -> AttemptRow:
         failed=sum(not worker.victim for worker in failed),
         consequences=sum(worker.consequence for worker in failed),
         victims=sum(worker.victim for worker in failed),
+        done_before=_done_before(attempt),
     )
+
+
+def _done_before(attempt: Attempt) -> list[int]:
+    """Return the ranks that had ended well before any failed: their peers may have waited for them in vain."""
+    failures = [attempt.first_failure] if attempt.first_failure is not None else attempt.suspects
+    times = [time for one in failures if (time := one.raised_ns or one.ended_ns) is not None]
+    return [
+        worker.rank
+        for worker in attempt.workers
+        if worker.outcome == "succeeded"
+        and worker.rank is not None
+        and times
+        and (worker.died_ns or _NEVER) < min(times)
+    ]
 
 
 def _failure(story: Story, attempt: Attempt, worker: Worker) -> Failure:
@@ -291,6 +312,8 @@ def _failure(story: Story, attempt: Attempt, worker: Worker) -> Failure:
         at_s=at,
         noticed=worker.died_ns is None,
         attempt=attempt.number,
+        raised_s=_since(story, worker.raised_ns) if worker.raised_ns is not None else None,
+        recorded=worker.process is not None,
         **fault._asdict(),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from elastic_events.reading.answer import Answer
+from elastic_events.reading.faults import fault_of
 from elastic_events.reading.redone import Range, redone
 from elastic_events.reading.steps import cut
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
@@ -205,7 +206,8 @@ class _Run:
         kind = worker.outcome
         if kind == "failed":
             kind = "first" if worker is self.first[attempt.number] else "victim" if worker.victim else "failed"
-        message = [error_line(worker.message)] if worker.message else []
+        said = fault_of(worker).message
+        message = [error_line(said)] if said else []
         words = [f"rank {worker.rank}", worker.cause or worker.outcome, *message]
         yield Mark(self.seconds(worker.ended_ns), kind, attempt.number, ": ".join(words))
 

@@ -118,7 +118,7 @@ class Speaker:
         # What another mark is called -> the entries that are open, the newest last.
         self._open: dict[Any, list[int]] | None = None
         self._spans: list[Span] | None = None
-        self._said_last: list[tuple[str, Mapping[str, Any]]] | None = None
+        self._said_last: list[tuple[int, str, Mapping[str, Any]]] | None = None
         self._facts: list[Said] | None = None
         self._derived: list[Said] | None = None  # from torch's own stream
         self._owns = False
@@ -186,7 +186,7 @@ class Speaker:
         elif name == "recorder.lost":
             self._lost(metadata)
         elif name in ENDS:
-            self._said_last = [*(self._said_last or ())[1 - _ENDS :], (name, metadata)]
+            self._said_last = [*(self._said_last or ())[1 - _ENDS :], (time_ns, name, metadata)]
         elif name == "step.observed":
             self._observed = Observed() if self._observed is None else self._observed
             self._observed.add(time_ns, metadata)
@@ -261,6 +261,8 @@ class Speaker:
         for span in self._spans or ():
             span.start_ns += later_ns
             span.end_ns += later_ns if span.end_ns else 0
+        if self._said_last:
+            self._said_last = [(time + later_ns, name, facts) for time, name, facts in self._said_last]
         for facts in filter(None, (self._facts, self._derived)):
             facts[:] = [later(said, later_ns) for said in facts]
 

@@ -45,8 +45,8 @@ class Process:
     #: Entry -> when an exception left the step; the script may have caught it.
     errors: Mapping[int, int] = field(default_factory=dict)
     epochs: "array[int] | None" = None  #: an entry a step, where the marks name an epoch
-    #: What it said of its own end, in order: event and facts. The script may have caught it, and gone on.
-    said: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    #: What it said of its own end, in order: time, event and facts. The script may have caught it, and gone on.
+    said: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
     observed: bool = False  #: its steps were observed: they are numbered from 0 on in each process
     mute: bool = False  #: nothing is left of it but another's word on its death: its times are that word's
 
@@ -122,10 +122,21 @@ class Worker:
 
     @property
     def cause(self) -> str:
-        """Signal or exit code in words; empty where it did not fail."""
+        """Signal or exit code in words, behind what was raised before a signal; empty where it did not fail."""
         if self.signal:
-            return self.signal
+            kind = self._raised[1].get("type") if self._raised else None
+            return f"{kind}, ended by {self.signal}" if kind and kind != "KeyboardInterrupt" else self.signal
         return f"exit code {self.exit_code}" if self.exit_code is not None else ""
+
+    @property
+    def raised_ns(self) -> int | None:
+        """When the exception was raised that nobody caught; None: it recorded none. Its process may end long after."""
+        return self._raised[0] if self._raised else None
+
+    @property
+    def _raised(self) -> tuple[int, Mapping[str, Any]] | None:
+        said = self.process.said if self.process is not None else ()
+        return next(((time_ns, facts) for time_ns, name, facts in reversed(said) if name == "worker.exception"), None)
 
     @property
     def place(self) -> str:

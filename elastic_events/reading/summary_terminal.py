@@ -24,6 +24,7 @@ _ATTEMPTS = 30  # rows on a screen; the first and the last ones are shown
 _STEPS = 6
 _FEW = 3
 _TRACE = 16  # lines of a traceback
+_SLOW_END = 5  # seconds from what was raised to the end of the process: longer is told
 
 
 def summary_terminal(answer: Summary) -> RenderableType:
@@ -110,6 +111,8 @@ def _first(row: AttemptRow, departed: list[Departure]) -> str:
 def _who(one: Failure) -> str:
     who = f"rank {one.rank}" if one.rank is not None else "a worker"
     cause = one.signal or (f"exit code {one.exit_code}" if one.exit_code is not None else "cause unknown")
+    if one.signal and one.raised_s is not None and one.message and one.signal != "SIGINT":
+        cause = f"{one.message.partition(':')[0]}, ended by {one.signal}"
     return f"{who} on {one.node}: {cause}" if one.node else f"{who}: {cause}"
 
 
@@ -127,13 +130,18 @@ def _messages(rows: list[AttemptRow]) -> Iterable[str]:
     said: dict[str, list[tuple[int, Failure]]] = {}
     for row in rows:
         for one in [row.first_failure] if row.first_failure is not None else row.suspects:
-            if one.message or one.file or one.stderr:
+            if one.message or one.file or one.stderr or not (one.recorded or one.signal):
                 who = "" if row.first_failure is not None else f"{_who(one)}: "
                 said.setdefault(f"{who}{_what(one)}{_where(one)}", []).append((row.attempt, one))
     for at, (message, failures) in enumerate(said.items()):
         yield f"Attempt {spans(list(dict.fromkeys(number for number, _ in failures)))} failed with: {message}"
         if at < _FEW:
             yield from _trace(failures[0][1])
+            yield from _beside(failures[0][1])
+    for row in rows:
+        if row.done_before:
+            ranks = f"Rank{'s' * (len(row.done_before) > 1)} {spans(row.done_before)}"
+            yield f"{ranks} had ended before the first failure of attempt {row.attempt}, with exit code 0."
 
 
 def _what(one: Failure) -> str:
@@ -146,6 +154,21 @@ def _where(one: Failure) -> str:
         return ""
     inside = f" in {one.function}" if one.function and one.function != "<module>" else ""
     return f", at {one.file}{f':{one.line}' if one.line is not None else ''}{inside}"
+
+
+def _late(one: Failure) -> float | None:
+    """Return how long it took to end after what it raised, where that stands out."""
+    took = one.at_s - one.raised_s if one.at_s is not None and one.raised_s is not None else 0
+    return took if took > _SLOW_END else None
+
+
+def _beside(one: Failure) -> Iterable[str]:
+    """What the error alone does not tell: that it came long before the end, or that nobody was there to tell more."""
+    late = _late(one)
+    if late is not None and one.raised_s is not None:
+        yield f"  It was raised at +{seconds(one.raised_s)}; the process ended {seconds(late)} later."
+    if not (one.recorded or one.signal or one.stderr):
+        yield "  It recorded nothing itself: it ended before it imported torch, or was not observed. Its stderr says why."
 
 
 def _trace(one: Failure) -> Iterable[str]:

@@ -38,6 +38,7 @@ def watch(listener: Listener) -> Callable[[], None]:
     seen = _Seen(listener)
     methods = [
         (LocalElasticAgent, "_initialize_workers", seen.initialize),
+        (LocalElasticAgent, "_start_workers", seen.start),
         (LocalElasticAgent, "_monitor_workers", seen.monitor),
         (LocalElasticAgent, "_restart_workers", seen.restart),
         (LocalElasticAgent, "run", seen.run),
@@ -83,6 +84,15 @@ class _Seen:
             result = original(agent, *args, **options)
             self._started(agent)
             return result
+
+        return wrapper
+
+    def start(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The start of the processes of an attempt: none of them has died before it."""
+
+        def wrapper(agent: Any, *args: Any, **options: Any) -> Any:
+            self._looked_ns = time.time_ns()
+            return original(agent, *args, **options)
 
         return wrapper
 

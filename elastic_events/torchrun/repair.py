@@ -268,7 +268,7 @@ class Repair:
         )
         self._settled.add(end.local_rank)
         if not end.exit_code:
-            return self._fact("worker.succeeded", worker)
+            return self._fact("worker.succeeded", worker, alive_ns=end.alive_ns, died_ns=end.died_ns)
         first = not (end.victim or self._first_known)
         self._first_known |= first
         return self._fact(

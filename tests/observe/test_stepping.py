@@ -62,6 +62,25 @@ def test_a_loader_that_is_asked_one_batch_ahead(captured: Capture) -> None:
     assert took(captured)[2] == 10  # of the next epoch, behind its batch
 
 
+def test_an_evaluation_without_a_loader_is_in_no_step(captured: Capture) -> None:
+    """It ends where the model trains again; a model that is put into training mode with its batch at hand loses nothing."""
+    loop = Loop()
+    for _ in range(2):
+        loop.work(10)
+        loop.steps.mode(True)
+        loop.step()
+        loop.steps.mode(False)
+        loop.work(100)
+        loop.steps.mode(True)
+    assert took(captured) == [0, 10]
+    loop.steps.mode(False)
+    loop.fetch()
+    loop.steps.mode(True)
+    loop.work(10)
+    loop.step()
+    assert took(captured)[2] == 10
+
+
 def test_an_evaluation_between_steps_is_in_none(captured: Capture) -> None:
     """Its loader has no more batches before the next step begins, which may have none of a loader's."""
     loop = Loop()

@@ -10,6 +10,7 @@ from elastic_events.reading.overview import summary
 from elastic_events.reading.rows import timeline
 from elastic_events.reading.story import Story
 from tests.reading.runs import START, Run
+from tests.reading.test_summary import shown
 
 
 def told(run: Run) -> Story:
@@ -308,3 +309,52 @@ def test_a_signal_to_all_of_a_job() -> None:
     (attempt,) = answer.attempts
     assert (answer.outcome, attempt.outcome, attempt.failed, attempt.victims) == ("failed", "stopped", 0, 2)
     assert (attempt.first_failure, attempt.suspects) == (None, [])
+
+
+def slow_to_end(raised: float) -> Run:
+    """Rank 1 raises at 5 s and waits for a thread of its own; rank 0 runs into a timeout at 9 s, and its agent ends rank 1."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.start(1, agent, 0, range(2))
+    run.steps(run.worker(0), range(3), 2, 1, ended=False)
+    run.steps(run.worker(1), range(2), 2, 1.4)
+    run.tell(raised, run.worker(1), "worker.exception", type="ValueError", message="bad batch", line=7, file="train.py")
+    run.tell(9, run.worker(0), "worker.exception", type="RuntimeError", message="timed out")
+    run.failed(14, agent, 0, 0, exit_code=1, alive_ns=ns(9.9), died_ns=ns(10))
+    ended = {"signal": "SIGTERM", "first": False, "victim": True}
+    run.failed(14, agent, 0, 1, alive_ns=ns(13.9), died_ns=ns(14), **ended)
+    run.tell(14, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.tell(14, agent, "job.failed", reason="workers failed")
+    return run
+
+
+def test_what_raised_first_failed_first_however_long_it_takes_to_end() -> None:
+    """A process that waits for a thread behind its exception is the cause; that its agent ended it later makes no victim."""
+    row = summary(told(slow_to_end(5))).attempts[0]
+    assert row.first_failure is not None
+    assert (row.first_failure.rank, row.first_failure.raised_s) == (1, 5)
+    assert (row.first_failure.message, row.victims, row.consequences) == ("ValueError: bad batch", 0, 1)
+    text = shown(slow_to_end(5))
+    assert "rank 1 on a: ValueError, ended by SIGTERM, 1 consequence" in text
+    assert "It was raised at +5.0 s; the process ended 9.0 s later." in text
+    late = summary(told(slow_to_end(9.5))).attempts[0]  # since it was told to end
+    assert late.first_failure is not None
+    assert (late.first_failure.rank, late.victims) == (0, 1)
+
+
+def test_who_ended_well_before_the_first_failure_is_told() -> None:
+    """The failure of the others may be that they waited for a rank whose script was over: no failure, but not to be left out."""
+    run = Run()
+    agent = run.agent()
+    run.start(1, agent, 0, range(2))
+    looks = {"alive_ns": ns(4.9), "died_ns": ns(5)}
+    run.tell(9, agent, "worker.succeeded", rank=1, local_rank=1, pid=101, attempt=0, **looks)
+    run.failed(9, agent, 0, 0, exit_code=1, alive_ns=ns(8.9), died_ns=ns(9), pid=100)
+    run.tell(9, agent, "attempt.ended", attempt=0, outcome="failed")
+    assert summary(told(run)).attempts[0].done_before == [1]
+    text = shown(run)
+    assert "Rank 1 had ended before the first failure of attempt 0, with exit code 0." in text
+    assert "It recorded nothing itself" in text  # rank 0: whose error nobody has
+    (row,) = [row for row in timeline(told(run)).rows if row.label == "rank 1"]
+    assert [box.end_s for box in row.boxes] == [4]  # of the job, which began at 1 s

@@ -3,15 +3,31 @@
 import json
 import os
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from elastic_events.cli.run import torch_looks_for_plugins
+from elastic_events.reading import summary
 from elastic_events.reading.source import read_records
 from tests.collector.programs import until
-from tests.torchrun.jobs import START, TIMEOUT, Job, directories, free_port, needs_torch, ready, run, running
+from tests.torchrun.jobs import (
+    ASKED,
+    LAUNCHER,
+    START,
+    TIMEOUT,
+    Job,
+    directories,
+    environment,
+    finish,
+    free_port,
+    needs_torch,
+    ready,
+    run,
+    running,
+)
 
 pytestmark = [needs_torch, pytest.mark.timeout(2 * TIMEOUT)]
 
@@ -63,6 +79,17 @@ def test_a_killed_worker_and_its_restart(tmp_path: Path) -> None:
     assert [event.metadata["outcome"] for event in job.events("attempt.ended")] == ["failed", "succeeded"]
     assert job.one("job.succeeded")["restarts"] == 1
     assert not job.events("membership.changed")
+
+
+def test_workers_that_die_before_anybody_looked(tmp_path: Path) -> None:
+    """Which of them was first nobody saw; that none of them recorded anything is said, since only its stderr tells more."""
+    script = tmp_path / "train.py"
+    script.write_text("def train(:\n")
+    asked = [*ASKED, "--standalone", "--nproc-per-node=2", str(script)]
+    job = finish([sys.executable, *LAUNCHER, *asked], tmp_path, environment(TMPDIR=str(tmp_path)))
+    (row,) = summary(job.database).attempts
+    assert (row.first_failure, row.failed, row.consequences) == (None, 2, 0)
+    assert [(one.rank, one.exit_code, one.recorded) for one in row.suspects] == [(0, 1, False), (1, 1, False)]
 
 
 def test_a_job_that_always_fails(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def test_failure_that_the_next_attempt_mends_is_none(capfd: pytest.Capture
 async def test_sink_that_comes_and_goes_is_no_flood(capfd: pytest.CaptureFixture[str]) -> None:
     """Away and back every two seconds for ten minutes, it is told as often as once a minute."""
     sink = Server()
-    async with EventBus() as bus:
+    async with EventBus(interval=0.5) as bus:
         bus.subscribe(sink, retry=Retry(base=0.01, cap=0.1))
         for number in range(300):
             sink.away = not sink.away

@@ -371,7 +371,7 @@ class Tortured(NamedTuple):
 @pytest.mark.timeout(600)
 def test_sigkill_torture(tmp_path: Path) -> None:
     """Killed at random instants, a worker at full speed loses no acknowledged record but by overwriting, counted (M8)."""
-    kills = int(os.environ.get("ELASTIC_EVENTS_KILLS", "50"))
+    kills = int(os.environ.get("ELASTIC_EVENTS_KILLS", "25"))
     found = torture(tmp_path, kills)
     assert (found.missing, found.corrupt) == (0, 0)
     assert found.torn <= kills

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from elastic_events.cli.output import write_page
 from elastic_events.cli.reading import emit_json, reading
-from elastic_events.reading.buckets import explain, goodput
-from elastic_events.reading.goodput_terminal import goodput_terminal
+from elastic_events.reading.buckets import goodput
+from elastic_events.reading.goodput_terminal import explain, goodput_terminal
 from elastic_events.reading.story import Story
 
 __all__ = ("command",)
@@ -16,7 +16,7 @@ __all__ = ("command",)
 
 def _explain(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(explain())
+        click.echo(explain(Console().width))
         context.exit()
 
 

@@ -19,7 +19,7 @@ from elastic_events.reading.steps import alike, called, cut, processes, step_tim
 from elastic_events.reading.story import Attempt, Process, Story
 from elastic_events.reading.words import seconds
 
-__all__ = ("BUCKETS", "ORDER", "AttemptGoodput", "Bucket", "Goodput", "explain", "goodput", "headline")
+__all__ = ("BUCKETS", "ORDER", "AttemptGoodput", "Bucket", "Goodput", "goodput", "headline")
 
 #: Bucket -> what it holds. Where two overlap, the one that stands further up counts.
 BUCKETS = {
@@ -321,34 +321,3 @@ def headline(answer: Goodput) -> str:
     if answer.ettr is None:
         return f"how much of {seconds(answer.wall_s)} moved the training on is unknown: no steps were recorded"
     return f"{answer.ettr:.1%} of {seconds(answer.wall_s)} moved the training on"
-
-
-def explain() -> str:
-    """Return the formula, what each bucket holds, and where it comes from."""
-    lines = [
-        "ETTR = productive / wall time",
-        "",
-        "The wall time runs from the start of the job to its end, or to the last record where it has not ended. The time",
-        "in a scheduler's queue is not part of it. Each nanosecond of it is in one bucket; where several would claim it,",
-        "the first of this list does:",
-        "",
-        *(f"  {name:<11} {what}" for name, what in BUCKETS.items()),
-        "",
-        "A step that was cut off counts as lost for as long as the longest step of the job took, and beyond that as detection: a",
-        "rank hung. Steps after the last checkpoint of a job that failed for good count as productive, since nobody did them",
-        "again. A step that an exception left which the script caught does not count, nor does it end the training.",
-        "",
-        "Done again: an attempt goes on with the first step that it marks. Where numbers only rise, it does again all steps of",
-        "earlier attempts from that number on. Within a process a number that falls is a new epoch or another loop, and takes",
-        "nothing back; behind a restore of an earlier step it is a rollback. Where numbers begin anew in each epoch, what is",
-        "done again begins at the restored checkpoint where both are marked, else at the last step of the number that the",
-        "attempt began with; where that epoch may as well have been finished, nothing counts as lost. step(n, epoch=e) tells it",
-        "exactly.",
-        "",
-        "Events: job.*, attempt.*, worker.* and rendezvous.completed by the launcher, the torchrun plug-in or, in part, torch;",
-        "step.*, checkpoint.* and restore.* by the training loop: with elastic_events.step(n), checkpoint(n), restore(n).",
-        "",
-        "ETTR: Kokolis et al., Revisiting Reliability in Large-Scale Machine Learning Research Clusters, 2024,",
-        "arXiv 2410.21680, which counts productive runtime over the wall time that was available to the job.",
-    ]
-    return "\n".join(lines)

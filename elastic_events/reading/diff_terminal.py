@@ -37,5 +37,5 @@ def _shown(value: float | None, unit: str, *, sign: bool = False) -> str:
     if unit == "s":
         return plus + (seconds(value) if value >= 0 else f"-{seconds(-value)}")
     if unit == "1":
-        return f"{plus}{value * 100:.1f} %"
+        return f"{plus}{value:.1%}"
     return f"{plus}{value:,.0f}"

@@ -19,7 +19,8 @@ _STYLE = """
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
 main { max-width: 960px; margin: 0 auto; padding: 16px; }
-h1 { font-size: 20px; margin: 0 0 2px; overflow-wrap: anywhere; } h2 { font-size: 15px; margin: 24px 0 6px; }
+h1 { font-size: 20px; margin: 0 0 2px; overflow-wrap: anywhere; text-wrap: balance; }
+h2 { font-size: 15px; margin: 24px 0 6px; }
 p { margin: 4px 0; color: var(--soft); }
 svg { display: block; width: 100%; border-radius: 6px; margin: 14px 0; }
 .attempt svg { margin: 0; min-width: 120px; border-radius: 3px; }

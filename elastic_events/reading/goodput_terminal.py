@@ -1,6 +1,7 @@
 """Goodput in a terminal."""
 
 from collections.abc import Iterator
+from textwrap import fill
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -8,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from elastic_events.bus.text import counted
-from elastic_events.reading.buckets import Bucket, Goodput, headline
+from elastic_events.reading.buckets import BUCKETS, Bucket, Goodput, headline
 from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
 from elastic_events.reading.words import seconds
 
-__all__ = ("goodput_terminal",)
+__all__ = ("explain", "goodput_terminal")
 
 _COLOURS = {
     "productive": "green",
@@ -36,6 +37,29 @@ _HEADS = {
     "requeue": "re-\nqueue",
     "unknown": "un-\nknown",
 }
+
+_EXPLAINED = """
+The wall time runs from the start of the job to its end, or to the last record where it has not ended. The time in a
+scheduler's queue is not part of it. Each nanosecond of it is in one bucket; where several would claim it, the first
+of this list does:
+
+A step that was cut off counts as lost for as long as the longest step of the job took, and beyond that as detection:
+a rank hung. Steps after the last checkpoint of a job that failed for good count as productive, since nobody did them
+again. A step that an exception left which the script caught does not count, nor does it end the training.
+
+Done again: an attempt goes on with the first step that it marks. Where numbers only rise, it does again all steps of
+earlier attempts from that number on. Within a process a number that falls is a new epoch or another loop, and takes
+nothing back; behind a restore of an earlier step it is a rollback. Where numbers begin anew in each epoch, what is
+done again begins at the restored checkpoint where both are marked, else at the last step of the number that the
+attempt began with; where that epoch may as well have been finished, nothing counts as lost. step(n, epoch=e) tells it
+exactly.
+
+Events: job.*, attempt.*, worker.* and rendezvous.completed by the launcher, the torchrun plug-in or, in part, torch;
+step.*, checkpoint.* and restore.* by the training loop: with elastic_events.step(n), checkpoint(n), restore(n).
+
+ETTR: Kokolis et al., Revisiting Reliability in Large-Scale Machine Learning Research Clusters, 2024, arXiv
+2410.21680, which counts productive runtime over the wall time that was available to the job.
+"""
 
 
 def goodput_terminal(answer: Goodput, width: int = 80) -> RenderableType:
@@ -98,3 +122,12 @@ def _remarks(answer: Goodput) -> Iterator[str]:
     yield ", ".join(parts) + "."
     if answer.between_failures_s is not None:
         yield f"{counted(answer.failures, 'failure')}, one every {seconds(answer.between_failures_s)}."
+
+
+def explain(width: int = 80) -> str:
+    """Return the formula, what each bucket holds, and where it comes from, in lines of `width` columns, 120 at most."""
+    width = min(width, 120)
+    indent = " " * 14
+    buckets = [fill(f"  {name:<11} {what}", width, subsequent_indent=indent) for name, what in BUCKETS.items()]
+    above, *below = (fill(paragraph, width) for paragraph in _EXPLAINED.strip().split("\n\n"))
+    return "\n\n".join(["ETTR = productive / wall time", above, "\n".join(buckets), *below])

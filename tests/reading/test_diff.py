@@ -49,5 +49,5 @@ def test_the_screen() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "startup  ◀ grew most" in text
     assert "not told" in text
-    assert "-25.0 %" in text
+    assert "-25.0%" in text
     assert "+8.0 s (+67%)" in text

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from elastic_events.reading.buckets import BUCKETS, Goodput, explain, goodput
+from elastic_events.reading.buckets import BUCKETS, Goodput, goodput
 from elastic_events.reading.builder import build
 from elastic_events.reading.goodput_html import goodput_html
-from elastic_events.reading.goodput_terminal import goodput_terminal
+from elastic_events.reading.goodput_terminal import explain, goodput_terminal
 from tests.reading.runs import Run, two_attempts
 from tests.streams import STREAMS, load
 
@@ -257,3 +257,5 @@ def test_json_and_explanation() -> None:
     for name in BUCKETS:
         assert f"\n  {name} " in explain()
     assert "arXiv 2410.21680" in explain()
+    assert all(max(map(len, explain(width).splitlines())) <= width for width in (40, 80, 120))
+    assert " ".join(explain(60).split()) == " ".join(explain(120).split())

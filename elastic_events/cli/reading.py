@@ -91,10 +91,12 @@ def stories_of(sources: tuple[str, ...], skipped: Skipped | None = None) -> list
 def choose(stories: list[Story], run: str | None) -> Story:
     """Return the story of `run`, or the last one, naming the others on stderr."""
     if len(stories) > 1 and run is None:
-        *others, last = (story.run_id for story in stories)
+        shown = pick(stories, None)
+        last, others = shown.run_id, [story.run_id for story in stories if story is not shown]
         among = ", ".join(dict.fromkeys(others))
         choice = f"--run chooses among {among}" if among != last else "give each an ELASTIC_EVENTS_RUN_ID to choose by"
-        tell(f"{len(stories)} runs here: showing the last, {last}; {choice}")
+        which = "the last" if shown is stories[-1] else "the one that started the last"
+        tell(f"{len(stories)} runs here: showing {which}, {last}; {choice}")
     return pick(stories, run)
 
 

@@ -90,13 +90,14 @@ def retell(story: Story, sources: Sequence[Source]) -> Summary:
 
 
 def pick(stories: Sequence[Story], run: str | None) -> Story:
-    """Return the last story, or the last of the run with that id.
+    """Return the last story that is of no job which a rank of another one started, or the last of the run with that id.
 
     Raises:
         NothingYet: there is none of that run, yet.
     """
+    outer = tuple(f"{story.run_id}/" for story in stories)
     for story in reversed(stories):
-        if run in (story.run_id, None):
+        if run == story.run_id or (run is None and not story.run_id.startswith(outer)):
             return story
     raise NothingYet(f"no run {run!r} here; there are {', '.join(dict.fromkeys(story.run_id for story in stories))}")
 

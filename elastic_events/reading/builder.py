@@ -142,7 +142,7 @@ class Builder:
             speakers.reverse()
             while speakers:
                 told.append(speakers.pop().told())
-            jobs = _one_by_one(told) if run_id == NAMELESS else [told]
+            jobs = _one_by_one(told) if run_id == NAMELESS else _anew(told)
             for job in jobs:
                 story = assemble(run_id, job)
                 # The ledger of a launcher that does not know its run's id is that of the only run there is.
@@ -191,6 +191,26 @@ def _set_clocks_back(speakers: Iterable[Speaker]) -> None:
             for speaker, later in zip(own, set_back([speaker.ahead for speaker in own], jumps), strict=True):
                 if later:
                     speaker.move(later)
+
+
+def _anew(told: list[Told]) -> list[list[Told]]:
+    """Part the jobs of one id. One that had failed goes on, from a queue; but where it had succeeded, another one begins.
+
+    Of several hosts nobody knows: their clocks may be apart.
+    """
+    if len({one.process.context.host for one in told}) > 1:
+        return [told]
+    jobs: list[list[Told]] = [[]]
+    end, over = 0, False
+    for one in sorted(told, key=lambda one: one.process.first_ns):
+        names = {said.name for said in one.facts}
+        if over and one.process.first_ns > end and "attempt.started" in names:
+            jobs.append([])
+            over = False
+        jobs[-1].append(one)
+        end = max(end, one.process.last_ns)
+        over = over or "job.succeeded" in names
+    return jobs
 
 
 def _one_by_one(told: list[Told]) -> list[list[Told]]:

@@ -52,7 +52,7 @@ def conclude(story: Story, ranks: Ranks) -> None:
     story.outcome = _outcome(story, voters)
     decided = [node for node in voters if node.outcome == "failed"] if story.outcome == "failed" else []
     decided.sort(key=lambda node: node.signal is not None)
-    story.reason = decided[0].reason if decided else ""
+    story.reason = _reason(decided[0]) if decided else ""
 
 
 # --- nodes ---
@@ -114,6 +114,11 @@ def _voters(story: Story) -> list[Node]:
     if any(node in gathered for node in members):
         members = [node for node in members if not node.gone or node.gone == "failed"]
     return list(dict.fromkeys([*members, *gathered]))
+
+
+def _reason(node: Node) -> str:
+    """Return why a node's agent failed; torch's own word on a signal names a class and a number."""
+    return f"its agent got {node.signal}" if node.signal else node.reason
 
 
 def _outcome(story: Story, voters: Iterable[Node]) -> str:

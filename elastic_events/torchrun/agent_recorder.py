@@ -8,7 +8,7 @@ the agent does it (`agent_thread`).
 |---|---|
 | `ELASTIC_EVENTS_SINKS` | URLs, separated by commas; by default `sqlite:///elastic-events-RUN.db` in the working directory, with the host's name where a job has several nodes, since SQLite and network file systems do not agree |
 | `ELASTIC_EVENTS_DIR` | directory of the recorders; by default one of the run under the system's temporary directory. The workers inherit it, so that what they record themselves joins |
-| `ELASTIC_EVENTS_RUN_ID` | the run; by default torchrun's `--rdzv-id`, and where there is none, time and pid |
+| `ELASTIC_EVENTS_RUN_ID` | the run; by default torchrun's `--rdzv-id`, and where there is none, of several nodes Slurm's job and step, else time and pid. A job that a rank of another one starts is a run of its own, `OUTER/ID` |
 | `ELASTIC_EVENTS_TICKS` | `all` keeps every metric of the agent's monitor; by default they are thinned (`Ticks`) |
 | `ELASTIC_EVENTS_OBSERVE` | what is observed in the workers: `on` by default, `off`, or a list (see `elastic_events.observe`) |
 | `ELASTIC_EVENTS_STACKS_AFTER` | seconds without a step after which a worker is asked for its stack, 15 by default (see `stuck`) |
@@ -26,6 +26,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
+
+import msgspec
 
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
@@ -69,14 +71,14 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     if os.getpid() in _begun:
         return
     _begun.append(os.getpid())
-    run = os.environ.get("ELASTIC_EVENTS_RUN_ID") or run_name(run_id)
-    os.environ["ELASTIC_EVENTS_RUN_ID"] = run
+    context = agent_context(run_id, several=max_nodes is not None and max_nodes > 1)
+    os.environ["ELASTIC_EVENTS_RUN_ID"] = run = context.run_id
     os.environ.setdefault("ELASTIC_EVENTS_OBSERVE", "on")  # the workers inherit it
     named = parse_sinks(os.environ.get("ELASTIC_EVENTS_SINKS", ""))
     for url in named:
         open_url(url)  # connects to nothing; what is wrong with it is said here, where somebody reads it
     urls = named or [default_sink(run, max_nodes)]
-    home = _home(urls, read_context(), named=bool(named))
+    home = _home(urls, context, named=bool(named))
     installation = Installation(home.to, None if os.environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks())
     installation.install()
     # A worker that is a forked function: what torch records there goes where the worker's own records go.
@@ -160,9 +162,29 @@ def default_sink(run: str, max_nodes: int | None) -> str:
     return f"sqlite:///{quote(f'elastic-events-{plain}{host}.db')}"
 
 
-def run_name(run_id: str | None) -> str:
-    """Return the name of a run; "none" is torchrun's default, which would make all runs one."""
-    return run_id if run_id and run_id != "none" else f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+def agent_context(run_id: str | None, *, several: bool) -> Context:
+    """Return who this agent is, of which run. One that a rank of another job has started is no node of that, and has no rank."""
+    context, outer = read_context(), os.environ.get("ELASTIC_EVENTS_RUN_ID")
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT"):
+        run = (f"{outer}/" if outer else "") + run_name(run_id, several)
+        return Context(run, context.process, context.host, context.pid)
+    return msgspec.structs.replace(context, run_id=outer or run_name(run_id, several))
+
+
+def run_name(run_id: str | None, several: bool = False) -> str:
+    """Return the name of a run; "none" is torchrun's default, which would make all runs one.
+
+    Of `several` nodes each needs the same: the batch system's, else it is told that they will be runs of their own.
+    """
+    if run_id and run_id != "none":
+        return run_id
+    job = os.environ.get("SLURM_JOB_ID")
+    if several and job:
+        return f"{job}.{os.environ.get('SLURM_STEP_ID', '0')}"
+    run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    if several:
+        tell(f"this node's run is {run}: for one run of all nodes, give each the same --rdzv-id")
+    return run
 
 
 def _timeout(text: str | None) -> float:

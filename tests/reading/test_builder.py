@@ -6,6 +6,8 @@ import pytest
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
+from elastic_events.reading.answers import pick
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
 from elastic_events.reading.perfetto import trace_events
 from elastic_events.reading.story import Story
@@ -90,6 +92,32 @@ def test_jobs_without_an_id_are_parted_by_time() -> None:
         run.start(begin + 1, agent, 0, range(1), round=0)
         run.tell(begin + 9, agent, "job.succeeded")
     assert [story.wall_s for story in build(run.records)] == [9.0, 9.0]
+
+
+def test_the_same_id_again() -> None:
+    """A job that had succeeded is over: another of its id is another run. One that had failed goes on, from a queue."""
+    for outcome, runs in (("succeeded", 2), ("failed", 1)):
+        run = Run()
+        for at, pid in ((0, 10), (100, 20)):
+            agent = run.agent(pid=pid)
+            run.tell(at, agent, "job.started")
+            run.start(at + 1, agent, 0, range(1), restart=pid)
+            run.steps(run.worker(0, pid), range(3), at + 2, 1)
+            ended = outcome if pid == 10 else "succeeded"
+            run.tell(at + 6, agent, "attempt.ended", attempt=0, outcome=ended)
+            run.tell(at + 6, agent, f"job.{ended}")
+        assert [story.run_id for story in build(run.records)] == ["run"] * runs
+        assert sum(goodput(story).steps_redone for story in build(run.records)) == (0 if runs == 2 else 3)
+
+
+def test_a_job_within_a_job_is_shown_by_its_id_only() -> None:
+    """What a rank of a job starts is another run, and the job is what somebody asks about."""
+    stories = []
+    for at, run_id in ((0, "job"), (5, "job/evaluation")):
+        run = Run(run_id)
+        run.tell(at, run.agent(pid=10 + at), "job.started")
+        stories += build(run.records)
+    assert [pick(stories, run).run_id for run in (None, "job/evaluation")] == ["job", "job/evaluation"]
 
 
 def test_scripts_without_an_id_are_runs_of_their_own() -> None:

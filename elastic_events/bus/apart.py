@@ -9,6 +9,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -28,7 +29,7 @@ class Calls:
     """The calls of one lane's handler, in one event loop."""
 
     def __init__(self) -> None:
-        self.tasks: set[int] = set()  #: that call it, by the id that anyio gives them
+        self.tasks: set[int | None] = set()  #: that call it, by the id that anyio gives them
         self._left: set[asyncio.Task[BaseException | None]] = set()  # which go on though they were cancelled
         self._loop: asyncio.AbstractEventLoop | None = None  # None in trio, and before the first call
 
@@ -52,12 +53,24 @@ class Calls:
             return task.result()  # it came to its end: what it delivered is delivered
 
     async def _booked(self, call: Callable[..., Any], *args: Any) -> BaseException | None:
-        here = anyio.get_current_task().id if self._loop is None else id(asyncio.current_task())
+        here = self._here()
         self.tasks.add(here)
         try:
             return await _outcome(call, *args)
+        except GeneratorExit as error:
+            if self._here() != here:  # nobody runs this task any more, and the interpreter throws it away
+                raise
+            return error  # the handler's own
         finally:
             self.tasks.discard(here)
+
+    def _here(self) -> int | None:
+        """Return the id of the task that runs now."""
+        if self._loop is not None:
+            return id(asyncio.current_task(self._loop))
+        with suppress(RuntimeError):
+            return anyio.get_current_task().id
+        return None
 
     async def _cancel(self, task: asyncio.Task[BaseException | None]) -> None:
         task.cancel()

@@ -9,7 +9,7 @@ import anyio
 
 from elastic_events.bus.apart import Calls
 from elastic_events.bus.backlog import Backlog
-from elastic_events.bus.errors import PERMANENT, HandlerFailed, PermanentError, told
+from elastic_events.bus.errors import PERMANENT, HandlerFailed, PermanentError, asked_for, refused_by, told
 from elastic_events.bus.handler import Sink
 from elastic_events.bus.latest import Latest
 from elastic_events.bus.ledger import Ledger
@@ -90,7 +90,7 @@ class Delivery:
             if self.circuit == "open":  # it may be long: what waits is safe on disk
                 self.backlog.spill()
             tries = self._failures - first_failures
-            wait = self._wait(tries, anyio.current_time() - started, getattr(error, "retry_after", None))
+            wait = self._wait(tries, anyio.current_time() - started, asked_for(error))
             if wait is None:
                 return await self._give_up(batch, error)
             self.ledger.retries += 1
@@ -118,7 +118,7 @@ class Delivery:
                 self.last_error = told(error)
                 tries[id(record)] += 1
                 spent = anyio.current_time() - since.setdefault(id(record), started)
-                asked = getattr(error, "retry_after", None)
+                asked = asked_for(error)
                 wait = None if isinstance(error, PERMANENT) else self._wait(tries[id(record)], spent, asked)
                 if wait is None:
                     await self._give_up([record], error)
@@ -139,7 +139,7 @@ class Delivery:
 
     async def _refused(self, batch: Sequence[Record], error: BaseException) -> None:
         self._failures = 0  # the handler answers: this is about the records
-        refused = {id(record) for record in getattr(error, "rejected", ())}
+        refused = refused_by(error)
         if refused:
             accepted = [record for record in batch if id(record) not in refused]
             self._alone = 0

@@ -131,10 +131,6 @@ class Drain:
         """Whether what is added now still gets its task."""
         return self._timeout is None and not self.over
 
-    def wake(self) -> None:
-        """Look now."""
-        self._wake.set()
-
     def request_close(self, timeout: float) -> None:
         """Begin to close; of a second request only a timeout of 0 counts."""
         if self._timeout is None or timeout <= 0:
@@ -203,9 +199,10 @@ class Drain:
         try:
             with anyio.CancelScope(shield=True):
                 while not self._done:
-                    await self._move(patient, task_status)
+                    await self._through(self._move, patient, task_status)
                     patient, task_status = False, anyio.TASK_STATUS_IGNORED
-                await self._shut_all()
+                while not await self._through(self._shut_all):
+                    pass
         except (KeyboardInterrupt, GeneratorExit):
             raise  # the loop stops here; what is left is delivered in another (`resume`)
         except BaseException as error:
@@ -227,26 +224,31 @@ class Drain:
         for lane in self.lanes:
             lane.resume()
 
-    async def _move(self, patient: bool, task_status: TaskStatus[None]) -> None:
-        """Run the lanes, drain and close; return early, with `_done` unset, where asyncio cancelled one of the tasks."""
-        self._started.clear()
+    async def _through(self, step: Callable[..., Awaitable[None]], *args: Any) -> bool:
+        """Run `step`; return whether no `Task.cancel` cut it short: that knows no shield, and ends `asyncio.run`. Then close."""
         try:
-            async with anyio.create_task_group() as self._group:
-                self._start_new()
-                if patient and self._timeout is None:
-                    await self._tried()
-                if self._refusal is None:
-                    task_status.started()
-                    async with anyio.create_task_group() as sources:
-                        await self._work(sources)
-                        sources.cancel_scope.cancel()
-                    await self._close()
-                self._done = True
-                self._group.cancel_scope.cancel()
+            await step(*args)
         except anyio.get_cancelled_exc_class():
-            # asyncio's own `Task.cancel`, which knows no shield: at the end of `asyncio.run`, all tasks are cancelled.
             cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
             self.request_close(self.patience)
+            return False
+        return True
+
+    async def _move(self, patient: bool, task_status: TaskStatus[None]) -> None:
+        """Run the lanes, drain and close; then `_done` is set."""
+        self._started.clear()
+        async with anyio.create_task_group() as self._group:
+            self._start_new()
+            if patient and self._timeout is None:
+                await self._tried()
+            if self._refusal is None:
+                task_status.started()
+                async with anyio.create_task_group() as sources:
+                    await self._work(sources)
+                    sources.cancel_scope.cancel()
+                await self._close()
+            self._done = True
+            self._group.cancel_scope.cancel()
 
     async def _tried(self) -> None:
         """Wait until each sink is open or has failed to; note the first failure that the user must act on."""
@@ -285,14 +287,14 @@ class Drain:
             for notices in self.notices:
                 notices.look(now)
 
-    def _start_tasks(self, sources: TaskGroup) -> None:
-        while self._to_start:
-            sources.start_soon(protect(self._guard), *self._to_start.pop())
-
     def _stir(self) -> None:
         """Let the lanes deliver what they were offered: once all is read, rather than in small batches while it is."""
         for lane in self.lanes:
             lane.stir()
+
+    def _start_tasks(self, sources: TaskGroup) -> None:
+        while self._to_start:
+            sources.start_soon(protect(self._guard), *self._to_start.pop())
 
     async def _guard(self, task: Callable[[], Awaitable[Any]], on_failure: OnFailure) -> None:
         try:
@@ -337,9 +339,16 @@ class Drain:
         for lane in self.lanes:
             if lane not in self._started:
                 self._started.add(lane)
-                self._group.start_soon(protect(lane.run), self._fail)
+                self._group.start_soon(protect(self._run_lane), lane)
             if lane.ledger.ended and not lane.closing:
                 lane.close()
+
+    async def _run_lane(self, lane: Lane) -> None:
+        try:
+            await lane.run(self._fail)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: the other lanes go on
+            self._fault(f"the lane {lane.name!r} ended by itself", error)
+            lane.give_out()
 
     def _look(self, most: int = MANY) -> int:
         try:

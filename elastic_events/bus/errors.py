@@ -20,6 +20,9 @@ __all__ = (
     "TransientError",
     "Undelivered",
     "WouldDeadlock",
+    "asked_for",
+    "refused_by",
+    "told",
 )
 
 
@@ -104,6 +107,27 @@ def told(error: BaseException) -> str:
         raise
     except BaseException:  # noqa: BLE001 - the `__str__` of somebody's own error
         return type(error).__name__
+
+
+def asked_for(error: BaseException) -> float | None:
+    """Return how many seconds the `retry_after` of an error asks to wait: a number, or a header's text; else None."""
+    try:
+        seconds = float(error.retry_after)  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - it has none, or somebody else's class means something else by the name
+        return None
+    return seconds if seconds > 0 else None
+
+
+def refused_by(error: BaseException) -> set[int]:
+    """Return the ids of the records that an error names in `rejected`."""
+    try:
+        return set(map(id, error.rejected))  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - as above
+        return set()
 
 
 #: Failures that trying again cannot help: the handler said so, or the record does not fit its code.

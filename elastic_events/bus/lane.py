@@ -79,7 +79,8 @@ class Lane(Delivery):
         self._again, self._wake = Signal(), Wakeup()
         self.calls: Calls = Calls()
         # What belongs to a loop ends with it; a sink in a thread of its own goes on.
-        self.opened = self.opened and getattr(self.sink, "any_loop", False)
+        goes_on = getattr(self.sink, "any_loop", False)
+        self.opened, self._begun = self.opened and goes_on, self._begun and goes_on
         self._dead_letters_open = False
 
     # --- the pump's side: synchronous, never waits ---
@@ -155,6 +156,13 @@ class Lane(Delivery):
         self._flight = ()
         self.backlog.close()
         return self.ledger.write_off(reason, waiting)
+
+    def give_out(self) -> None:
+        """End now, by a fault of its own: all that is pending is dropped with the reason "lane_died"."""
+        self.ledger.end_now()
+        self.abandon("lane_died")
+        self.finished = True
+        self.progress.set()
 
     # --- what it knows ---
 
@@ -232,8 +240,8 @@ class Lane(Delivery):
 
     async def shut(self) -> None:
         """Close the sink; one that hangs gets `LAST_WORDS` seconds."""
+        await self._close_sink()
         with anyio.move_on_after(LAST_WORDS, shield=True):
-            await self._close_sink()
             grave = self.subscription.dead_letters
             if grave is not None and self._dead_letters_open:
                 self._dead_letters_open = False
@@ -244,14 +252,14 @@ class Lane(Delivery):
         failures = 0
         while not self.opened:
             last = self.closing
+            await self._close_sink()  # what an attempt opened that asyncio cut short
             self._begun = True
             error = await self._try(self.sink.open, limit=LONGEST_OPEN)
             if error is None:
                 self.opened = True
                 break
             self.last_error: str = told(error)
-            with anyio.move_on_after(LAST_WORDS, shield=True):
-                await self._close_sink()
+            await self._close_sink()
             self.refusal = error
             self.tell()
             if isinstance(error, USERS):
@@ -269,8 +277,10 @@ class Lane(Delivery):
 
     async def _close_sink(self) -> None:
         if self._begun:
-            self._begun = self.opened = False
-            await self._attempt(self.sink.aclose)
+            self.opened = False
+            with anyio.move_on_after(LAST_WORDS, shield=True):
+                await self._attempt(self.sink.aclose)
+            self._begun = False  # not where asyncio cut it short: then it is called again
 
     def _next_batch(self) -> Sequence[Record]:
         """Move the next batch from the backlog into flight."""

@@ -67,7 +67,9 @@ class Latest:
             try:
                 key = self._key(record)
                 old = self._waiting.get(key)
-            except Exception:  # noqa: BLE001 - the user's function; its fault costs this record
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - the user's function; its fault costs this record
                 self._lost["key_error"] += 1
                 continue
             if old is not None:

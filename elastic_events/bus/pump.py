@@ -118,9 +118,10 @@ class Cursor:
             for seq, since in list(self.late.items()):
                 self._read(seq, ring.frames(seq, seq + 1)[0], found, make, since, now)
         head = ring.head
-        if head - ring.capacity > self.position:
-            self.lost.append(("overwritten", self.position, head - ring.capacity - self.position))
-            self.position = head - ring.capacity
+        gone = min(head - ring.capacity, until)  # beyond that it is another look's to find lost
+        if gone > self.position:
+            self.lost.append(("overwritten", self.position, gone - self.position))
+            self.position = gone
         start = self._start = self.position
         stop = self.position = max(min(head, start + most, until), start)
         frames = ring.frames(start, stop)
@@ -241,9 +242,12 @@ class Pump:
             past.append(one := Cursor(cursor.ring))
             one.position = min(origin, cursor.position)
             found = one.look(END, 0.0, make, cursor.position) if origin < cursor.position else []
-            # Those that the pump still waits for come by its own look; what it has given up is lost here, too.
+            # Those that the pump still waits for come, or are lost, by its own look; what it has given up is lost here, too.
             looks[index] = [record for record in found if record.seq not in cursor.late]
-            one.lost += [("interrupted", seq, 1) for seq in one.late if seq not in cursor.late]
+            one.lost += [("interrupted", seq, 1) for seq in one.late]
+            if cursor.late:
+                each = ((why, seq) for why, first, count in one.lost for seq in range(first, first + count))
+                one.lost = [(why, seq, 1) for why, seq in each if seq not in cursor.late]
         self._hand_out(looks, [receiver], past)
 
     def _meet(self, channel: str, seq: int) -> None:

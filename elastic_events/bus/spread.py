@@ -48,6 +48,8 @@ async def call_each(
 def _key(key: Callable[[Record], Hashable], record: Record) -> Hashable:
     try:
         hash(found := key(record))
-    except Exception:  # noqa: BLE001 - the user's function; such records keep their order
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - the user's function; such records keep their order
         return None
     return found

@@ -144,6 +144,7 @@ class LoopHome:
         self._loop: Any = current_token().native_token  # asyncio's, or trio's token
         self._trio = is_trio()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._begun = False
         self._ready = anyio.Event()
         self._over = anyio.Event()
         self._error: BaseException | None = None
@@ -204,9 +205,17 @@ class LoopHome:
         else:
             task = asyncio.get_running_loop().create_task(run())
             self._tasks.add(task)  # the loop holds it weakly
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        """Let a task go; a drain that asyncio cancelled before it began was never told: it begins, and closes."""
+        self._tasks.discard(task)
+        if task.cancelled() and not self._begun:
+            self._stop()
+            self._spawn(self._run)
 
     async def _run(self) -> None:
+        self._begun = True
         try:
             await self._main(task_status=self)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):

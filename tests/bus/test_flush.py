@@ -43,7 +43,7 @@ async def test_what_came_after_the_flush_is_not_said_to_be_undelivered() -> None
         if records[0].name == "later":
             await stuck.wait()
         elif records[-1].fields[0] == 1499:
-            bus._drain.wake()
+            bus._drain._wake.set()
             while not lane.backlog:  # until the later ones are there, too
                 await anyio.sleep(0)
 
@@ -141,7 +141,7 @@ async def test_close_that_comes_while_the_drain_is_busy_is_heard() -> None:
             async with EventBus(ListSink(), interval=3600) as bus:
                 put_metric("m", 1)
                 await bus.flush()
-                bus._drain.wake()
+                bus._drain._wake.set()
                 put_metric("m", 1)
                 await anyio.sleep(0)
 

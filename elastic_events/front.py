@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from elastic_events.bus.ring import Pipe
     from elastic_events.bus.shape import Recordable
 
-__all__ = ("Front", "front", "open_recorder", "put_metric", "record", "record_rdzv_event")
+__all__ = ("Front", "front", "open_recorder", "put_metric", "record", "record_ours", "record_rdzv_event")
 
 
 class Front:
@@ -235,12 +235,16 @@ if TYPE_CHECKING:
     def put_metric(metric_name: str, metric_value: Any, metric_group: str | None = "torchelastic") -> None:
         """Record one metric point; see `Emitter.put_metric`."""
 
+    def record_ours(name: str, metadata: dict[str, int | str | bool]) -> None:
+        """Record one event of this package; see `Emitter.record_ours`."""
+
     def record_rdzv_event(event: "RdzvEvent | Recordable") -> None:
         """Record one rendezvous event; see `Emitter.record_rdzv_event`."""
 
 else:
     #: The hot path: functions of the one emitter that points at the bus opened last.
-    record, put_metric, record_rdzv_event = (
+    _emitter = front.emitter
+    record, put_metric, record_rdzv_event, record_ours = (
         _named(function)
-        for function in (front.emitter.record, front.emitter.put_metric, front.emitter.record_rdzv_event)
+        for function in (_emitter.record, _emitter.put_metric, _emitter.record_rdzv_event, _emitter.record_ours)
     )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
-from elastic_events.api import NodeState
+from elastic_events.api import Event, EventSource, NodeState
 from elastic_events.bus.codec import LIMIT, encode, encode_hard
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import as_metric, number
@@ -19,7 +19,7 @@ from elastic_events.bus.ring import Pipe
 from elastic_events.bus.shape import KNOWN, fields_of, rdzv_fields_of
 from elastic_events.bus.signals import is_the_callers
 
-__all__ = ("Emitter", "PutMetric", "RecordEvent", "RecordRdzv")
+__all__ = ("Emitter", "PutMetric", "RecordEvent", "RecordOurs", "RecordRdzv")
 
 _SCALARS = frozenset({int, float, bool, type(None)})
 
@@ -40,6 +40,12 @@ class RecordEvent(Protocol):
     """`record`, of the process or of a bus."""
 
     def __call__(self, event: Any, destination: str | None = "null") -> None: ...  # pragma: no cover
+
+
+class RecordOurs(Protocol):
+    """What records events of this package."""
+
+    def __call__(self, name: str, metadata: dict[str, int | str | bool]) -> None: ...  # pragma: no cover
 
 
 class RecordRdzv(Protocol):
@@ -185,6 +191,37 @@ class Emitter:
             return None
 
         return _untraced(record)
+
+    @property
+    def record_ours(self) -> RecordOurs:
+        """A new function that records events of this package, many a second, in half the time."""
+
+        def record_ours(name: str, metadata: dict[str, int | str | bool]) -> None:
+            """Record an event of this worker. As `record`, for a name and texts that this package has made itself."""
+            pipe = self.events
+            if pipe is None:
+                return
+            try:
+                take, slots, mask, now = pipe
+                time = now()
+                seq = take()
+                try:
+                    if not self.vetted(metadata):
+                        raise ValueError  # as above
+                    frame = encode((seq, time, name, "null", "WORKER", 0, metadata))
+                except BaseException as error:
+                    if is_the_callers(error):
+                        raise
+                    with Untraced():
+                        frame = self._quick((seq, time), Event(name, EventSource.WORKER, 0, {**metadata}), "null")
+                slots[seq & mask] = frame
+            except RecursionError:  # as above
+                return
+            except BaseException as error:
+                if is_the_callers(error) or self._refuses(error):
+                    raise
+
+        return _untraced(record_ours)
 
     @property
     def record_rdzv_event(self) -> RecordRdzv:

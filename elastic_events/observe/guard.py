@@ -9,7 +9,7 @@ from elastic_events.api import Event, EventSource
 from elastic_events.front import record
 from elastic_events.observe.folded import is_framework
 
-__all__ = ("forget", "guarded", "is_off", "switch_off")
+__all__ = ("failed", "forget", "guarded", "hook", "is_off", "switch_off")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,9 +58,8 @@ def guarded(part: str) -> Callable[[Callable[P, T]], Callable[P, T | None]]:
                     return function(*args, **kwargs)
                 switch_off(part, f"{function.__name__} calls itself")
             except Exception as error:
-                if _is_theirs(error):
+                if not failed(part, function.__name__, error):
                     raise
-                switch_off(part, f"{function.__name__}: {type(error).__name__}: {error}")
             finally:
                 _inside[part] = depth
             return None
@@ -68,6 +67,29 @@ def guarded(part: str) -> Callable[[Callable[P, T]], Callable[P, T | None]]:
         return call
 
     return decorate
+
+
+def hook(part: str, function: Callable[[T], object]) -> Callable[[T, object, object], None]:
+    """Return a hook for the steps of optimizers, guarded as above. For what calls nobody else's: it looks for no circle."""
+
+    def call(optimizer: T, _args: object, _options: object) -> None:
+        if part in _off:
+            return
+        try:
+            function(optimizer)
+        except Exception as error:
+            if not failed(part, function.__name__, error):
+                raise
+
+    return call
+
+
+def failed(part: str, where: str, error: Exception) -> bool:
+    """Switch off the part in which an error was raised, and tell it; return False where it is the script's own."""
+    if _is_theirs(error):
+        return False
+    switch_off(part, f"{where}: {type(error).__name__}: {error}")
+    return True
 
 
 def _is_theirs(error: BaseException) -> bool:

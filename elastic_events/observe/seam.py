@@ -1,9 +1,10 @@
 """What is private in torch, in one place: each answers None, or raises, where a torch has moved it."""
 
 import logging
+import sys
 from typing import Any
 
-__all__ = ("CHECKPOINT_LOGGERS", "COLLECTIVE_LOGGERS", "batch_iterator", "grad_scaler")
+__all__ = ("CHECKPOINT_LOGGERS", "COLLECTIVE_LOGGERS", "batch_iterator", "grad_scaler", "is_within_a_step")
 
 # Torch makes these loggers when it needs them, by these names (torch.distributed.c10d_logger): whoever asks `logging` first
 # makes them, and imports nothing of torch.
@@ -25,3 +26,15 @@ def grad_scaler() -> Any:
     from torch.amp.grad_scaler import GradScaler
 
     return GradScaler
+
+
+def is_within_a_step() -> bool:
+    """Whether the step of an optimizer whose hook calls this was called by another one's."""
+    from torch.optim import optimizer
+
+    file, frame, found = optimizer.__file__, sys._getframe(1), 0  # noqa: SLF001 - documented
+    while frame is not None:
+        # What torch wraps each step in. Of one that is compiled, what goes on behind the hooks has a name of its own.
+        found += frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == file
+        frame = frame.f_back  # type: ignore[assignment]
+    return found > 1

@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from elastic_events.observe.guard import guarded
+from elastic_events.observe.guard import hook
 
 __all__ = ("SIGNAL", "Standing", "ask", "begin", "read", "read_stack")
 
@@ -54,11 +54,10 @@ def begin() -> None:
     file = os.fdopen(descriptor, "ab", buffering=0)
     _open.extend((file, words))
 
-    @guarded("stacks")
-    def stepped(*_: Any) -> None:
+    def stepped(_: object) -> None:
         words[1] += 1
 
-    register_optimizer_step_post_hook(stepped)
+    register_optimizer_step_post_hook(hook("stacks", stepped))
     faulthandler.register(SIGNAL, file, all_threads=False)
 
 

@@ -7,7 +7,6 @@ one a parameter) the last of a round ends the step; where they take turns in no 
 `observe.unknown` says why.
 """
 
-import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -15,9 +14,9 @@ from time import monotonic_ns
 from typing import Any
 
 from elastic_events.api import Event, EventSource
-from elastic_events.front import record
+from elastic_events.front import record, record_ours
 from elastic_events.observe import seam
-from elastic_events.observe.guard import guarded
+from elastic_events.observe.guard import failed, guarded, hook, is_off
 
 __all__ = ("Steps", "begin_data", "begin_steps", "steps")
 
@@ -28,7 +27,7 @@ class Steps:
     def __init__(self, clock: Callable[[], int] = monotonic_ns) -> None:
         self.done: int = 0  #: steps that have ended
         self._clock = clock
-        self._running: list[tuple[int, int]] = []  # optimizers that are stepping, each in the next: and their frames
+        self.entered = 0  #: steps of optimizers that have begun since one ended that was within no other
         self._since: int | None = None  # from here on the next step may have begun
         self._batch: int | None = None  # the first batch of the last run of fetches came then
         self._loader = 0  # that gave it
@@ -40,20 +39,19 @@ class Steps:
         self._unknown = False
         self._evaluates = False  # a module was put into evaluation mode since the last step
 
-    def before(self, optimizer: object, frame: int) -> None:
-        """An optimizer begins to step; `frame` is that of torch's wrapper."""
-        if self._running and not _is_inside(self._running[-1][1]):
-            self._running.clear()  # an exception ended it
-        self._running.append((id(optimizer), frame))
+    def before(self, _optimizer: object) -> None:
+        """An optimizer begins to step."""
+        self.entered += 1
         if self._since is None:
             self._since = self._clock()
 
     def after(self, optimizer: object, *, skipped: bool = False) -> None:
         """An optimizer has stepped. One within another, as wrappers have it, is no step of its own."""
-        me = id(optimizer)
-        while self._running and self._running.pop()[0] != me:
-            pass
-        if not self._running and self._ends_step(me):
+        # One that began alone is within none. Of more, either one is within another or an exception ended it.
+        if self.entered != 1 and seam.is_within_a_step():
+            return
+        self.entered = 0
+        if self._ends_step(id(optimizer)):
             self._ended(skipped)
 
     def fetched(self, loader: int, began: int) -> None:
@@ -89,8 +87,9 @@ class Steps:
             self._stepped.clear()
             return first  # the first round's step has ended with its first optimizer
         if me == self._ends:
-            self._members &= {me, *self._stepped}  # who steps no more is no member
-            self._stepped.clear()
+            if len(self._members) > 1:
+                self._members &= {me, *self._stepped}  # who steps no more is no member
+                self._stepped.clear()
             return True
         if me in self._stepped and not self._unknown:
             self._unknown = True
@@ -100,30 +99,19 @@ class Steps:
         return self._unknown
 
     def _ended(self, skipped: bool) -> None:
-        now = self._clock()
-        began = self._batch if self._batch is not None else self._since
-        number = self.done
+        now, number = self._clock(), self.done
+        began = self._since if self._batch is None else self._batch
         about: dict[str, Any] = {
             "step": f"~{number}" if self._unknown else number,
-            "took_ns": now - began if began is not None else 0,
+            "took_ns": 0 if began is None else now - began,
             "data_ns": self._waited,
         }
         if skipped:
             about["skipped"] = True
-        record(Event("step.observed", EventSource.WORKER, 0, about))
+        record_ours("step.observed", about)
         self.done = number + 1
         self._trains = self._loader
         self._since, self._batch, self._waited = now, None, 0
-
-
-def _is_inside(wanted: int) -> bool:
-    """Whether the frame is one of those that run now in this thread."""
-    frame = sys._getframe(2)  # noqa: SLF001 - documented
-    while frame is not None:
-        if id(frame) == wanted:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 #: Of this process.
@@ -134,20 +122,10 @@ def begin_steps() -> None:
     """Count the steps of all optimizers."""
     from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-    register_optimizer_step_pre_hook(_before)
-    register_optimizer_step_post_hook(_after)
+    register_optimizer_step_pre_hook(hook("steps", steps.before))
+    register_optimizer_step_post_hook(hook("steps", steps.after))
     _watch_scaler(seam.grad_scaler())
     _watch_mode()
-
-
-@guarded("steps")
-def _before(optimizer: Any, _args: Any, _options: Any) -> None:
-    steps.before(optimizer, id(sys._getframe(2)))  # noqa: SLF001 - past the guard: torch's own wrapper
-
-
-@guarded("steps")
-def _after(optimizer: Any, _args: Any, _options: Any) -> None:
-    steps.after(optimizer)
 
 
 def _watch_scaler(scaler: Any) -> None:
@@ -166,7 +144,7 @@ def _watch_scaler(scaler: Any) -> None:
 
 @guarded("steps")
 def _scaled(optimizer: Any, left_out: bool) -> None:
-    if left_out and not steps._running:  # noqa: SLF001
+    if left_out and not (steps.entered and seam.is_within_a_step()):
         steps.after(optimizer, skipped=True)
 
 
@@ -195,7 +173,8 @@ def begin_data() -> None:
     """Measure how long the loop waits for each batch of a DataLoader, and see which batch a step begins with."""
     iterator = seam.batch_iterator()
     original = iterator.__next__
-    trains = threading.get_ident()  # the thread that imports torch
+    trains, me = threading.get_ident(), threading.get_ident  # the thread that imports torch
+    fetched = steps.fetched
 
     @wraps(original)
     def following(self: Any) -> Any:
@@ -205,16 +184,17 @@ def begin_data() -> None:
         except StopIteration:
             _exhausted(self, threading.get_ident() == trains)
             raise
-        _fetched(self, began, threading.get_ident() == trains)
+        if me() == trains and not is_off(
+            "data"
+        ):  # what another thread fetches ahead says nothing of when a step begins
+            try:
+                fetched(id(self), began)
+            except Exception as error:
+                if not failed("data", "fetched", error):
+                    raise
         return batch
 
     iterator.__next__ = following
-
-
-@guarded("data")
-def _fetched(iterator: Any, began: int, trains: bool) -> None:
-    if trains:  # what another thread fetches ahead says nothing of when a step begins
-        steps.fetched(id(iterator), began)
 
 
 @guarded("data")

@@ -150,6 +150,28 @@ def wrapper():
     return loop(model, Wrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
 
 
+def raises():
+    """Its optimizer, which is around another one, fails at each third batch; the loop goes on with the next."""
+    model = torch.nn.Linear(8, 1)
+    optimizer = Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    steps = 0
+    for number, batch in enumerate(batches()):
+
+        def closure(batch=batch, fails=number % 3 == 1):
+            if fails:
+                raise FloatingPointError
+            loss = loss_of(model, batch)
+            loss.backward()
+            return loss
+
+        try:
+            optimizer.step(closure)
+            steps += 1
+        except FloatingPointError:
+            optimizer.zero_grad()
+    return steps
+
+
 def compiled():
     model = torch.nn.Linear(8, 1)
     return loop(torch.compile(model, backend="eager"), torch.optim.SGD(model.parameters(), lr=0.1))

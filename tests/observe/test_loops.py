@@ -66,6 +66,7 @@ KINDS = [
         "lbfgs",
         "backward",
         "wrapper",
+        "raises",
         "compiled",
         "compiled_step",
     ),

@@ -26,7 +26,7 @@ class Loop:
 
     def step(self) -> None:
         """Let the optimizer step."""
-        self.steps.before(self, 0)
+        self.steps.before(self)
         self.steps.after(self)
 
 

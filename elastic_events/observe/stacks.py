@@ -1,8 +1,10 @@
-"""Where this process is, when its agent asks: the stack of its main thread, written by `faulthandler`.
+"""Where this process is, when its agent asks: the stacks of its threads, written by `faulthandler`.
 
-A file beside torch's error file begins with two words (u64), the pid and the number of optimizer steps so far. The agent
-reads these; where a rank makes no step for long, it sends `SIGNAL`, whose handler is C and appends the stack to the file: it
-needs no GIL, and interrupts no call (SA_RESTART). Of one thread only: to walk all of them can crash (cpython#116008).
+A file beside torch's error file begins with words (u64): the pid, the number of optimizer steps so far, and the system's
+numbers of its Python threads. The agent reads these; where a rank makes no step for long, it sends `SIGNAL` to one thread after
+the other. The handler is C and appends the stack of the thread that it runs in: it needs no GIL, and interrupts no call
+(SA_RESTART). Only of that thread: to walk another one that runs can crash (cpython#116008). A child that was forked, as a
+DataLoader's, has the same handler and the same file.
 """
 
 import faulthandler
@@ -10,31 +12,27 @@ import mmap
 import os
 import signal
 import struct
+import threading
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import ref
 
-from elastic_events.observe.guard import hook
+from elastic_events.observe.guard import guarded, hook
 
-__all__ = ("SIGNAL", "Standing", "ask", "begin", "read", "read_stack")
+__all__ = ("SIGNAL", "THREADS", "begin")
 
 SIGNAL = signal.SIGRTMIN + 5
 
 NAME = "elastic-events-stacks"
 
-_HEAD = struct.Struct("=QQ")
+#: Threads beside the main one that can be asked.
+THREADS = 62
 
-#: Bytes of a stack that are read.
-_MOST = 65_536
+#: Pid, steps, threads.
+HEAD = struct.Struct(f"=QQ{THREADS}Q")
 
 _open: list[Any] = []  # what `faulthandler` writes to has to stay open
-
-
-class Standing(NamedTuple):
-    """What a worker's file says."""
-
-    pid: int
-    steps: int  #: of its optimizers
-    size: int  #: of the file: it grows by a stack
 
 
 def begin() -> None:
@@ -49,8 +47,8 @@ def begin() -> None:
         descriptor = os.open(Path(error_file).with_name(NAME), flags, 0o600)
     except FileExistsError:
         return
-    os.write(descriptor, _HEAD.pack(os.getpid(), 0))
-    words = memoryview(mmap.mmap(descriptor, _HEAD.size)).cast("Q")
+    os.write(descriptor, HEAD.pack(os.getpid(), *[0] * (1 + THREADS)))
+    words = memoryview(mmap.mmap(descriptor, HEAD.size)).cast("Q")
     file = os.fdopen(descriptor, "ab", buffering=0)
     _open.extend((file, words))
 
@@ -58,34 +56,30 @@ def begin() -> None:
         words[1] += 1
 
     register_optimizer_step_post_hook(hook("stacks", stepped))
+    _tell_threads(words)
     faulthandler.register(SIGNAL, file, all_threads=False)
 
 
-def read(error_file: str) -> Standing | None:
-    """Return what the worker with this error file says; None: it cannot be asked."""
-    try:
-        with Path(error_file).with_name(NAME).open("rb") as file:
-            pid, steps = _HEAD.unpack(file.read(_HEAD.size))
-            return Standing(pid, steps, os.fstat(file.fileno()).st_size)
-    except (OSError, struct.error):
-        return None
+def _tell_threads(words: memoryview) -> None:
+    """Keep the numbers of the threads that live in the words."""
+    told: list[Any] = [None] * THREADS
 
+    @guarded("stacks")  # off in a child, which has the same words
+    def tell(thread: threading.Thread) -> None:
+        for at, other in enumerate(told):
+            before = other and other()
+            if before is None or not before.is_alive():
+                told[at], words[2 + at] = ref(thread), thread.native_id or 0
+                return
 
-def read_stack(error_file: str, start: int) -> str:
-    """Return what was appended from `start` on."""
-    with Path(error_file).with_name(NAME).open("rb") as file:
-        file.seek(start)
-        return file.read(_MOST).decode(errors="replace")
+    original = threading.Thread.start
 
+    @wraps(original)
+    def start(self: threading.Thread) -> None:
+        original(self)
+        tell(self)
 
-def ask(pid: int) -> bool:
-    """Ask a process where it is; return whether it listens. One that does not would die of the signal."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
-        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-        if caught >> (SIGNAL - 1) & 1:
-            os.kill(pid, SIGNAL)
-            return True
-    except (OSError, IndexError, ValueError):
-        pass  # it has ended
-    return False
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            tell(thread)
+    threading.Thread.start = start  # type: ignore[method-assign]

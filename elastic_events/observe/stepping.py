@@ -51,7 +51,8 @@ class Steps:
         if self.entered != 1 and seam.is_within_a_step():
             return
         self.entered = 0
-        if self._ends_step(id(optimizer)):
+        me = id(optimizer)
+        if (me == self._ends and len(self._members) == 1) or self._ends_step(me):
             self._ended(skipped)
 
     def fetched(self, loader: int, began: int) -> None:
@@ -87,9 +88,8 @@ class Steps:
             self._stepped.clear()
             return first  # the first round's step has ended with its first optimizer
         if me == self._ends:
-            if len(self._members) > 1:
-                self._members &= {me, *self._stepped}  # who steps no more is no member
-                self._stepped.clear()
+            self._members &= {me, *self._stepped}  # who steps no more is no member
+            self._stepped.clear()
             return True
         if me in self._stepped and not self._unknown:
             self._unknown = True

@@ -16,7 +16,7 @@ __all__ = ("PARTS", "asked", "begin", "observed")
 #: What `ELASTIC_EVENTS_OBSERVE` may name -> what begins it; `on` is all of them.
 PARTS: dict[str, tuple[str, ...]] = {
     "errors": ("last_words:begin", "saving:begin_errors"),
-    "steps": ("stepping:begin_steps",),
+    "steps": ("stepping:begin_steps", "heard:begin"),
     "data": ("stepping:begin_data",),
     "checkpoints": ("saving:begin_checkpoints",),
     "stacks": ("stacks:begin",),

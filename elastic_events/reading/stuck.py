@@ -22,7 +22,8 @@ class Stuck(msgspec.Struct, frozen=True):
     file: str | None  #: the innermost frame of the script's own code
     line: int | None  #: in `file`
     function: str | None  #: the function there
-    stack: str | None  #: of its main thread, in short: frames of frameworks are folded
+    stack: str | None  #: of its main thread, then of the others, in short: frames of frameworks are folded
+    others: list[str] = []  #: where its other threads were, and its forked children: "child 7013 at data.py:4 in load"
 
 
 def stuck(story: Story) -> list[Stuck]:
@@ -38,7 +39,9 @@ def stuck(story: Story) -> list[Stuck]:
 def _stuck(story: Story, attempt: Attempt, worker: Worker) -> Stuck:
     said, at = worker.stack, (worker.asked_ns - story.began_ns) / 1e9
     idle, line = said.get("idle_s"), integer(said.get("line"))
-    texts = {name: value for name in ("file", "function", "stack") if isinstance(value := said.get(name), str)}
+    texts = {
+        name: value for name in ("file", "function", "stack", "others") if isinstance(value := said.get(name), str)
+    }
     return Stuck(
         worker.rank,
         worker.place,
@@ -49,6 +52,7 @@ def _stuck(story: Story, attempt: Attempt, worker: Worker) -> Stuck:
         line,
         texts.get("function"),
         texts.get("stack"),
+        texts.get("others", "").splitlines(),
     )
 
 
@@ -64,6 +68,10 @@ def places(answer: Sequence[Stuck]) -> Iterator[str]:
         who = f"Rank{'s' * (len(ranks) > 1)} {spans(ranks)}" if ranks else "A worker"
         without = f", without a step for {seconds(idle)}" if idle is not None else ""
         yield f"{who} {'were' if len(ranks) > 1 else 'was'} {where} in attempt {-attempt}{without}."
+    last = max((one.attempt for one in answer), default=0)
+    for one in answer:
+        if one.others and one.attempt == last:
+            yield f"Of rank {'?' if one.rank is None else one.rank}, {'; '.join(one.others)}."
 
 
 def _last_step_ns(worker: Worker) -> int:

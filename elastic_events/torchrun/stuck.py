@@ -1,11 +1,11 @@
 """Workers that make no step for long are asked where they are."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from elastic_events.observe.folded import fold
-from elastic_events.observe.stacks import Standing, ask, read, read_stack
+from elastic_events.torchrun.asking import Other, Standing, ask, ask_others, read, read_stack
 from elastic_events.torchrun.shield import report
 
 __all__ = ("AFTER", "Stuck", "after")
@@ -15,6 +15,9 @@ AFTER = 15.0
 
 #: A worker is asked when it makes no step for this many times its longest pause, and again when that has doubled.
 PAUSES = 2
+
+#: Threads and children of a worker whose stacks are kept. Those that run no line of the script wait.
+SHOWN = 4
 
 #: How often one is asked in an attempt, at most.
 MOST = 12
@@ -68,7 +71,9 @@ class Stuck:
     def _look(self, now: float, local_rank: int, path: str, standing: Standing) -> Iterator[dict[str, Any]]:
         one = self._workers.setdefault(local_rank, _Watched(standing.steps, now, standing.size, standing.size))
         if standing.size > one.size and standing.size == one.seen:  # it was written, and is whole
-            yield _facts(one, read_stack(path, one.size))
+            stack = read_stack(path, one.size)
+            yield _facts(one, stack, list(ask_others(path, standing)))
+            standing = read(path) or standing
             one.size = standing.size
         one.seen = standing.size
         if standing.steps != one.steps:
@@ -81,9 +86,13 @@ class Stuck:
             one.asked, one.wait, one.idle = one.asked + 1, 2 * idle, idle
 
 
-def _facts(one: _Watched, stack: str) -> dict[str, Any]:
+def _facts(one: _Watched, stack: str, others: Sequence[Other]) -> dict[str, Any]:
     text, place = fold(stack)
     facts: dict[str, Any] = {"idle_s": round(one.idle, 1), "steps": one.steps, "stack": text}
     if place is not None:
         facts["file"], facts["line"], facts["function"] = place
+    busy = [other for other in others if other.place][:SHOWN]
+    if busy:
+        facts["stack"] = "\n".join([text, *(f"{other.name}:\n{other.stack}" for other in busy)])
+        facts["others"] = "\n".join(f"{other.name} {other.place}" for other in busy)
     return facts

@@ -1,6 +1,7 @@
 """Training by frameworks: `doors.py KIND` prints how many steps it did, by the framework's own count."""
 
 import contextlib
+import logging
 import sys
 import time
 
@@ -138,6 +139,50 @@ def accelerate():
                 accelerator.save_state(f"saved/{steps}")
     accelerator.load_state("saved/2")
     return steps
+
+
+def torchtitan():
+    """Three steps with its structured logger, as its trainer uses it."""
+    from torchtitan.observability import structured_logger
+
+    structured_logger.init_structured_logger(source="training", output_dir="titan")
+    structured_logger.log_trace_instant("training_start")
+    for step in range(1, 4):
+        structured_logger.set_step(step)
+        with structured_logger.log_trace_span("fwd_bwd"):
+            pass
+        structured_logger.log_trace_scalar({"loss": 1 / step})
+    return 0
+
+
+def torchft():
+    """Two steps of the only replica, with its real lighthouse, and a process group that is given up."""
+    from datetime import timedelta
+
+    from torch.distributed import TCPStore
+    from torchft import Manager, ProcessGroupGloo
+    from torchft.coordination import LighthouseServer
+
+    logging.basicConfig(stream=sys.stdout, format="%(name)s")
+    lighthouse = LighthouseServer(bind="127.0.0.1:0", min_replicas=1, join_timeout_ms=100)
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    group, place = ProcessGroupGloo(timedelta(seconds=60)), {"store_addr": "localhost", "store_port": store.port}
+    state = {"load_state_dict": lambda _: None, "state_dict": dict, "replica_id": "one", "rank": 0, "world_size": 1}
+    manager = Manager(
+        pg=group,
+        min_replica_size=1,
+        lighthouse_addr=lighthouse.address(),
+        timeout=timedelta(seconds=60),
+        **place,
+        **state,
+    )
+    for _ in range(2):
+        manager.start_quorum()
+        manager.should_commit()
+    group.abort()
+    manager.shutdown(wait=False)
+    lighthouse.shutdown()
+    return 0
 
 
 if __name__ == "__main__":

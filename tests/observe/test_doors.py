@@ -78,6 +78,28 @@ def test_accelerate(tmp_path: Path) -> None:
     assert [Path(span.path or "").name for span in told.process.spans] == ["2", "4", "6", "2"]
 
 
+@needs("torchtitan")
+def test_torchtitan(tmp_path: Path) -> None:
+    """What its structured logger logs are events and metrics, and its own file has the same lines as always."""
+    told = train(tmp_path, "torchtitan")
+    steps = [one["step"] for one in told.events("torchtitan.fwd_bwd_start")]
+    assert steps == [one["step"] for one in told.events("torchtitan.fwd_bwd_end")] == [1, 2, 3]
+    assert len(told.events("torchtitan.training_start")) == 1
+    assert [record.fields[-1] for record in told.records if record.name == "loss"] == [1.0, 1 / 2, 1 / 3]
+    (lines,) = (tmp_path / "titan/structured_logs").glob("*.jsonl")
+    assert len(lines.read_text().splitlines()) == 10
+
+
+@needs("torchft")
+def test_torchft(tmp_path: Path) -> None:
+    """Its quorums, its commits and its errors are events; nothing more is printed for it."""
+    told = train(tmp_path, "torchft")
+    assert told.events("torchft.quorum") == [{"step": 0, "replica_id": "one", "quorum_id": 1}]
+    assert [(one["step"], one["commit_result"]) for one in told.events("torchft.commit")] == [(0, True), (1, True)]
+    assert [one["error"] for one in told.events("torchft.error")] == ["process_group_abort"]
+    assert "torchft_" not in told.printed
+
+
 def test_lightning_gets_no_callback_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody observes steps or checkpoints, a Trainer is what it was."""
     monkeypatch.delenv("ELASTIC_EVENTS_OBSERVE", raising=False)

@@ -25,6 +25,7 @@ class Run(NamedTuple):
     steps: int  #: as it counted them itself
     records: list[Record]
     process: Process
+    printed: str
 
     def events(self, name: str) -> list[dict[str, object]]:
         """The metadata of its events of a name."""
@@ -52,7 +53,7 @@ def run(folder: Path, *arguments: str, script: Path = HERE / "loops.py", **env: 
             check(record.name, record.fields[-1])
     (story,) = build(records)
     (process,) = story.processes
-    return Run(int(done.stdout.splitlines()[-1]), records, process)
+    return Run(int(done.stdout.splitlines()[-1]), records, process, done.stdout)
 
 
 KINDS = [

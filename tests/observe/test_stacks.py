@@ -1,5 +1,6 @@
 """Where a rank hangs."""
 
+import re
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from elastic_events.observe import stacks
+from elastic_events.torchrun import asking
 from elastic_events.torchrun.stuck import MOST, Stuck
 from tests.observe.jobs import HERE, command, line_of, needs_observer, summary
 from tests.torchrun.jobs import TIMEOUT, Job, environment
@@ -16,10 +18,15 @@ from tests.torchrun.jobs import TIMEOUT, Job, environment
 SCRIPT = HERE / "hangs.py"
 
 
+def standing(pid: int, steps: int) -> bytes:
+    """What the file of a worker with one thread begins with."""
+    return stacks.HEAD.pack(pid, steps, *[0] * stacks.THREADS)
+
+
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A worker's file in `tmp_path`, of pid 7 with no step; the pids that are asked, each of which answers at once."""
-    (tmp_path / stacks.NAME).write_bytes(stacks._HEAD.pack(7, 0))
+    (tmp_path / stacks.NAME).write_bytes(standing(7, 0))
     pids: list[int] = []
 
     def ask(pid: int) -> bool:
@@ -39,7 +46,7 @@ def test_when_a_worker_is_asked(tmp_path: Path, asked: list[int]) -> None:
     def look(now: float, steps: int | None = None) -> list[tuple[int, dict[str, object]]]:
         if steps is not None:
             with (tmp_path / stacks.NAME).open("r+b") as file:
-                file.write(stacks._HEAD.pack(7, steps))
+                file.write(standing(7, steps))
         return list(stuck.look(now, files))
 
     assert not look(0)
@@ -66,17 +73,17 @@ def test_when_a_worker_is_asked(tmp_path: Path, asked: list[int]) -> None:
 def test_who_does_not_listen_is_not_asked() -> None:
     """A process that has no handler would die of the signal; one that is gone is none."""
     with subprocess.Popen(["sleep", "60"]) as process:
-        assert not stacks.ask(process.pid)
+        assert not asking.ask(process.pid)
         process.kill()
-    assert not stacks.ask(process.pid)
-    assert stacks.read("/nowhere/error.json") is None
+    assert not asking.ask(process.pid)
+    assert asking.read("/nowhere/error.json") is None
 
 
 @pytest.mark.timeout(TIMEOUT)
 @needs_observer[0]
 @needs_observer[1]
 def test_a_rank_that_hangs_in_c_with_the_gil_held(tmp_path: Path) -> None:
-    """Its line of the script is in the summary, while it hangs, and it goes on hanging: nothing else became of it."""
+    """Its line, its thread's and its DataLoader's are in the summary, and it goes on hanging: nothing else became of it."""
     env = environment(TMPDIR=str(tmp_path), ELASTIC_EVENTS_STACKS_AFTER="0.5")
     with subprocess.Popen(
         command(SCRIPT), cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -96,4 +103,10 @@ def test_a_rank_that_hangs_in_c_with_the_gil_held(tmp_path: Path) -> None:
     (one,) = found
     assert (one["rank"], one["attempt"], one["file"], one["line"]) == (0, 0, str(SCRIPT), line_of(SCRIPT, "hangs"))
     assert not job.events("observe.off")
-    assert job.events("worker.stacks")[-1].metadata["steps"] == 3
+    told = job.events("worker.stacks")[-1].metadata
+    assert told["steps"] == 3
+    child, thread = told["others"].splitlines()
+    assert re.fullmatch(rf"child \d+ at {re.escape(str(SCRIPT))}:{line_of(SCRIPT, 'sleeps')} in __getitem__", child)
+    assert re.fullmatch(rf"thread \d+ at {re.escape(str(SCRIPT))}:{line_of(SCRIPT, 'waits')} in waits", thread)
+    assert one["others"] == [child, thread]
+    assert "hangs.py" in told["stack"]

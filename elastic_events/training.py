@@ -27,6 +27,10 @@ class _Span:
         record(Event(f"{self._what}.started", EventSource.WORKER, 0, self._metadata))
         return self
 
+    def add(self, **metadata: Any) -> None:
+        """Say more of it where it ends: what was not known when it began."""
+        self._metadata = {**self._metadata, **metadata}
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

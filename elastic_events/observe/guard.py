@@ -81,6 +81,7 @@ def hook(part: str, function: Callable[[T], object]) -> Callable[[T, object, obj
             if not failed(part, function.__name__, error):
                 raise
 
+    vars(call)["_torchdynamo_disable"] = True  # where a step is compiled, torch would warn of what it cannot trace
     return call
 
 

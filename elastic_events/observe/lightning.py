@@ -33,7 +33,7 @@ class ElasticCallback(_Callback):
         if self is not next(one for one in trainer.callbacks if isinstance(one, ElasticCallback)):
             self._marks = Marks(())
         self._marks.around(trainer, "save_checkpoint", "checkpoint", lambda *_: trainer.global_step - 1)
-        self._marks.around(trainer.strategy, "load_checkpoint", "restore", lambda *_: None)
+        self._marks.around(trainer.strategy, "load_checkpoint", "restore", lambda *_: None, "global_step")
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         self._step = trainer.global_step

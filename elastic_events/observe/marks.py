@@ -49,8 +49,18 @@ class Marks:
             self.end(what, error)
 
     @guarded("marks")
-    def around(self, owner: Any, name: str, what: str, number: Callable[..., int | None]) -> None:
-        """Mark each call of `owner.name` as `what`, with `number` of its arguments. The second time does nothing."""
+    def around(
+        self,
+        owner: Any,
+        name: str,
+        what: str,
+        number: Callable[..., int | None],
+        held: str = "",
+    ) -> None:
+        """Mark each call of `owner.name` as `what`, with `number` of its arguments. The second time does nothing.
+
+        Where only its result says how many steps it holds, `held` is the key of that.
+        """
         original = getattr(owner, name)
         if getattr(original, "marks", None) is self:
             return
@@ -59,12 +69,20 @@ class Marks:
         def call(*args: Any, **options: Any) -> Any:
             self._begin_call(what, number, args)
             try:
-                return original(*args, **options)
+                result = original(*args, **options)
+                self._learn(what, held, result)
+                return result
             finally:
                 self.end(what, sys.exc_info()[0])
 
         vars(call)["marks"] = self
         setattr(owner, name, call)
+
+    @guarded("marks")
+    def _learn(self, what: str, held: str, result: Any) -> None:
+        count = result.get(held) if held else None
+        if count and what in self._open:
+            self._open[what].add(**{self._kinds[what]: count - 1})
 
     @guarded("marks")
     def _begin_call(self, what: str, number: Callable[..., int | None], args: tuple[Any, ...]) -> None:

@@ -13,10 +13,10 @@ from functools import wraps
 from time import monotonic_ns
 from typing import Any
 
-from elastic_events.api import Event, EventSource
-from elastic_events.front import record, record_ours
+from elastic_events.front import record_ours
 from elastic_events.observe import seam
 from elastic_events.observe.guard import failed, guarded, hook, is_off
+from elastic_events.observe.rounds import Rounds
 
 __all__ = ("Steps", "begin_data", "begin_steps", "steps")
 
@@ -27,16 +27,13 @@ class Steps:
     def __init__(self, clock: Callable[[], int] = monotonic_ns) -> None:
         self.done: int = 0  #: steps that have ended
         self._clock = clock
-        self.entered = 0  #: steps of optimizers that have begun since one ended that was within no other
+        self.entered: int = 0  #: steps of optimizers that have begun since one ended that was within no other
         self._since: int | None = None  # from here on the next step may have begun
         self._batch: int | None = None  # the first batch of the last run of fetches came then
         self._loader = 0  # that gave it
         self._trains = 0  # the one that gave those of the last step
         self._waited = 0  # for these batches
-        self._ends: int | None = None  # the optimizer that ends a step
-        self._members: set[int] = set()  # the optimizers of a round
-        self._stepped: set[int] = set()  # those that have stepped in this round
-        self._unknown = False
+        self.rounds: Rounds = Rounds()
         self._evaluates = False  # a module was put into evaluation mode since the last step
 
     def before(self, _optimizer: object) -> None:
@@ -51,8 +48,16 @@ class Steps:
         if self.entered != 1 and seam.is_within_a_step():
             return
         self.entered = 0
-        me = id(optimizer)
-        if (me == self._ends and len(self._members) == 1) or self._ends_step(me):
+        if id(optimizer) == self.rounds.only:
+            self._ended(skipped)
+            return
+        ended = self.rounds.ended(optimizer, self.done, self._batch is not None)
+        if ended > 1:
+            record_ours(
+                "step.observed", {"step": self.done, "took_ns": 0, "data_ns": 0}
+            )  # how long is not known any more
+            self.done += 1
+        if ended:
             self._ended(skipped)
 
     def fetched(self, loader: int, began: int) -> None:
@@ -79,30 +84,11 @@ class Steps:
             self.passed()
         self._evaluates = not training
 
-    def _ends_step(self, me: int) -> bool:
-        """Whether the step of this optimizer ends a step of the loop; learns which one does."""
-        if me not in self._members:
-            first = not self._members
-            self._members.add(me)
-            self._ends = me  # the one that came last in the first round
-            self._stepped.clear()
-            return first  # the first round's step has ended with its first optimizer
-        if me == self._ends:
-            self._members &= {me, *self._stepped}  # who steps no more is no member
-            self._stepped.clear()
-            return True
-        if me in self._stepped and not self._unknown:
-            self._unknown = True
-            reason = "several optimizers step in no fixed round"
-            record(Event("observe.unknown", EventSource.WORKER, 0, {"what": "steps", "reason": reason}))
-        self._stepped.add(me)
-        return self._unknown
-
     def _ended(self, skipped: bool) -> None:
         now, number = self._clock(), self.done
         began = self._since if self._batch is None else self._batch
         about: dict[str, Any] = {
-            "step": f"~{number}" if self._unknown else number,
+            "step": f"~{number}" if self.rounds.unknown else number,
             "took_ns": 0 if began is None else now - began,
             "data_ns": self._waited,
         }
@@ -134,9 +120,9 @@ def _watch_scaler(scaler: Any) -> None:
 
     @wraps(original)
     def step(self: Any, optimizer: Any, *args: Any, **options: Any) -> Any:
-        done, waits = steps.done, len(steps._stepped)  # noqa: SLF001
+        done, waits = steps.done, len(steps.rounds.stepped)
         result = original(self, optimizer, *args, **options)
-        _scaled(optimizer, steps.done == done and len(steps._stepped) == waits)  # noqa: SLF001
+        _scaled(optimizer, steps.done == done and len(steps.rounds.stepped) == waits)
         return result
 
     scaler.step = step
@@ -184,9 +170,8 @@ def begin_data() -> None:
         except StopIteration:
             _exhausted(self, threading.get_ident() == trains)
             raise
-        if me() == trains and not is_off(
-            "data"
-        ):  # what another thread fetches ahead says nothing of when a step begins
+        # What another thread fetches ahead says nothing of when a step begins.
+        if me() == trains and not is_off("data"):
             try:
                 fetched(id(self), began)
             except Exception as error:

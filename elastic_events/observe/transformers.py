@@ -6,6 +6,7 @@ trainer = transformers.Trainer(..., callbacks=[ElasticCallback()])
 from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from elastic_events.observe.marks import Marks
 
@@ -28,7 +29,7 @@ class ElasticCallback(_Callback):
     def __init__(self) -> None:
         _marks.around(Trainer, "evaluate", "evaluation", _last_step)
         _marks.around(Trainer, "_save_checkpoint", "checkpoint", _last_step)
-        _marks.around(Trainer, "_load_from_checkpoint", "restore", lambda *_: None)
+        _marks.around(Trainer, "_load_from_checkpoint", "restore", _step_of)
 
     def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         _marks.begin("epoch", int(state.epoch or 0))
@@ -44,6 +45,11 @@ class ElasticCallback(_Callback):
 
     def on_train_end(self, *_: Any, **_options: Any) -> None:
         _marks.close()
+
+
+def _step_of(_trainer: Any, folder: Any, *_: Any) -> int | None:
+    count = str(folder).rstrip("/").rpartition(f"{PREFIX_CHECKPOINT_DIR}-")[2]
+    return int(count) - 1 if count.isdecimal() and int(count) else None
 
 
 def _last_step(trainer: Any, *_: Any) -> int | None:

@@ -350,6 +350,10 @@ class Speaker:
             self._spans.append(Span(what, whole(said), time_ns, path=path, observed=facts.get("observed") is True))
             return
         entry = self._close(what, facts)
+        if entry is None and what == "restore" and self._spans is not None:  # what was restored may be known only then
+            entry = self._close(what, {**facts, "step": None})
+            if entry is not None:
+                self._spans[entry].step = whole(said)
         if entry is not None and self._spans is not None:
             self._spans[entry].end_ns = time_ns
             self._spans[entry].failed = "error" in facts

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -48,7 +49,10 @@ def ddp():
 
 def fsdp():
     group()
-    from torch.distributed.fsdp import fully_shard
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:  # before 2.6
+        from torch.distributed._composable.fsdp import fully_shard
 
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
@@ -181,7 +185,9 @@ def compiled_step():
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.step = torch.compile(optimizer.step, backend="eager")
-    return loop(model, optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of hooks that it cannot trace
+        return loop(model, optimizer)
 
 
 def saves():

@@ -24,10 +24,10 @@ class Loop:
         """Compute something."""
         self.now += seconds
 
-    def step(self) -> None:
-        """Let the optimizer step."""
-        self.steps.before(self)
-        self.steps.after(self)
+    def step(self, optimizer: object = None) -> None:
+        """Let the optimizer step, or another one."""
+        self.steps.before(optimizer or self)
+        self.steps.after(optimizer or self)
 
 
 @pytest.fixture
@@ -94,3 +94,47 @@ def test_an_evaluation_between_steps_is_in_none(captured: Capture) -> None:
     loop.work(10)
     loop.step()
     assert took(captured) == [10, 10, 10]
+
+
+class Optimizer:
+    """One of several."""
+
+
+def numbers(captured: Capture) -> list[object]:
+    """The numbers of the steps."""
+    return [event.metadata["step"] for event in captured.events if event.name == "step.observed"]
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_an_optimizer_that_takes_over(captured: Capture, *, loads: bool) -> None:
+    """A second training in the same script, with an optimizer of its own: each of its steps is one, the first too."""
+    loop = Loop()
+    for optimizer in (Optimizer(), Optimizer(), Optimizer()):
+        for _ in range(5):
+            if loads:
+                loop.fetch()
+            loop.step(optimizer)
+    assert numbers(captured) == list(range(15))
+
+
+def test_an_optimizer_that_joins(captured: Capture) -> None:
+    """Where a second optimizer steps behind the first one from some step on, there are no more steps for it."""
+    loop, first, second = Loop(), Optimizer(), Optimizer()
+    for number in range(12):
+        loop.fetch()
+        loop.step(first)
+        if number >= 4:
+            loop.step(second)
+    assert numbers(captured) == list(range(12))
+
+
+def test_an_optimizer_that_comes_back(captured: Capture) -> None:
+    """Where one steps twice for each step of the other, nobody knows what a step is: it is said before the second round's."""
+    loop, first, second = Loop(), Optimizer(), Optimizer()
+    for _ in range(3):
+        loop.fetch()
+        loop.step(first)
+        loop.step(second)
+        loop.step(second)
+    assert numbers(captured)[3:] == [f"~{number}" for number in range(3, len(numbers(captured)))]
+    assert [event.name for event in captured.events].count("observe.unknown") == 1

@@ -186,7 +186,7 @@ def compiled_step():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.step = torch.compile(optimizer.step, backend="eager")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of hooks that it cannot trace
+        warnings.filterwarnings("error", "Dynamo does not know")  # of hooks that it cannot trace
         return loop(model, optimizer)
 
 

@@ -53,7 +53,7 @@ def no_loop_is_blocked() -> Iterator[None]:
             function.can_block_in("bus/context.py", {"start_time"})  # /proc, read once as a bus is made
             function.can_block_in("recorder/writer.py", {"open_rings"})  # likewise
             function.can_block_in(
-                "recorder/collect.py", {"last_look", "close"}
+                "recorder/collector.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had
             function.can_block_in("bus/subscription.py", {"check_url"})  # a path, looked at as its sink is named
             function.can_block_in("bus/tell.py", {"say"})  # a sentence on stderr, once

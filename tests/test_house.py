@@ -35,7 +35,7 @@ STOREYS = {
     "bus.life": 6,
     "bus.subscribing": 6,
     "bus.bus": 6,
-    "recorder.collect": 6,
+    "recorder.collector": 6,
     "recorder.collecting": 6,
     "recorder": 7,
     "recording": 8,

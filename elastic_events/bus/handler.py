@@ -23,7 +23,7 @@ class Sink(Protocol):
 
     `write` returns when the records are where the sink's documentation says "delivered" means. It raises
     `PermanentError` for records that can never be written, anything else for a failure worth another try.
-    A method that blocks must run in a thread that `open` started (see `bus.worker.Worker`): at interpreter exit no
+    A method that blocks must run in a thread that `open` started (see `bus.sink_thread.SinkThread`): at interpreter exit no
     new thread can be had. A sink with a method `hurry(on)` is told by it whether to work without pauses, one with an
     attribute `budget` for how many seconds a batch is tried; what it puts into an attribute `remarks` a person is told once.
     """

@@ -10,7 +10,7 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.source import is_folder
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.jsonl_read import read_jsonl
-from elastic_events.sinks.parts import list_parts
+from elastic_events.sinks.rotated import list_parts
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
 from elastic_events.sinks.stored import Damaged, NothingYet, Reading
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
+from elastic_events.bus.sink_thread import SinkThread
 from elastic_events.bus.text import counted
-from elastic_events.bus.worker import Worker
-from elastic_events.recorder.collect import OPENING, Collector, Heads
+from elastic_events.recorder.collector import OPENING, Collector, Heads
 
 if TYPE_CHECKING:
     from elastic_events.bus.bus import EventBus
@@ -31,7 +31,7 @@ class Collecting:
         self.interval = interval
         self._collector = collector
         self._at_end = at_end  # calls when every lane has ended
-        self._worker = Worker("elastic-events collector")
+        self._worker = SinkThread("elastic-events collector")
         self._turn = anyio.Lock()  # a scan, in the thread, and a sweep, in the loop, are never at once
         self._over = False
 

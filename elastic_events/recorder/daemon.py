@@ -20,14 +20,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from elastic_events.bus.lane import Lane
-from elastic_events.recorder.aside import Aside
-from elastic_events.recorder.collect import Collector, Outlet
+from elastic_events.recorder.collector import Collector, Outlet
 from elastic_events.recorder.directory import REQUESTS, Kicks, holds, let_go, remove, rings, take
 from elastic_events.recorder.page import LaneLedger, PageWriter, Standing
+from elastic_events.recorder.processors import Aside
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import Request, drop, read_requests, submit
 from elastic_events.recorder.served import IDLE, LAST_WORDS, Run
-from elastic_events.recorder.tell import tell
+from elastic_events.recorder.stderrs import write_line
 from elastic_events.sinks.console import escape
 from elastic_events.sinks.options import without_login
 
@@ -79,7 +79,7 @@ class Daemon:
         self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}
         self._past: deque[LaneLedger] = deque(maxlen=32)  # of runs that are over
-        self.collector: Collector = Collector(directory, self._outlet, self._tell)
+        self.collector: Collector = Collector(directory, self._outlet, self._record)
         self._lock = lock
         self.collector.open(lock)
         self._kicks: Kicks | None = None
@@ -243,24 +243,24 @@ class Daemon:
         run_id, keys = reader.header.context.run_id, reader.requests
         served: set[int] = set()
         lanes: list[Lane] = []
-        tell = None
+        record = None
         for run in self._runs.values():
             found = run.outlet(run_id, keys)
             if found and run.closing:
                 return None
             served.update(run.lanes)
             lanes += found
-            tell = run.bus.record if found else tell
+            record = run.bus.record if found else record
         everyones = {key for key, one in self.known.items() if one.everyone and one.run_id in ("", run_id)}
         if any(key in self.known or self._is_there(key) for key in (keys | everyones) - served):
             self._kicked = True
             return None
-        return (lanes, tell) if tell is not None else None
+        return (lanes, record) if record is not None else None
 
     def _is_there(self, key: int) -> bool:
         return (self.directory / REQUESTS / f"{key:016x}.json").exists()
 
-    def _tell(self, event: Any) -> None:
+    def _record(self, event: Any) -> None:
         for run in self._runs.values():
             run.bus.record(event)
 
@@ -280,7 +280,7 @@ class Daemon:
             safe = escape(without_login(sentence))  # it may repeat what a program named its run, or typed
             with contextlib.suppress(OSError):
                 os.write(2, f"elastic_events: {safe}\n".encode(errors="backslashreplace"))
-            tell(safe, self.collector.pids)
+            write_line(safe, self.collector.pids)
 
     # --- the end ---
 

@@ -40,7 +40,7 @@ trap '' INT HUP TERM
 
 _PROGRAM = (
     "import sys; sys.path += sys.argv[4:]; "
-    "from elastic_events.recorder.aside import Aside; aside = Aside(); aside.step([int(sys.argv[3])]); "
+    "from elastic_events.recorder.processors import Aside; aside = Aside(); aside.step([int(sys.argv[3])]); "
     "from elastic_events.recorder.daemon import main; main(sys.argv[1], int(sys.argv[2]), aside)"
 )
 

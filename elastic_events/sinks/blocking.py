@@ -11,7 +11,7 @@ import anyio
 from elastic_events.bus.errors import TransientError
 from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
-from elastic_events.bus.worker import Worker
+from elastic_events.bus.sink_thread import SinkThread
 
 __all__ = ("BlockingSink", "EncodingSink")
 
@@ -35,8 +35,8 @@ class BlockingSink(ABC):
     any_loop = True
 
     def __init__(self) -> None:
-        self._worker: Worker | None = None
-        self._stuck: Worker | None = None  # of an attempt that nobody waited for to its end
+        self._worker: SinkThread | None = None
+        self._stuck: SinkThread | None = None  # of an attempt that nobody waited for to its end
         self._hurried = False
         self._pid = 0
         self._unsure: Sequence[Record] | None = None  # the batch whose call was not waited for to its end
@@ -53,7 +53,7 @@ class BlockingSink(ABC):
             raise TransientError("the last attempt to open it has not ended yet")
         self._pid = os.getpid()
         self._unsure = self._written = None
-        self._worker = Worker(self.thread_name)
+        self._worker = SinkThread(self.thread_name)
         try:
             await self._worker.run(self._begin)
         except Exception:

@@ -16,7 +16,7 @@ from elastic_events.sinks.files import check_path, open_private, refusal
 from elastic_events.sinks.jsonl_read import JsonlPosition, read_jsonl
 from elastic_events.sinks.jsonl_stream import JsonlStream, stream_of
 from elastic_events.sinks.options import Options, file_path
-from elastic_events.sinks.parts import Housekeeper, next_number
+from elastic_events.sinks.rotated import Housekeeper, next_number
 from elastic_events.sinks.stored import from_json, to_lines
 
 __all__ = ("JsonlPosition", "JsonlSink", "from_url", "read_jsonl")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from elastic_events.bus.errors import InputError
-from elastic_events.sinks.parts import list_parts
+from elastic_events.sinks.rotated import list_parts
 from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json
 
 __all__ = ("CUT", "LONGEST", "JsonlPosition", "read_jsonl", "read_lines")

@@ -10,7 +10,7 @@ from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
 from elastic_events.bus.fork import buses
 from elastic_events.bus.ledger import BusStats
 from elastic_events.bus.record import Record
-from elastic_events.bus.worker import Worker
+from elastic_events.bus.sink_thread import SinkThread
 from elastic_events.sinks.options import Options
 from elastic_events.sinks.prometheus_serve import Endpoint, Fresh
 from elastic_events.sinks.prometheus_text import RANK, Rank, Series, Spread, labelled, small_family, whole_family
@@ -98,7 +98,7 @@ class PrometheusSink:
         self._worlds: dict[str, tuple[int, int]] = {}  # run -> when its newest record was made, and its world size
         self._events: dict[tuple[str, ...], int] = {}
         self._overflowed = {"event": 0, "metric": 0, "rank": 0}
-        self._worker: Worker | None = None
+        self._worker: SinkThread | None = None
         self._server: Endpoint | None = None
         self._pid: int | None = None
 
@@ -113,7 +113,7 @@ class PrometheusSink:
             return
         self._pid = os.getpid()
         self.stats = self.stats or self._find_bus()
-        self._worker = Worker("elastic-events prometheus")
+        self._worker = SinkThread("elastic-events prometheus")
         try:
             await self._worker.run(self._listen)
         except OSError as error:

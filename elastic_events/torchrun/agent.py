@@ -15,7 +15,7 @@ from elastic_events.observe.function import Observed
 from elastic_events.observe.report import left_behind
 from elastic_events.torchrun.repair import Exit, Fact, Repair, error_message
 from elastic_events.torchrun.shield import shielded
-from elastic_events.torchrun.stuck import Stuck, after
+from elastic_events.torchrun.stalls import Stuck, after
 
 __all__ = ("watch",)
 

@@ -104,7 +104,7 @@ class _Asked(logging.Handler):
         from torch.distributed.elastic.events.handlers import _log_handlers
 
         if os.environ.get("TORCHELASTIC_RESTART_COUNT"):
-            from elastic_events.torchrun.worker import record_in_worker
+            from elastic_events.torchrun.worker_handler import record_in_worker
 
             record_in_worker(record.msg)
             return

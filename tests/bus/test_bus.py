@@ -24,7 +24,7 @@ from elastic_events import (
     record,
 )
 from elastic_events.bus.pump import MANY
-from elastic_events.bus.worker import Worker
+from elastic_events.bus.sink_thread import SinkThread
 from elastic_events.testing import FailingSink, FakeClock, GatedSink, ListSink
 from elastic_metrics import MetricData, put_metric
 
@@ -917,8 +917,8 @@ def test_call_that_outlives_its_loop_ends_quietly(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(threading, "excepthook", failures.append)
     gate = threading.Event()
 
-    async def give_up() -> Worker:
-        worker = Worker("w")
+    async def give_up() -> SinkThread:
+        worker = SinkThread("w")
         with anyio.move_on_after(0.05):
             await worker.run(gate.wait)
         return worker

@@ -11,7 +11,7 @@ import pytest
 
 from elastic_events.observe import stacks
 from elastic_events.torchrun import asking
-from elastic_events.torchrun.stuck import MOST, Stuck
+from elastic_events.torchrun.stalls import MOST, Stuck
 from tests.observe.jobs import HERE, command, line_of, needs_observer, summary
 from tests.torchrun.jobs import TIMEOUT, Job, environment
 
@@ -35,7 +35,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             file.write(b'Current thread 0x1 (most recent call first):\n  File "/job/train.py", line 4 in load\n')
         return True
 
-    monkeypatch.setattr("elastic_events.torchrun.stuck.ask", ask)
+    monkeypatch.setattr("elastic_events.torchrun.stalls.ask", ask)
     return pids
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from elastic_events import ConfigError, EventBus, InputError
 from elastic_events.bus.context import Context
-from elastic_events.recorder.collect import Collector
 from elastic_events.recorder.collecting import Collecting
+from elastic_events.recorder.collector import Collector
 from elastic_events.recorder.format import METRICS
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.testing import GatedSink, ListSink

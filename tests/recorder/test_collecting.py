@@ -13,7 +13,7 @@ import pytest
 from elastic_events import BusClosed, ConfigError, EventBus
 from elastic_events.bus.context import Context
 from elastic_events.reading.source import read_stories
-from elastic_events.recorder.collect import Collector
+from elastic_events.recorder.collector import Collector
 from elastic_events.testing import GatedSink, ListSink
 
 WORKER = """

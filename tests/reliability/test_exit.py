@@ -92,9 +92,9 @@ def test_handler_that_blocks_its_loop_does_not_hang_the_exit(tmp_path: Path) -> 
 def test_sink_in_the_final_drain_needs_no_executor(tmp_path: Path) -> None:
     """A sink that works in its own thread delivers at interpreter exit, where no thread can be started (F15, F16, M4)."""
     body = """
-    from elastic_events.bus.worker import Worker
+    from elastic_events.bus.sink_thread import SinkThread
     class Threaded(File):
-        async def open(self): await super().open(); self.worker = Worker("sink")
+        async def open(self): await super().open(); self.worker = SinkThread("sink")
         async def write(self, records): await self.worker.run(self.blocking, records)
         def blocking(self, records):
             try: super(Threaded, self).write(records).send(None)

@@ -21,7 +21,7 @@ from elastic_events.bus.retry import Retry
 from elastic_events.sinks import parts
 from elastic_events.sinks.jsonl import JsonlPosition, JsonlSink, read_jsonl
 from elastic_events.sinks.jsonl_read import LONGEST
-from elastic_events.sinks.parts import compress, list_parts
+from elastic_events.sinks.rotated import compress, list_parts
 from elastic_events.sinks.stored import to_json
 from tests.sinks.factory import event, metric, metrics
 from tests.streams import same

@@ -24,7 +24,7 @@ from elastic_events.cli.tail import command
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.console import _offset, format_record
 from elastic_events.sinks.jsonl import JsonlSink, read_jsonl
-from elastic_events.sinks.parts import prune
+from elastic_events.sinks.rotated import prune
 from elastic_events.sinks.sqlite import SqliteSink
 from tests.sinks.factory import event, metric, metrics
 from tests.streams import load

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ("tell",)
+__all__ = ("write_line",)
 
 
-def tell(text: str, pids: Iterable[int]) -> int:
+def write_line(text: str, pids: Iterable[int]) -> int:
     """Write `text` as one line to the stderr of the processes `pids`, once where several share it; return how many took it.
 
     Never waits, and never raises.

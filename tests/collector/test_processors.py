@@ -14,7 +14,7 @@ SPIN = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True:
 
 ASIDE = """
 import json, os, sys, threading
-from elastic_events.recorder.aside import Aside
+from elastic_events.recorder.processors import Aside
 held = threading.Event()
 threading.Thread(target=held.wait, daemon=True).start()
 where = lambda: [sorted(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from elastic_events.recorder.tell import tell
+from elastic_events.recorder.stderrs import write_line
 
 
 @pytest.mark.parametrize(("how", "told"), [("ab", 1), ("wb", 0)])
@@ -18,7 +18,7 @@ def test_files_are_written_to_only_if_they_are_appended_to(tmp_path: Path, how: 
     with log.open(how) as stderr:
         program = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=stderr)
         try:
-            assert tell("a sink is away", [program.pid]) == told
+            assert write_line("a sink is away", [program.pid]) == told
         finally:
             program.communicate(b"\n")
     assert log.read_text() == "elastic_events: a sink is away\n" * told
@@ -31,13 +31,13 @@ def test_programs_that_share_a_pipe_are_told_once() -> None:
         subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=write) for _ in range(2)
     ]
     try:
-        assert tell("once", [program.pid for program in programs]) == 1
+        assert write_line("once", [program.pid for program in programs]) == 1
         assert os.read(read, 100) == b"elastic_events: once\n"
         os.set_blocking(write, False)
         with suppress(BlockingIOError):
             while True:
                 os.write(write, b"x" * 4096)
-        assert tell("full", [programs[0].pid, 2**22]) == 0
+        assert write_line("full", [programs[0].pid, 2**22]) == 0
     finally:
         for program in programs:
             program.communicate(b"\n")

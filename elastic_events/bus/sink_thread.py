@@ -1,4 +1,4 @@
-"""One thread of a sink's own, started when the sink opens, for the calls that block."""
+"""One thread of its own for a sink, or for a collector in a loop, started when that opens, for the calls that block."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,13 +9,13 @@ from typing import Any, TypeVar, TypeVarTuple
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ("Worker",)
+__all__ = ("SinkThread",)
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class Worker:
+class SinkThread:
     """Runs blocking calls of one sink, in order, in one thread.
 
     An executor would do but for interpreter exit, where no new future is to be had (F15, F16). From Python 3.12 on no thread

@@ -5,13 +5,14 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from elastic_events.observe.folded import fold, is_framework
 from elastic_events.observe.stacks import HEAD, NAME, SIGNAL
 
-__all__ = ("Other", "Standing", "ask", "ask_others", "read", "read_stack")
+__all__ = ("Other", "Standing", "ask", "ask_others", "forked", "read", "read_stack")
 
 #: Bytes of a stack that are read.
 _MOST = 65_536
@@ -72,7 +73,7 @@ def ask(pid: int, thread: int | None = None) -> bool:
 def ask_others(error_file: str, standing: Standing) -> Iterator[Other]:
     """Ask a worker's children that it forked, and its other threads, one after the other, until one does not answer."""
     threads = [(f"thread {one}", standing.pid, one) for one in standing.threads]
-    children = [(f"child {one}", one, one) for one in _children(standing.pid)]
+    children = [(f"child {one}", one, one) for one in forked(error_file, standing.pid)]
     for name, pid, thread in (children + threads)[:_OTHERS]:
         before = read(error_file)
         if before is None:
@@ -105,11 +106,19 @@ def _other(name: str, stack: str) -> Other:
     return Other(name, text, f"at {place.file}:{place.line} in {place.function}")
 
 
-def _children(pid: int) -> list[int]:
+def forked(error_file: str, pid: int) -> list[int]:
+    """Return the children of a worker that answer as it does. What another program makes of our signal is not known."""
     found: list[int] = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
+        with suppress(OSError):  # the thread has ended
             found += map(int, children.read_text().split())
-        except OSError:
-            continue  # the thread has ended
-    return found
+    return [child for child in found if _writes(child, Path(error_file).with_name(NAME))]
+
+
+def _writes(pid: int, path: Path) -> bool:
+    """Whether a process has the file open: one that was forked has, until it runs another program."""
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            if descriptor.samefile(path):
+                return True
+    return False

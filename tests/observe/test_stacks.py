@@ -1,5 +1,6 @@
 """Where a rank hangs."""
 
+import os
 import re
 import signal
 import subprocess
@@ -77,6 +78,16 @@ def test_who_does_not_listen_is_not_asked() -> None:
         process.kill()
     assert not asking.ask(process.pid)
     assert asking.read("/nowhere/error.json") is None
+
+
+def test_a_program_that_a_worker_runs_is_not_asked(tmp_path: Path) -> None:
+    """Only what was forked from it, and so has its file open, is: nobody knows what another program does with the signal."""
+    file = tmp_path / stacks.NAME
+    with file.open("wb") as kept, subprocess.Popen(["sleep", "60"]) as other:
+        with subprocess.Popen(["sleep", "60"], pass_fds=[kept.fileno()]) as heir:
+            assert asking.forked(str(tmp_path / "error.json"), os.getpid()) == [heir.pid]
+            heir.kill()
+        other.kill()
 
 
 @pytest.mark.timeout(TIMEOUT)

@@ -129,8 +129,9 @@ def reading(command: Callable[..., Any]) -> Callable[..., Any]:
     @options
     @functools.wraps(command)
     def read(sources: tuple[str, ...], run: str | None, check: bool, **own: Any) -> None:
-        story = choose(stories_of(sources), run)
-        command(story=story, sources=sources, **own)
+        with quickly():
+            story = choose(stories_of(sources), run)
+            command(story=story, sources=sources, **own)
         judge(story.outcome, check)
 
     return read

@@ -10,7 +10,7 @@ from rich.live import Live
 
 from elastic_events.cli.output import tell
 from elastic_events.cli.reading import Skipped, choose, emit_json, judge, options, stories_of
-from elastic_events.reading.answers import retell
+from elastic_events.reading.answers import quickly, retell
 from elastic_events.reading.overview import Summary
 from elastic_events.reading.shown import json_shown
 from elastic_events.reading.summary_terminal import summary_terminal
@@ -33,7 +33,8 @@ def command(sources: tuple[str, ...], run: str | None, as_json: bool, check: boo
     answer is another one. --check judges what was seen last.
     """
     if not watch:
-        answer = retell(choose(stories_of(sources), run), sources)
+        with quickly():
+            answer = retell(choose(stories_of(sources), run), sources)
         if as_json:
             emit_json(answer)
         else:

@@ -43,27 +43,32 @@ def summary(*sources: Source, run: str | None = None) -> Summary:
     Raises:
         InputError: a source is missing or foreign, holds no record that can be read, or not that run.
     """
-    return retell(_story(sources, run), sources)
+    with quickly():
+        return retell(_story(sources, run), sources)
 
 
 def timeline(*sources: Source, run: str | None = None) -> Timeline:
     """Return what each node and rank did, and when; for the rest see `summary`."""
-    return timeline_of(_story(sources, run))
+    with quickly():
+        return timeline_of(_story(sources, run))
 
 
 def goodput(*sources: Source, run: str | None = None) -> Goodput:
     """Return where the hours of a run went, in buckets that sum up to its wall time; for the rest see `summary`."""
-    return goodput_of(_story(sources, run))
+    with quickly():
+        return goodput_of(_story(sources, run))
 
 
 def slow(*sources: Source, run: str | None = None) -> Slow:
     """Return stragglers, ranks that went quiet, and where a run hangs; for the rest see `summary`."""
-    return slow_of(_story(sources, run))
+    with quickly():
+        return slow_of(_story(sources, run))
 
 
 def diff(a: Source | Sequence[Source], b: Source | Sequence[Source]) -> Diff:
     """Return two runs side by side, each of a source or several; for the rest see `summary`."""
-    return diff_of(*(_story([one] if isinstance(one, str | Path) else one, None) for one in (a, b)))
+    with quickly():
+        return diff_of(*(_story([one] if isinstance(one, str | Path) else one, None) for one in (a, b)))
 
 
 def as_json(answer: Summary | Timeline | Goodput | Slow | Diff) -> bytes:
@@ -116,8 +121,7 @@ def quickly() -> Iterator[None]:
 
 def _story(sources: Sequence[Source], run: str | None) -> Story:
     skipped: list[str] = []
-    with quickly():
-        stories = read_stories(sources, lambda where, reason: skipped.append(f"{where}: {reason}"))
+    stories = read_stories(sources, lambda where, reason: skipped.append(f"{where}: {reason}"))
     if not stories:
         names = ", ".join(map(str, sources))
         raise InputError(f"no record can be read from {names} ({skipped[0] if skipped else 'nothing is in there'})")

@@ -4,6 +4,7 @@ What an agent says in this package's words (`attempt.started`, `worker.failed`, 
 only left torch's own stream is read through the same state machine that the plug-in runs beside torch.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from operator import attrgetter
@@ -137,11 +138,12 @@ class Builder:
             nameless = runs.pop(NAMELESS)
             next(iter(runs.values())).extend(nameless)
         stories = []
+        numbers: dict[bytes, array[int]] = {}
         for run_id, speakers in runs.items():
             told = []
             speakers.reverse()
             while speakers:
-                told.append(speakers.pop().told())
+                told.append(speakers.pop().told(numbers))
             jobs = _one_by_one(told) if run_id == NAMELESS else _anew(told)
             for job in jobs:
                 story = assemble(run_id, job)

@@ -2,7 +2,7 @@
 
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from heapq import merge
 from itertools import chain, islice
@@ -17,7 +17,7 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.reading.builder import Builder, Marks
 from elastic_events.reading.said import DEATHS
-from elastic_events.reading.speaker import Speaker
+from elastic_events.reading.speaker import TORCH, Speaker
 from elastic_events.reading.story import Process
 from elastic_events.sinks.sqlite import connect_to_read
 from elastic_events.sinks.sqlite_schema import ALL_CONTEXTS, SELECT, from_row
@@ -26,17 +26,19 @@ __all__ = ("scan", "spoken", "words")
 
 _KINDS: tuple[Kind, ...] = ("event", "rdzv", "metric")
 
-# Most events are marks of steps: for these a small number stands for the name, and no text is made of name and source.
+# Most events are marks of steps: for these a small number stands for the name, and no text is made of it.
 _EVENTS = """
 SELECT time_ns, context, seq, monotonic_ns, metadata,
-    CASE name WHEN 'step.ended' THEN 0 WHEN 'step.started' THEN 1 ELSE name END,
-    CASE name WHEN 'step.ended' THEN NULL WHEN 'step.started' THEN NULL ELSE source END
+    CASE name WHEN 'step.ended' THEN 0 WHEN 'step.started' THEN 1 ELSE name END
 FROM events
 """
 
+# Whose word an event was is asked of torch's own alone: the index of names finds these few.
+_SOURCES = f"SELECT context, seq, source FROM events WHERE name >= '{TORCH}' AND name < '{TORCH}~'"  # noqa: S608
+
 # torch's own words, of the processes that told no story in ours.
 _MESSAGES = """
-SELECT time_ns, context, seq, monotonic_ns, message, NULL, NULL FROM rdzv_events
+SELECT time_ns, context, seq, monotonic_ns, message, NULL FROM rdzv_events
 WHERE context NOT IN (SELECT context FROM events WHERE name = 'job.started') ORDER BY time_ns, entry
 """
 
@@ -71,6 +73,7 @@ def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *,
     """
     try:
         with closing(connect_to_read(path)) as connection:
+            connection.execute("BEGIN")  # all of one moment, of a file that is being written
             contexts = {number: _context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
             tell = lambda at, reason: damaged(f"{path.name}, record of {at}", reason)  # noqa: E731
             _scan(connection, contexts, builder, tell, again)
@@ -129,10 +132,11 @@ def _scan(
         return speaker
 
     (total,) = connection.execute(_LAST_EVENT).fetchone()
+    sources = {(number, seq): _one(source) for number, seq, source in connection.execute(_SOURCES)}
     rows = iter(_in_order(connection))
     done, marks = 0, Marks()
     while (row := next(rows, None)) is not None:
-        _take(chain((row,), islice(rows, _MANY)), known, meet, marks, builder, damaged, again)
+        _take(chain((row,), islice(rows, _MANY)), known, meet, marks, sources, builder, damaged, again)
         done += _MANY
         builder.progress(min(1.0, done / (total or 1)))
     for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
@@ -151,6 +155,7 @@ def _take(
     known: dict[int, Speaker],
     meet: Callable[[int, int], Speaker],
     marks: Marks,
+    sources: Mapping[tuple[int, int], Any],
     builder: Builder,
     damaged: Callable[[int, str], object],
     again: bool,
@@ -158,11 +163,11 @@ def _take(
     """Take rows. This is where the time goes: a mark of a step costs a look, a comparison and one call."""
     find = known.get
     for row in rows:
-        time_ns, number, seq, monotonic_ns, content, name, _ = row
+        time_ns, number, seq, monotonic_ns, content, name = row
         try:
             speaker = find(number) or meet(number, time_ns)
             if name != 0 and name != 1:  # noqa: PLR1714 - a set costs more
-                _told(builder, speaker, row, again)
+                _told(builder, speaker, row, sources, again)
                 continue
             if not again and seq >= speaker.seq:
                 speaker.seq = seq
@@ -173,15 +178,18 @@ def _take(
             damaged(time_ns, f"{type(error).__name__}: {error}")
 
 
-def _told(builder: Builder, speaker: Speaker, row: tuple[Any, ...], again: bool) -> None:
+def _told(
+    builder: Builder, speaker: Speaker, row: tuple[Any, ...], sources: Mapping[tuple[int, int], Any], again: bool
+) -> None:
     """Take an event that is no mark of a step, or a message, which has no name."""
-    time_ns, _, seq, monotonic_ns, content, name, source = row
+    time_ns, number, seq, monotonic_ns, content, name = row
     if not builder.first(speaker, name, seq, again=again):
         return
     if name is None:
         speaker.message(time_ns, content, monotonic_ns)
     else:
-        speaker.event(time_ns, name, source, _decode(content), monotonic_ns)
+        text = content if type(content) is str else None
+        speaker.event(time_ns, name, sources.get((number, seq)), _decode(content), monotonic_ns, text)
 
 
 def _in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:

@@ -1,7 +1,6 @@
 """One job, from what its agents said and what its processes marked."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from elastic_events.reading.causes import OUTCOMES, conclude
@@ -33,11 +32,11 @@ def assemble(run_id: str, told: list[Told]) -> Story:
 
 def _joins(told: Iterable[Told]) -> Iterable[Joined]:
     for process, facts, _ in told:
-        for time_ns, name, metadata in facts:
-            number = integer(metadata.get("round")) if name == "rendezvous.completed" else None
+        for said in facts:
+            number = integer(said.facts.get("round")) if said.name == "rendezvous.completed" else None
             if number is not None:
-                about = integer(metadata.get("rank")), integer(metadata.get("world_size"))
-                yield Joined(process.context.host, number, time_ns, *about)
+                about = integer(said.facts.get("rank")), integer(said.facts.get("world_size"))
+                yield Joined(process.context.host, number, said.time_ns, *about)
 
 
 def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
@@ -97,7 +96,7 @@ class _Job:
 
     def hear(self, told: Iterable[Told]) -> None:
         """Hear all facts of all agents."""
-        heard: list[tuple[tuple[int, int, int], _Agent | None, Said]] = []
+        heard: list[tuple[_Agent | None, Said]] = []
         agents = []
         for process, facts, node in told:
             agent = None
@@ -106,10 +105,10 @@ class _Job:
                 agent = _Agent(node or Node(host, host, process.context.pid))
                 agent.node.first_ns, agent.node.last_ns = process.first_ns, process.last_ns
                 agents.append(agent)
-            heard += ((_place(fact), agent, fact) for fact in facts)
+            heard += ((agent, fact) for fact in facts)
+            facts.clear()  # of hundreds of thousands of workers: each goes as soon as it was heard
         self.story.nodes = [agent.node for agent in agents]
-        heard.sort(key=itemgetter(0))
-        for _, agent, (time_ns, name, about) in heard:
+        for time_ns, agent, name, about in _by_time(heard):
             if name in DEATHS:
                 self.ranks.died(time_ns, about)
             elif agent is not None:
@@ -338,8 +337,25 @@ _ORDER = {name: place for place, name in enumerate(_HEARD)}
 _LAST = _ORDER["job.succeeded"]
 
 
-def _place(fact: Said) -> tuple[int, int, int]:
-    """Sort facts by time; those of the same time as they follow from each other, in whatever order they were read."""
-    place = _ORDER.get(fact.name, 0)
-    attempt = integer(fact.facts.get("attempt"))
-    return fact.time_ns, (-1 if attempt is None else attempt) if place < _LAST else 2**63, place
+def _by_time(heard: list[tuple[_Agent | None, Said]]) -> Iterator[tuple[int, _Agent | None, str, Mapping[str, Any]]]:
+    """Give facts by time, taking them out of the list; those of the same time as they follow from each other."""
+    heard.sort(key=lambda pair: pair[1].time_ns)
+    heard.reverse()
+    while heard:
+        time_ns = heard[-1][1].time_ns
+        together = []
+        while heard and heard[-1][1].time_ns == time_ns:
+            agent, said = heard.pop()
+            together.append((agent, said.name, said.facts))
+        if len(together) > 1:
+            together.sort(key=_place)
+        for one in together:
+            yield time_ns, *one
+
+
+def _place(fact: tuple[_Agent | None, str, Mapping[str, Any]]) -> tuple[int, int]:
+    """Sort facts of the same time, in whatever order they were read."""
+    _, name, facts = fact
+    place = _ORDER.get(name, 0)
+    attempt = integer(facts.get("attempt"))
+    return (-1 if attempt is None else attempt) if place < _LAST else 2**63, place

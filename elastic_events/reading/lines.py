@@ -103,7 +103,8 @@ class _Taker:
             raise InputError(f"not a stored record: {why}")
         if row.name not in ("step.started", "step.ended"):
             if self._builder.first(speaker, row.name, row.seq):
-                speaker.event(row.time_ns, row.name, row.source, _any(row.metadata), row.monotonic_ns)
+                text = bytes(row.metadata)
+                speaker.event(row.time_ns, row.name, row.source, _any(text), row.monotonic_ns, text.decode())
             return
         mark = self._marks[bytes(row.metadata)]
         if self._builder.first(speaker, "", row.seq):

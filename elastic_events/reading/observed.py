@@ -83,7 +83,7 @@ def _move(process: Process, base: int | None) -> None:
     if base is None:
         process.names = {at: process.names.get(at, f"~{number}") for at, number in enumerate(process.steps)}
     elif base:
-        process.steps[:] = type(process.steps)("q", (number + base for number in process.steps))
+        process.steps = type(process.steps)("q", (number + base for number in process.steps))
     for span in process.spans:
         if span.what == "checkpoint" and span.observed and span.step is not None:
             span.step = None if base is None else span.step + base

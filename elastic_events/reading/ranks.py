@@ -1,6 +1,6 @@
 """Which process is which worker: the ranks, apart from the processes that these have started."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from elastic_events.reading.said import integer
@@ -21,15 +21,16 @@ class Ranks:
     """Who was told of, by pid; then the processes that recorded, each given to its worker."""
 
     def __init__(self) -> None:
-        self._told: dict[tuple[str, int], list[Worker]] = {}
+        self._told: dict[str, dict[int, Sequence[Worker]]] = {}  # host -> pid -> those that had it
         self._deaths: dict[tuple[str, int], list[Death]] = {}
 
     def told(self, worker: Worker) -> None:
         """An agent named a worker's pid."""
         if worker.pid is not None:
-            known = self._told.setdefault((worker.host, worker.pid), [])
+            pids = self._told.setdefault(worker.host, {})
+            known = pids.get(worker.pid, ())
             if not known or known[-1] is not worker:
-                known.append(worker)
+                pids[worker.pid] = (*known, worker)
 
     def died(self, time_ns: int, facts: Mapping[str, Any]) -> None:
         """A collector found a process dead. The same death may be told twice."""
@@ -54,27 +55,27 @@ class Ranks:
         and of several alike the oldest: what a process starts has its rank, too, and is younger.
         """
         story.processes = processes
-        agents = {(node.host, node.pid) for node in story.nodes}
-        groups: dict[Any, list[Process]] = {}
+        rest: list[list[Process]] = []
+        hosts: dict[str, list[Process]] = {}
         for process in processes:
-            context = process.context
-            agent = (context.host, context.pid) in agents
-            if process.steps or (context.rank is not None and not agent):
-                alone = program(process) if context.rank is None else None
-                groups.setdefault((context.host, context.restart, context.rank, alone), []).append(process)
-        rest = []
-        for group in groups.values():
-            group.sort(key=_age)
-            if not self._started(group):
-                # Of which attempt a process was that left no word of its own, a death that was noticed later does not tell.
-                rest.append([process for process in group if not (process.mute and story.attempts)])
+            hosts.setdefault(process.context.host, []).append(process)
+        agents: dict[str, set[int]] = {}
+        for node in story.nodes:
+            agents.setdefault(node.host, set()).add(node.pid)
+        for host, own in hosts.items():
+            for group in _by_rank(own, agents.get(host, ())):
+                if len(group) > 1:
+                    group.sort(key=_age)
+                if not self._started(group):
+                    # Of which attempt a process was that left no word of its own, a death that was noticed later does not tell.
+                    rest.append([process for process in group if not (process.mute and story.attempts)])
         rest = list(filter(None, rest))
         ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
         for attempt in story.attempts:
             for worker in attempt.workers:
                 ranked.setdefault(worker.rank, []).append((attempt, worker))
         places = _Places(story)
-        for group in sorted(rest, key=lambda group: min(process.first_ns for process in group)):
+        for group in sorted(rest, key=lambda group: min(map(_place, group))):
             places.give(group, ranked)
 
     def _started(self, group: list[Process]) -> bool:
@@ -104,7 +105,7 @@ class Ranks:
         rank = process.context.rank
         known = [
             worker
-            for worker in self._told.get((process.context.host, process.context.pid), ())
+            for worker in self._told.get(process.context.host, {}).get(process.context.pid, ())
             if worker.process is None and (None in (worker.rank, rank) or worker.rank == rank)
         ]
         begun = [worker for worker in known if worker.started_ns is None or worker.started_ns <= process.last_ns]
@@ -128,11 +129,11 @@ class _Places:
             worker = self._said(process, ranked.get(context.rank, [])) or self._new(process, life)
             other = worker.host == context.host and worker.pid not in (None, context.pid)
             if other and not process.steps:  # its agent started another, which recorded nothing
-                worker.children += [process, *children]
+                worker.children = [*worker.children, process, *children]
             else:
                 worker.process = process
                 worker.pid = context.pid if worker.pid is None else worker.pid
-                worker.children += children
+                worker.children = [*worker.children, *children]
 
     def _said(self, process: Process, workers: list[tuple[Attempt, Worker]]) -> Worker | None:
         """Return the worker that an agent spoke of without its pid, or by that of a process around it."""
@@ -182,6 +183,21 @@ class _Places:
         return attempt
 
 
+def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[list[Process]]:
+    """Group the processes of a host that have a rank, or mark steps, by their rank in an attempt; without one by program."""
+    groups: dict[Any, list[Process]] = {}
+    for process in processes:
+        context = process.context
+        if process.steps or (context.rank is not None and context.pid not in agents):
+            alone = program(process) if context.rank is None else None
+            groups.setdefault((context.restart, context.rank, alone), []).append(process)
+    return groups.values()
+
+
+def _place(process: Process) -> tuple[int, str, str]:
+    return process.first_ns, process.context.host, process.context.process
+
+
 def _may_be_of(attempt: Attempt, process: Process) -> bool:
     """Whether a process can have been in an attempt: this had begun, and was not over on its host before it recorded."""
     ends = [end for node, (end, _) in attempt.ends.items() if node.host == process.context.host]
@@ -206,7 +222,7 @@ def _adopt(worker: Worker, process: Process) -> None:
     own = worker.process
     if own is not None and process.steps and not own.steps:
         worker.process, process = process, own
-    worker.children.append(process)
+    worker.children = [*worker.children, process]
 
 
 def program(process: Process) -> object:

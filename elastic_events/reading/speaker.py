@@ -11,12 +11,12 @@ from elastic_events.bus.context import Context
 from elastic_events.reading.clocks import JUMP
 from elastic_events.reading.observed import Observed, script_first
 from elastic_events.reading.once import Once
-from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, Mark, Said, Told, later, whole
+from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, WORKERS, Mark, Said, Told, later, whole
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
 
-__all__ = ("Speaker",)
+__all__ = ("TORCH", "Speaker")
 
 #: Facts that only an agent's own story has: with one of these, torch's raw stream of the same process is not needed.
 _OWN = frozenset({"job.started", "attempt.started", "worker.started"})
@@ -27,7 +27,8 @@ _ENDS = 16
 #: What most processes have none of.
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
-_TORCH = "torchelastic.worker.status."
+#: What the names of torch's own events of a job begin with.
+TORCH = "torchelastic.worker.status."
 _NEVER = 2**63 - 1
 _LOW, _HIGH = -(2**63), 2**63 - 1
 
@@ -64,19 +65,16 @@ class Speaker:
     __slots__ = (
         *(
             "_derived",
-            "_ends",
             "_epochs",
             "_errors",
             "_facts",
             "_first_ns",
             "_gathered_ns",
             "_last_ns",
-            "_least",
-            "_most",
-        ),
-        *(
             "_names",
             "_node",
+        ),
+        *(
             "_now",
             "_observed",
             "_open",
@@ -86,7 +84,6 @@ class Speaker:
             "_said_last",
             "_spans",
             "_start_ns",
-            "_starts",
             "_steps",
             "_told_of",
         ),
@@ -105,10 +102,9 @@ class Speaker:
         self.ahead: int = 0  # of the monotonic clock, at the first record; see `begun_ns`
         # Process, reason -> what a collector found missing in its ring, in all.
         self.lost: dict[tuple[str, str], int] | None = None
-        self._now: int | None = None  # the same, since it was set last
-        self._least = self._most = 0  # within which it was not set again
+        self._now = _NEVER  # the same, since it was set last
         self._first_ns = self._last_ns = time_ns
-        self._steps, self._starts, self._ends = array("q"), array("q"), array("q")
+        self._steps = array("q")  # of each its number, start and end: one array for three, of which there are many
         self._names: dict[int, str] | None = None
         self._errors: dict[int, int] | None = None
         self._epochs: array[int] | None = None
@@ -133,14 +129,16 @@ class Speaker:
             self._node = Node(self.context.host, self.context.host, self.context.pid)
         return self._node
 
-    def event(self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0) -> None:
-        """Take one event."""
+    def event(
+        self, time_ns: int, name: Any, source: Any, metadata: Any, monotonic_ns: int = 0, text: str | None = None
+    ) -> None:
+        """Take one event; `text` is the JSON of its metadata, where there is such."""
         if name in ("step.started", "step.ended"):
             self.step(name == "step.started", time_ns, Mark.of(metadata), monotonic_ns)
             return
         recorded_ns = time_ns
         if monotonic_ns:
-            if self._least < time_ns - monotonic_ns < self._most:
+            if -JUMP < time_ns - monotonic_ns - self._now < JUMP:
                 time_ns = monotonic_ns + self.ahead
             else:
                 time_ns = self._steady(time_ns, monotonic_ns)
@@ -150,12 +148,15 @@ class Speaker:
         else:
             self.seen(time_ns)
             if isinstance(metadata, dict):
-                self._told(time_ns, name, source, metadata, time_ns - recorded_ns)
+                if text is not None and name in WORKERS:
+                    self._told_of_worker(time_ns, name, text, time_ns - recorded_ns)
+                else:
+                    self._told(time_ns, name, source, metadata, time_ns - recorded_ns)
 
     def step(self, begins: bool, time_ns: int, mark: Mark, monotonic_ns: int = 0) -> None:
         """Take a mark of a step: what most events of a long run are, and so what has to cost least."""
         if monotonic_ns:
-            if self._least < time_ns - monotonic_ns < self._most:
+            if -JUMP < time_ns - monotonic_ns - self._now < JUMP:
                 time_ns = monotonic_ns + self.ahead
             else:
                 time_ns = self._steady(time_ns, monotonic_ns)
@@ -165,17 +166,20 @@ class Speaker:
             pass
         elif begins:
             if running is None and self._epochs is None:
-                self._running = len(self._ends)
+                self._running = len(self._steps) // 3
                 self._told_of = facts
-                self._steps.append(number)
-                self._starts.append(time_ns)
-                self._ends.append(0)
+                self._steps.extend((number, time_ns, 0))
                 return
         elif facts is self._told_of and running is not None:
-            self._ends[running] = time_ns
+            self._steps[3 * running + 2] = time_ns
             self._running = None
             return
         (self._step_started if begins else self._step_ended)(time_ns, facts)
+
+    def _told_of_worker(self, time_ns: int, name: str, text: str, moved_ns: int) -> None:
+        """Keep the text: that of most facts of a large job, and small beside what it says."""
+        self._say(self._said(time_ns, name, later(Said(time_ns - moved_ns, name, text), moved_ns).told))
+        self._owns = self._owns or name in _OWN
 
     def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any], moved_ns: int) -> None:
         if name in FACTS:
@@ -192,7 +196,7 @@ class Speaker:
             self._observed.add(time_ns, metadata)
         elif name in SPANS:
             self._mark(time_ns, *SPANS[name], metadata)
-        elif isinstance(name, str) and name.startswith(_TORCH):
+        elif isinstance(name, str) and name.startswith(TORCH):
             self._hear(time_ns, name, str(source), metadata)
 
     def _lost(self, facts: Mapping[str, Any]) -> None:
@@ -206,7 +210,7 @@ class Speaker:
         self._facts = [] if self._facts is None else self._facts
         self._facts.append(said)
 
-    def _said(self, time_ns: int, name: str, facts: Mapping[str, Any]) -> Said:
+    def _said(self, time_ns: int, name: str, facts: Mapping[str, Any] | str) -> Said:
         """Return a fact. That of a rendezvous stands behind what the nodes do next: torch's own record has its end."""
         if name in ("rendezvous.completed", "rendezvous.failed") and self._gathered_ns:
             time_ns, self._gathered_ns = self._gathered_ns, 0
@@ -234,26 +238,26 @@ class Speaker:
     def _steady(self, time_ns: int, monotonic_ns: int) -> int:
         """Return the time of a record on the wall clock as it was at the first one."""
         now = time_ns - monotonic_ns
-        if self._now is None:
-            self.ahead = now
-        elif not self._least < now < self._most and len(self.jumps) < _JUMPS:
-            self.jumps = [*self.jumps, (self._now, now)]
-        if not self._least < now < self._most:
-            self._now, self._least, self._most = now, now - JUMP, now + JUMP
+        if not -JUMP < now - self._now < JUMP:
+            if self._now == _NEVER:
+                self.ahead = now
+            elif len(self.jumps) < _JUMPS:
+                self.jumps = [*self.jumps, (self._now, now)]
+            self._now = now
         return monotonic_ns + self.ahead
 
     @property
     def begun_ns(self) -> int:
         """Its first record on the host's monotonic clock; 0: it is not known."""
-        return 0 if self._now is None else self._first_ns - self.ahead
+        return 0 if self._now == _NEVER else self._first_ns - self.ahead
 
     def move(self, later_ns: int) -> None:
         """Set all times later."""
         self._first_ns += later_ns
         self._last_ns += later_ns
         self._start_ns += later_ns
-        for times in (self._starts, self._ends):
-            times[:] = array("q", (time and time + later_ns for time in times))
+        for at in (1, 2):
+            self._steps[at::3] = array("q", (time and time + later_ns for time in self._steps[at::3]))
         if self._observed is not None:
             self._observed.move(later_ns)
         if self._errors:
@@ -266,17 +270,19 @@ class Speaker:
         for facts in filter(None, (self._facts, self._derived)):
             facts[:] = [later(said, later_ns) for said in facts]
 
-    def _finish(self) -> Process:
+    def _finish(self, numbers: dict[bytes, "array[int]"]) -> Process:
         """Return the process. What the script marks wins over what was observed."""
         if self._repair is not None:
             self._derive(self._last_ns, Repair.started)
-        for times in (self._starts, self._ends, (self._errors or _NOTHING).values()):
+        marked, starts, ends = (self._steps[at::3] for at in range(3))
+        for times in (starts, ends, (self._errors or _NOTHING).values()):
             if times:
                 self.seen(max(times))
-        if self._starts:
-            self.seen(min(self._starts))
-        steps, names = (self._steps, self._starts, self._ends), self._names or _NOTHING
-        observed = self._observed is not None and not self._steps
+        if starts:
+            self.seen(min(starts))
+            marked = numbers.setdefault(marked.tobytes(), marked)
+        steps, names = (marked, starts, ends), self._names or _NOTHING
+        observed = self._observed is not None and not marked
         if self._observed is not None and observed:
             steps, names = self._observed.steps, self._observed.names
             self.seen(min(steps[1]))
@@ -289,14 +295,17 @@ class Speaker:
     def _mute(self) -> bool:
         """Whether all that came is a word on its death; whatever else came was at another time, or is among the facts."""
         facts = self._facts or ()
-        marks = self._starts or self._spans or self._observed or self._said_last or self._derived
+        marks = self._steps or self._spans or self._observed or self._said_last or self._derived
         if not facts or marks or not all(said.name in DEATHS for said in facts):
             return False
         return self._first_ns == self._last_ns == facts[0].time_ns
 
-    def told(self) -> Told:
-        """Close what the last record left open; return all that the process told."""
-        process = self._finish()
+    def told(self, numbers: dict[bytes, "array[int]"]) -> Told:
+        """Close what the last record left open; return all that the process told.
+
+        Processes that did the same steps share the `numbers` of these.
+        """
+        process = self._finish(numbers)
         return Told(process, [*(self._facts or ()), *(() if self._owns else self._derived or ())], self._node)
 
     # --- marks: each is a beginning and an end of one thing, by its id, or by its number and its order ---
@@ -305,8 +314,7 @@ class Speaker:
         facts = metadata if type(metadata) is dict else {}
         if self._running is not None:
             self._leave_open(_called("step", self._told_of), self._running)
-        steps = self._steps
-        self._running = entry = len(steps)
+        self._running = entry = len(self._steps) // 3
         self._told_of = facts
         said = facts.get("step")
         number = said if type(said) is int and _LOW <= said <= _HIGH else whole(said)
@@ -314,9 +322,7 @@ class Speaker:
             number = entry
             self._names = {} if self._names is None else self._names
             self._names[entry] = str(said)
-        steps.append(number)
-        self._starts.append(time_ns)
-        self._ends.append(0)
+        self._steps.extend((number, time_ns, 0))
         if self._epochs is not None or "epoch" in facts:
             if self._epochs is None:
                 self._epochs = array("q", bytes(8 * entry))
@@ -339,7 +345,7 @@ class Speaker:
             self._errors = {} if self._errors is None else self._errors
             self._errors[entry] = time_ns
         else:
-            self._ends[entry] = time_ns
+            self._steps[3 * entry + 2] = time_ns
 
     def _mark(self, time_ns: int, what: str, started: bool, facts: Mapping[str, Any]) -> None:
         said = facts.get("step")
@@ -380,12 +386,12 @@ class Speaker:
         # A bus in the launcher that was given no id, and tells the facts itself: torch knows the run's.
         if isinstance(run_id, str) and run_id != NAMELESS and (not self._owns or self.run_id == NAMELESS):
             self.run_id = run_id
-        if name == f"{_TORCH}RENDEZVOUS":
+        if name == f"{TORCH}RENDEZVOUS":
             self._gathered_ns = time_ns
         if self._owns:
             return
         self._derive(time_ns, lambda repair: repair.event(name, source, metadata))
-        if name == f"{_TORCH}START":
+        if name == f"{TORCH}START":
             self._start_ns = time_ns
 
     def _derive(self, time_ns: int, ask: Callable[[Repair], Sequence[Fact]]) -> None:

@@ -30,14 +30,19 @@ def processes(attempt: Attempt) -> list[Process]:
 
 def unfinished(process: Process) -> list[int]:
     """Return the positions of the steps that have no end."""
-    return [at for at, end in enumerate(process.ends) if not end] if 0 in process.ends else []
+    ends, found, at = process.ends, [], -1
+    for _ in range(ends.count(0)):
+        at = ends.index(0, at + 1)
+        found.append(at)
+    return found
 
 
 def durations(process: Process) -> "array[int]":
     """Return how long each finished step took, in nanoseconds."""
     lasted = array("q", map(sub, process.ends, process.starts))
-    for at in reversed(unfinished(process)):
-        del lasted[at]
+    if 0 in process.ends:
+        for at in reversed(unfinished(process)):
+            del lasted[at]
     return lasted
 
 

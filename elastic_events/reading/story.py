@@ -6,11 +6,15 @@ Times are nanoseconds since the epoch, on the clock of the reference host where 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from elastic_events.bus.context import Context
 
 __all__ = ("Attempt", "Node", "Offset", "Process", "Rendezvous", "Span", "Story", "Worker")
+
+#: What most workers have none of.
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -114,11 +118,13 @@ class Worker:
     first: bool = False  #: the first of its node to fail, by itself
     victim: bool = False  #: ended by the agent, since another had failed
     consequence: bool = False  #: failed by itself, but after another, and as one fails whose peer is gone
-    left: Mapping[str, Any] = field(default_factory=dict)  #: what it left in its folder, as its agent read it
+    left: Mapping[str, Any] = field(
+        default_factory=lambda: _NOTHING
+    )  #: what it left in its folder, as its agent read it
     asked_ns: int = 0  #: when its agent had its last stack; 0: it had none
-    stack: Mapping[str, Any] = field(default_factory=dict)  #: the facts of that
+    stack: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  #: the facts of that
     process: Process | None = None  #: what it recorded itself
-    children: list[Process] = field(default_factory=list)  #: processes that it started, such as a DataLoader's workers
+    children: Sequence[Process] = ()  #: processes that it started, such as a DataLoader's workers
 
     @property
     def cause(self) -> str:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import msgspec
 
+from elastic_events.reading.builder import build
 from elastic_events.reading.once import Once
 from elastic_events.reading.overview import final_worker, summary
 from elastic_events.reading.source import last_words, read_stories
+from elastic_events.reading.story import Story
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
 
@@ -35,6 +37,28 @@ def test_records_that_come_twice(tmp_path: Path) -> None:
         answer = msgspec.structs.replace(summary(story, last_words(sources, [dead.process])), unclosed=[])
         answers.append(msgspec.json.encode(answer))
     assert len(set(answers)) == 1
+
+
+def test_forms_tell_the_same(tmp_path: Path) -> None:
+    """Files and objects tell one story, where an agent's clock was set and where facts are not what they should be, too."""
+    run = two_attempts()
+    last = run.records[-1]
+    facts = {"rank": 0, "attempt": 1, "signal": "SIGKILL", "died_ns": last.time_ns + 10**9, "alive_ns": last.time_ns}
+    for at, told in enumerate((facts, {"rank": 1e999}, [1], "{", {"rank": 2**70})):
+        run.raw(400 + at, run.agent(), "worker.failed", told)
+    ahead = 7 * 10**9
+    for at, record in enumerate(run.records):
+        if at > len(run.records) // 2:
+            run.records[at] = msgspec.structs.replace(record, time_ns=record.time_ns + ahead)
+    own = answer(*build(run.records))
+    sources = database(tmp_path / "run.db", run.records), jsonl(tmp_path / "run.jsonl", run.records)
+    assert [answer(*read_stories([source])) for source in sources] == [own] * 2
+
+
+def answer(story: Story) -> bytes:
+    """Return the summary of a story, in whatever it was read from, and the deaths that it tells."""
+    deaths = [worker.died_ns for worker in story.workers()]
+    return msgspec.json.encode((deaths, msgspec.structs.replace(summary(story), unclosed=[])))
 
 
 def test_a_ledger_that_comes_twice(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A simulated job, of which all is known: every reading finds what is true of it."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,17 @@ def test_the_readings_find_what_is_true(tmp_path: Path) -> None:
     assert [(one.rank, one.straggler) for one in rates.ranks if one.straggler] == [(truth.late, "late")]
     assert [one.rank for one in rates.quiet] == [truth.quiet]
     assert [row.kind for row in timeline(story).rows] == ["node"] * 12
+
+
+def test_a_large_job_is_read_in_little_memory(tmp_path: Path) -> None:
+    """A process that took part costs less than 2,800 bytes, all that its agent says of it included."""
+    job = Job(nodes=40, ranks=8, restarts=4, records=60_000)
+    simulate(tmp_path / "run.db", job)
+    tracemalloc.start()
+    try:
+        (story,) = read_stories([tmp_path / "run.db"])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(story.processes) == job.world * 5 + job.nodes
+    assert most / len(story.processes) < 2_800

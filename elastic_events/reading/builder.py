@@ -5,7 +5,6 @@ only left torch's own stream is read through the same state machine that the plu
 """
 
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any
@@ -17,10 +16,10 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.clocks import set_back
 from elastic_events.reading.job import assemble
 from elastic_events.reading.once import Once
-from elastic_events.reading.ranks import program
-from elastic_events.reading.said import DEATHS, NAMELESS, Mark, Told
+from elastic_events.reading.said import DEATHS, NAMELESS, Mark
+from elastic_events.reading.shares import Closed, Lost, Shares, anew, one_by_one
 from elastic_events.reading.speaker import Speaker
-from elastic_events.reading.story import Process, Story
+from elastic_events.reading.story import Story
 
 __all__ = ("Builder", "Marks", "build", "key_of")
 
@@ -66,12 +65,11 @@ class Builder:
         #: Told now and then how much of a source was read: 0 to 1.
         self.progress: Callable[[float], object] = lambda _share: None
         self._heard: dict[tuple[str, str], Speaker] = {}
-        self._ledgers: dict[str, dict[Any, dict[str, Any]]] = {}
+        self._ledgers: dict[str, dict[Any, Closed]] = {}
         self._source = ""
         self._runs: set[str] = set()  # of which the source has records
         self._spoken: dict[str, set[str]] = {"": self._runs}
-        self._losses: list[tuple[str, dict[tuple[str, str], int]]] = []  # of each run, as its processes told them
-        self._closed: dict[str, set[str]] = {}  # run -> hosts and sources that have a ledger of it
+        self._losses: list[tuple[str, Lost]] = []  # of each run
 
     def begin(self, source: str) -> None:
         """What comes now comes from `source`, which is to end with a ledger; empty for one that has none."""
@@ -106,7 +104,7 @@ class Builder:
         """Take one record of any kind."""
         kind, time_ns, context = record.kind, record.time_ns, record.context
         if kind == "ledger":
-            self.ledger(context, record.seq, record.fields[0])
+            self.ledger(context, record.seq, record.fields[0], time_ns)
             return
         speaker = self.heard(context, time_ns)
         if kind == "metric":
@@ -120,16 +118,18 @@ class Builder:
         else:
             speaker.message(time_ns, record.fields[1], record.monotonic_ns)
 
-    def ledger(self, context: Context, seq: int, facts: Any) -> None:
-        """Take the counts of a sink that was closed."""
+    def ledger(self, context: Context, seq: int, facts: Any, time_ns: int) -> None:
+        """Take the counts of a sink that was closed at `time_ns`."""
         if isinstance(facts, dict):
-            self._ledgers.setdefault(context.run_id, {})[context.process, seq, str(facts.get("lane"))] = facts
-            self._closed.setdefault(context.run_id, set()).update((context.host, self._source))
+            own = self._ledgers.setdefault(context.run_id, {})
+            key = context.process, seq, str(facts.get("lane"))
+            before = own[key].sources if key in own else frozenset()
+            own[key] = Closed(context, time_ns, facts, before | {self._source})
 
     def stories(self) -> list[Story]:
         """Return the stories of what was taken, once: what was kept for them is gone then."""
         _set_clocks_back(self._heard.values())
-        self._losses = [(speaker.run_id, speaker.lost) for speaker in self._heard.values() if speaker.lost]
+        self._losses = [(s.run_id, Lost(s.context, s.lost)) for s in self._heard.values() if s.lost]
         runs: dict[str, list[Speaker]] = {}
         for speaker in self._heard.values():
             runs.setdefault(speaker.run_id, []).append(speaker)
@@ -144,40 +144,29 @@ class Builder:
             speakers.reverse()
             while speakers:
                 told.append(speakers.pop().told(numbers))
-            jobs = _one_by_one(told) if run_id == NAMELESS else _anew(told)
-            for job in jobs:
+            jobs = one_by_one(told) if run_id == NAMELESS else anew(told)
+            shares = Shares(jobs)
+            for at, job in enumerate(jobs):
                 story = assemble(run_id, job)
                 # The ledger of a launcher that does not know its run's id is that of the only run there is.
-                self._close(story, {NAMELESS} if len(runs) == 1 else set())
+                self._close(story, {NAMELESS} if len(runs) == 1 else set(), shares, at)
                 stories.append(story)
         return sorted(stories, key=lambda story: story.began_ns)
 
-    def _lost(self, runs: set[str]) -> dict[str, int]:
-        """Return what rings overwrote before a collector came, by reason: each loss once, whoever told it."""
-        totals: dict[tuple[str, str], int] = {}
-        for run_id, own in self._losses:
-            if run_id in runs:
-                for key, total in own.items():
-                    totals[key] = max(totals.get(key, 0), total)
-        lost: Counter[str] = Counter()
-        for (_, reason), total in totals.items():
-            lost[reason] += total
-        return dict(lost)
-
-    def _close(self, story: Story, others: set[str]) -> None:
+    def _close(self, story: Story, others: set[str], shares: Shares, at: int) -> None:
         """Give a story its ledgers, and the sources that have none of it; where each has one, the nodes that closed none.
 
-        `others` are runs whose ledgers are its own, too.
+        `others` are runs whose ledgers are its own, too. Among those of `shares` it is the one `at` a place.
         """
         runs = {process.context.run_id for process in story.processes} | others  # torch may know it by another name
-        story.ledgers = [facts for run in runs for facts in self._ledgers.get(run, {}).values()]
-        story.lost = self._lost(runs)
-        closed = set().union(*(self._closed.get(run, ()) for run in runs))
-        sources = [source for source, spoken in self._spoken.items() if runs & spoken and source not in closed]
-        if sources or not closed:
+        closed = [closed for run in runs for closed in self._ledgers.get(run, {}).values()]
+        story.ledgers, closers = shares.ledgers(at, closed)
+        story.lost = shares.losses(at, (lost for run_id, lost in self._losses if run_id in runs))
+        sources = [source for source, spoken in self._spoken.items() if runs & spoken and source not in closers]
+        if sources or not closers:
             story.unclosed = [source for source in sources if source]
         else:
-            story.unclosed = [node.name for node in story.nodes if node.agent and node.host not in closed]
+            story.unclosed = [node.name for node in story.nodes if node.agent and node.host not in closers]
 
 
 def _set_clocks_back(speakers: Iterable[Speaker]) -> None:
@@ -193,47 +182,3 @@ def _set_clocks_back(speakers: Iterable[Speaker]) -> None:
             for speaker, later in zip(own, set_back([speaker.ahead for speaker in own], jumps), strict=True):
                 if later:
                     speaker.move(later)
-
-
-def _anew(told: list[Told]) -> list[list[Told]]:
-    """Part the jobs of one id. One that had failed goes on, from a queue; but where it had succeeded, another one begins.
-
-    Of several hosts nobody knows: their clocks may be apart.
-    """
-    if len({one.process.context.host for one in told}) > 1:
-        return [told]
-    jobs: list[list[Told]] = [[]]
-    end, over = 0, False
-    for one in sorted(told, key=lambda one: one.process.first_ns):
-        names = {said.name for said in one.facts}
-        if over and one.process.first_ns > end and "attempt.started" in names:
-            jobs.append([])
-            over = False
-        jobs[-1].append(one)
-        end = max(end, one.process.last_ns)
-        over = over or "job.succeeded" in names
-    return jobs
-
-
-def _one_by_one(told: list[Told]) -> list[list[Told]]:
-    """Part jobs that have no id of their own: one begins when all before it have ended and an agent of theirs said so.
-
-    So does a program that has neither agent nor rank, as those before it had none: a script that ran twice is two runs.
-    """
-    jobs: list[list[Told]] = []
-    end, over = 0, True
-    for one in sorted(told, key=lambda one: one.process.first_ns):
-        if one.process.first_ns > end and (over or _begins(one.process, jobs[-1])):
-            jobs.append([])
-            over = False
-        jobs[-1].append(one)
-        end = max(end, one.process.last_ns)
-        over = over or any(said.name in ("job.succeeded", "job.failed") for said in one.facts)
-    return jobs
-
-
-def _begins(process: Process, job: list[Told]) -> bool:
-    """Whether a process that marks steps after all of `job` has ended is another run: nobody has an agent, nor a rank."""
-    before = [one.process for one in job if one.process.steps]
-    alone = all(one.context.rank is None for one in (process, *before)) and not any(one.facts for one in job)
-    return bool(process.steps and before) and alone and program(process) not in map(program, before)

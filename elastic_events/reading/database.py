@@ -54,7 +54,7 @@ WHERE origin = (SELECT origin FROM contexts WHERE context = ?) ORDER BY seq LIMI
 _ORIGIN = "SELECT DISTINCT origin FROM contexts WHERE run_id = ? AND process = ?"
 
 _LAST_EVENT = "SELECT max(entry) FROM events"
-_LEDGERS = "SELECT context, seq, ledger FROM ledgers ORDER BY entry"
+_LEDGERS = "SELECT context, seq, ledger, time_ns FROM ledgers ORDER BY entry"
 
 #: Rows after which it is told how much was read.
 _MANY = 65_536
@@ -146,8 +146,8 @@ def _scan(
             speaker = builder.heard(contexts[number], first)
             speaker.seen(first, first_monotonic)
         speaker.seen(time_ns, monotonic_ns)
-    for number, seq, ledger in connection.execute(_LEDGERS):
-        builder.ledger(contexts[number], seq, _decode(ledger))
+    for number, seq, ledger, time_ns in connection.execute(_LEDGERS):
+        builder.ledger(contexts[number], seq, _decode(ledger), time_ns)
 
 
 def _take(

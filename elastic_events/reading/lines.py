@@ -72,7 +72,7 @@ class _Taker:
         try:
             row = _row(line)
             if row.kind == "ledger":
-                self._builder.ledger(_context(row.context), row.seq, row.ledger)
+                self._builder.ledger(_context(row.context), row.seq, row.ledger, row.time_ns)
                 return True
             text = bytes(row.context)
             speaker = self._known.get(text)

@@ -169,7 +169,7 @@ class Summary(Answer, frozen=True):
     last_words_in: int | None  #: its attempt
     clocks: list[Clock]  #: of the hosts beside the reference
     unparsed: int  #: rendezvous messages of torch that were not understood
-    ledgers: list[dict[str, Any]]  #: what each sink was closed with
+    ledgers: list[dict[str, Any]]  #: what each sink was closed with; `runs`: of so many together
     lost: dict[str, int]  #: reason -> records that were lost in the rings of their processes, before any sink
     unclosed: list[str]  #: sources, or else nodes, without a ledger: cut off, killed, or still written
     version: int = 1  #: of this schema: another one only where a field goes, or means something else

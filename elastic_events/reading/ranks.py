@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from elastic_events.bus.context import Context
 from elastic_events.reading.said import integer
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
-__all__ = ("Death", "Ranks", "program", "signal_name")
+__all__ = ("Death", "Ranks", "program", "signal_name", "ticks")
 
 
 class Death(NamedTuple):
@@ -227,16 +228,21 @@ def _adopt(worker: Worker, process: Process) -> None:
 
 def program(process: Process) -> object:
     """Return what the identities of one program have in common: a bus that it opens after another has one of its own."""
-    return process.context.process.rpartition("-")[0] if _age(process)[0] else process
+    return process.context.process.rpartition("-")[0] if ticks(process.context) else process
 
 
 def _age(process: Process) -> tuple[int, int]:
-    """Sort by the start of a process, which stands in its identity in ticks since boot; 0: it could not be read."""
-    parts = process.context.process.split("-")
+    """Sort by the start of a process."""
+    return ticks(process.context), process.first_ns
+
+
+def ticks(context: Context) -> int:
+    """Return when a process started, in ticks since boot, which stands in its identity; 0: it could not be read."""
+    parts = context.process.split("-")
     try:
-        return int(parts[1], 16) if len(parts) == 3 else 0, process.first_ns
+        return int(parts[1], 16) if len(parts) == 3 else 0
     except ValueError:
-        return 0, process.first_ns
+        return 0
 
 
 def signal_name(value: Any) -> str | None:

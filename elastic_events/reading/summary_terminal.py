@@ -323,7 +323,8 @@ def _ledger(facts: dict[str, Any], lost_before: bool) -> str:
     if not facts.get("failed") and not any(dropped.values()) and not lost_before:
         counts.append("none lost")
     error = f" Its last error: {error_line(str(facts['last_error']))}." if facts.get("last_error") else ""
-    return f"Records through {facts.get('lane')}: {', '.join(counts)}.{error}"
+    runs = f", of {facts['runs']} runs that it does not part" if type(facts.get("runs")) is int else ""
+    return f"Records through {facts.get('lane')}{runs}: {', '.join(counts)}.{error}"
 
 
 def _reasons(facts: dict[str, Any], key: str) -> dict[Any, Any]:

@@ -1,0 +1,129 @@
+"""Jobs of one id, or of none: where one ends and the next begins, and which ledgers and losses are whose."""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from elastic_events.bus.context import Context
+from elastic_events.reading.ranks import program, ticks
+from elastic_events.reading.said import Told
+from elastic_events.reading.story import Process
+
+__all__ = ("Closed", "Lost", "Shares", "anew", "one_by_one")
+
+
+class Closed(NamedTuple):
+    """The counts of a sink that was closed."""
+
+    context: Context  #: of who closed it
+    time_ns: int  #: and when
+    facts: dict[str, Any]
+    sources: frozenset[str]  #: that hold them
+
+
+class Lost(NamedTuple):
+    """What rings lost before they were collected, as one process tells it."""
+
+    context: Context
+    totals: dict[tuple[str, str], int]  #: process and reason -> records
+
+
+class Shares:
+    """What is whose among jobs of one id, which are in the order of their time."""
+
+    def __init__(self, jobs: list[list[Told]]) -> None:
+        self._alone = len(jobs) == 1
+        jobs = [] if self._alone else jobs
+        self._jobs = {told.process.context.process: at for at, job in enumerate(jobs) for told in job}
+        self._began = [min(told.process.first_ns for told in job) for job in jobs]
+        self._oldest: list[dict[str, int]] = []  # host -> when the first process of a job started, in ticks
+        for job in jobs:
+            oldest: dict[str, int] = {}
+            for told in job:
+                context = told.process.context
+                if context.role != COLLECTOR and (started := ticks(context)):
+                    oldest[context.host] = min(started, oldest.get(context.host, started))
+            self._oldest.append(oldest)
+
+    def ledgers(self, at: int, closed: Iterable[Closed]) -> tuple[list[dict[str, Any]], set[str]]:
+        """Return the ledgers of a job, and the hosts and sources that have them; `runs` in one says of how many it is."""
+        found: list[dict[str, Any]] = []
+        closers: set[str] = set()
+        for one in closed:
+            owners = range(1) if self._alone else self._owners(one.context, one.time_ns)
+            if at in owners:
+                found.append(one.facts if len(owners) == 1 else {**one.facts, "runs": len(owners)})
+                closers |= {one.context.host, *one.sources}
+        return found, closers
+
+    def losses(self, at: int, lost: Iterable[Lost]) -> dict[str, int]:
+        """Return what a job's rings lost, by reason: each loss once, whoever told it."""
+        totals: dict[tuple[str, str], int] = {}
+        for context, own in lost:
+            teller = self._jobs.get(context.process, 0)
+            for key, total in own.items():
+                if self._alone or self._jobs.get(key[0], teller) == at:
+                    totals[key] = max(totals.get(key, 0), total)
+        found: Counter[str] = Counter()
+        for (_, reason), total in totals.items():
+            found[reason] += total
+        return dict(found)
+
+    def _owners(self, context: Context, time_ns: int) -> range:
+        """Return the jobs that a ledger may be of: a process's own, a collector's those from its start until it closed."""
+        own = self._jobs.get(context.process)
+        if own is not None and context.role != COLLECTOR:
+            return range(own, own + 1)
+        last = first = max(0, bisect_right(self._began, time_ns) - 1)
+        while first and ticks(context) < self._oldest[first].get(context.host, 2**63):
+            first -= 1
+        return range(first, last + 1)
+
+
+#: The role of a process that collects for others.
+COLLECTOR = "collector"
+
+
+def anew(told: list[Told]) -> list[list[Told]]:
+    """Part the jobs of one id. One that had failed goes on, from a queue; but where it had succeeded, another one begins.
+
+    Of several hosts nobody knows: their clocks may be apart.
+    """
+    if len({one.process.context.host for one in told}) > 1:
+        return [told]
+    jobs: list[list[Told]] = [[]]
+    end, over = 0, False
+    for one in sorted(told, key=lambda one: one.process.first_ns):
+        names = {said.name for said in one.facts}
+        if over and one.process.first_ns > end and "attempt.started" in names:
+            jobs.append([])
+            over = False
+        jobs[-1].append(one)
+        end = max(end, one.process.last_ns)
+        over = over or "job.succeeded" in names
+    return jobs
+
+
+def one_by_one(told: list[Told]) -> list[list[Told]]:
+    """Part jobs that have no id of their own: one begins when all before it have ended and an agent of theirs said so.
+
+    So does a program that has neither agent nor rank, as those before it had none: a script that ran twice is two runs.
+    """
+    jobs: list[list[Told]] = []
+    end, over = 0, True
+    for one in sorted(told, key=lambda one: one.process.first_ns):
+        if one.process.first_ns > end and (over or _begins(one.process, jobs[-1])):
+            jobs.append([])
+            over = False
+        jobs[-1].append(one)
+        end = max(end, one.process.last_ns)
+        over = over or any(said.name in ("job.succeeded", "job.failed") for said in one.facts)
+    return jobs
+
+
+def _begins(process: Process, job: list[Told]) -> bool:
+    """Whether a process that marks steps after all of `job` has ended is another run: nobody has an agent, nor a rank."""
+    before = [one.process for one in job if one.process.steps]
+    alone = all(one.context.rank is None for one in (process, *before)) and not any(one.facts for one in job)
+    return bool(process.steps and before) and alone and program(process) not in map(program, before)

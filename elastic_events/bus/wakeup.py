@@ -21,7 +21,12 @@ class Wakeup:
         """Wait for the next `set`."""
         event = anyio.Event()
         self._waiting.append(event)
-        await event.wait()
+        try:
+            await event.wait()
+        finally:
+            # Given up: the drain does so at each look that finds nothing, for as long as the program lives.
+            if not event.is_set():
+                self._waiting.remove(event)
 
 
 class Signal(Wakeup):

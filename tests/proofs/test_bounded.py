@@ -1,10 +1,16 @@
-"""Memory stays flat while every sink is stuck. ELASTIC_PROOF_EMITS=50000000 runs the long form."""
+"""Memory stays flat while every sink is stuck, and while nothing happens. ELASTIC_PROOF_EMITS=50000000 runs the long form."""
 
+import gc
 import os
 import subprocess
 import sys
 
+import anyio
 import pytest
+
+from elastic_events import EventBus
+from elastic_events.bus.drain import Drain
+from elastic_events.testing import ListSink
 
 EMITS = int(os.environ.get("ELASTIC_PROOF_EMITS", "5000000"))
 
@@ -84,3 +90,27 @@ def test_an_unbounded_list_shows_as_growth() -> None:
     """The control: half a million points kept in a list grow it by more."""
     grown, _ = growth(500_000, "unbounded")
     assert grown > 16 << 20
+
+
+async def test_a_bus_that_looks_in_vain_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of looks that find nothing leave no object behind: a program may live for months."""
+    looks, look = 0, Drain._look
+
+    def counted(drain: Drain, *most: int) -> int:
+        nonlocal looks
+        looks += 1
+        return look(drain, *most)
+
+    monkeypatch.setattr(Drain, "_look", counted)
+
+    async def objects_after(more: int) -> int:
+        end = looks + more
+        while looks < end:
+            await anyio.sleep(0.001)
+        gc.collect()
+        return len(gc.get_objects())
+
+    with anyio.fail_after(60):
+        async with EventBus(ListSink(), interval=0.0005):
+            before = await objects_after(50)
+            assert await objects_after(400) < before + 100

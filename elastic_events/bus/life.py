@@ -166,8 +166,10 @@ class Life:
             self._home = ThreadHome(self._drain.run)
             try:
                 self._home.start()
-            except RuntimeError:  # the interpreter shuts down: the exit drains it
+            except RuntimeError as error:  # the interpreter shuts down, or nothing can be had: the close drains it
                 self._home = None
+                if threading.main_thread().is_alive():
+                    self._told.say(f"nothing is delivered before the bus is closed: {error}")
             except BaseException:
                 self._closed()
                 raise
@@ -263,7 +265,9 @@ class Life:
         """Whether nobody runs its drain: its loop ended without leaving the block, or no thread could be started."""
         if not self._is_drained_here or self._drain.over:
             return False
-        return self._home is None and (self._loop is None or not self._loop.alive)
+        if self._home is not None:
+            return not self._home.alive
+        return self._loop is None or not self._loop.alive
 
     # --- both ---
 

@@ -128,7 +128,11 @@ class Subscription:
             return Backlog(self.records, self.bytes, self.overflow)
         from elastic_events.recorder.spool import Spool
 
-        return Backlog(self.records, self.bytes, self.overflow, Spool(self.spool))
+        try:
+            spool = Spool(self.spool)
+        except OSError as error:
+            raise ConfigError(f"the spool {self.spool} cannot be used: {error.strerror or error}") from error
+        return Backlog(self.records, self.bytes, self.overflow, spool)
 
     def _check(self) -> None:
         for name, value in (

@@ -63,10 +63,12 @@ class ThreadHome:
 
         Raises:
             ConfigError: a handler cannot be opened, and why.
-            RuntimeError: no thread can be started: the interpreter shuts down.
+            RuntimeError: no thread can be started, since the interpreter shuts down, or no event loop: no descriptor is left.
         """
         threading.Thread(target=self._run, args=(True,), name="elastic-events", daemon=True).start()
         self._ready.wait()
+        if isinstance(self._error, OSError) and self._loop is None:
+            raise RuntimeError(f"no event loop: {self._error}") from self._error
         if self._error is not None:
             raise self._error
 

@@ -10,7 +10,7 @@ import anyio
 
 from elastic_events.bus.sink_thread import SinkThread
 from elastic_events.bus.text import counted
-from elastic_events.recorder.collector import OPENING, Collector, Heads
+from elastic_events.recorder.collector import LATER, OPENING, Collector, Heads
 
 if TYPE_CHECKING:
     from elastic_events.bus.bus import EventBus
@@ -76,7 +76,11 @@ class Collecting:
             while True:
                 async with self._turn:
                     if anyio.current_time() >= scan_at:
-                        await self._worker.run(self._collector.scan)
+                        try:
+                            await self._worker.run(self._collector.scan)
+                        except OSError as error:
+                            if error.errno not in LATER:  # no descriptor left, say: the next turn looks again
+                                raise
                         scan_at = anyio.current_time() + 4 * self.interval
                     filled = self._collector.sweep()
                 # A sweep that found much may have left more, in rings that may overflow: look again at once.

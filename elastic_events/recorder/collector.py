@@ -20,13 +20,13 @@ from elastic_events.recorder.directory import LOOP, holds, let_go, rings, secure
 from elastic_events.recorder.format import LOSSES, OtherVersionError
 from elastic_events.recorder.reader import LOOK, RecorderReader
 
-__all__ = ("OPENING", "Collector", "Heads", "Outlet")
+__all__ = ("LATER", "OPENING", "Collector", "Heads", "Outlet")
 
 #: Seconds that the first look at a directory may hold up a bus that closes.
 OPENING = 1.0
 
-#: Failures to open a file that say nothing about the file: the next scan tries again.
-_LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT}
+#: Failures to open a file, or to look at the directory, that say nothing about it: the next scan tries again.
+LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT, errno.EIO, errno.EAGAIN}
 
 #: Damaged files that are kept aside, a directory.
 QUARANTINE = 16
@@ -193,7 +193,8 @@ class Collector:
             return
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
             if not runs(_process(part.name[1 : part.name.rindex(".ring")])) and not is_locked(part):
-                part.unlink(missing_ok=True)
+                with suppress(OSError):
+                    part.unlink()
         present = list(rings(self.directory))
         self._foreign &= {self.directory.name, *(path.name for path in present)}
         for path in present:
@@ -204,7 +205,7 @@ class Collector:
             except InputError as error:
                 if isinstance(error.__cause__, OtherVersionError) and (is_locked(path) or runs(_process(path.stem))):
                     self._tell_foreign(path, error)
-                elif getattr(error.__cause__, "errno", None) not in _LATER:
+                elif getattr(error.__cause__, "errno", None) not in LATER:
                     self._quarantine(path, error)
         self._judge()
 
@@ -254,7 +255,8 @@ class Collector:
         self._over = True
         if self._scanning.acquire(timeout=OPENING):  # not for ever: the thread may hang in a file system
             try:
-                self._scan()
+                with suppress(OSError):  # what it cannot see now stays in the directory
+                    self._scan()
             finally:
                 self._scanning.release()
         while self.sweep(last=True) >= 1:
@@ -267,7 +269,10 @@ class Collector:
 
     def _forget_delivered(self) -> None:
         for name in [name for name, file in self._files.items() if file.ended and not file.marks]:
-            self._files.pop(name).reader.path.unlink(missing_ok=True)
+            # What cannot be removed, from a disk that has become read-only, say, stays known: else it would be read again.
+            with suppress(OSError):
+                self._files[name].reader.path.unlink(missing_ok=True)
+                del self._files[name]
 
     def _sweep(self, file: _File, lanes: Sequence[Lane], tell: Callable[[Any], object]) -> float:
         if file.ended:

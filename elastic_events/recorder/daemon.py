@@ -117,7 +117,7 @@ class Daemon:
     # --- the loop ---
 
     async def _work(self, tasks: TaskGroup) -> None:
-        scanned, looked = 0.0, time.monotonic()
+        scanned, looked, is_known = 0.0, time.monotonic(), False
         while True:
             now = time.monotonic()
             # Stopped, with its machine perhaps, it could try no sink: that is no time of patience.
@@ -125,15 +125,10 @@ class Daemon:
             kicked, self._kicked = self._kicked, False
             if kicked or now - scanned >= SCAN:
                 self._woken = anyio.Event()
-                self._met = {path.name for path in rings(self.directory)}
-                self.collector.scan()
-                await self._open_requests(tasks)  # after the scan: a program writes its requests before its ring
-                self._finish_runs(tasks)
-                if self._aside is not None:
-                    self._aside.step(self.collector.pids)
+                is_known = await self._scan(tasks)
                 scanned = now
             filled = self.collector.sweep()
-            if self.begins_again or self._done():
+            if self.begins_again or ((is_known or self._patience <= 0) and self._done()):
                 return
             pause, looked = _pause(filled, now - looked), now
             with anyio.move_on_after(pause):
@@ -141,6 +136,20 @@ class Daemon:
             self._woken = anyio.Event()
             self._note()  # before the files say so: who waits for that reads the ledgers then
             self.collector.commit()
+
+    async def _scan(self, tasks: TaskGroup) -> bool:
+        """Look for files and requests; return whether that could be done."""
+        try:
+            self._met = {path.name for path in rings(self.directory)}
+            self.collector.scan()
+            await self._open_requests(tasks)  # after the scan: a program writes its requests before its ring
+        except OSError as error:  # no descriptor left, say: what cannot be seen is not gone
+            self._complain("scan", f"the collector cannot look at {self.directory}: {error.strerror}")
+            return False
+        self._finish_runs(tasks)
+        if self._aside is not None:
+            self._aside.step(self.collector.pids)
+        return True
 
     async def _hear(self, kicks: Kicks) -> None:
         while True:
@@ -286,12 +295,15 @@ class Daemon:
 
     def _end(self) -> None:
         self.collector.commit()
-        self.collector.scan()
+        is_known = False
+        with contextlib.suppress(OSError):
+            self.collector.scan()
+            is_known = True
         self.undelivered = sum(sum(run.bus._drain.given_up.values()) for run in self._runs.values())
         self._note(ended=not self.begins_again)
         private = any(request.private for request in self.known.values())
         wanted = any(map(self._is_wanted, self.collector.files)) or self.undelivered
-        if not wanted and holds(self.directory, self._lock):
+        if is_known and not wanted and holds(self.directory, self._lock):
             for key in self.known:
                 drop(self.directory, key)
             remove(self.directory, whole=private)

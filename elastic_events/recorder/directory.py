@@ -205,5 +205,8 @@ def kick(directory: Path) -> bool:
 
 
 def rings(directory: Path) -> Iterator[Path]:
-    """Give the recorder files in `directory`."""
-    yield from sorted(directory.glob("*.ring"))
+    """Give the recorder files in `directory`; none where it is gone: its collector removes it when it ends."""
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        names = os.listdir(directory)
+    yield from (directory / name for name in sorted(names) if name.endswith(".ring"))

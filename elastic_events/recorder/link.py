@@ -267,7 +267,7 @@ class Link:
         """Whether a file of the directory is still written whose name has not `mine` in it."""
         try:
             return any(mine not in path.name and is_locked(path) for path in rings(self.directory))
-        except PermissionError:  # this process has given up the right to look: setuid
+        except OSError:  # this process has given up the right to look, by setuid; or it has no descriptor left
             return True
 
     def _ask(self, url: str, run_id: str) -> Request:

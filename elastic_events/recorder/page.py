@@ -60,17 +60,18 @@ class PageWriter:
         self._sequence = int.from_bytes(os.pread(self._descriptor, 8, 8), "little") | 1
 
     def write(self, standing: Standing) -> None:
-        """Replace what the page says."""
+        """Replace what the page says. Where the disk refuses, it says nothing new until the next time."""
         body = msgspec.msgpack.encode(standing)
         while len(body) > SIZE - BODY:  # hundreds of sinks: the last ones are left out
             standing = msgspec.structs.replace(standing, lanes=standing.lanes[: len(standing.lanes) // 2])
             body = msgspec.msgpack.encode(standing)
         check = len(body).to_bytes(4, "little") + crc32(body).to_bytes(4, "little")
-        os.pwrite(self._descriptor, MAGIC + self._sequence.to_bytes(8, "little"), 0)
-        os.pwrite(self._descriptor, check + body, 16)
-        self._sequence += 1
-        os.pwrite(self._descriptor, self._sequence.to_bytes(8, "little"), 8)
-        self._sequence += 1
+        # A file system that writes elsewhere than it allocated has no room either, and a disk may fail.
+        with suppress(OSError):
+            os.pwrite(self._descriptor, MAGIC + self._sequence.to_bytes(8, "little"), 0)
+            os.pwrite(self._descriptor, check + body, 16)
+            os.pwrite(self._descriptor, (self._sequence + 1).to_bytes(8, "little"), 8)
+            self._sequence += 2
 
     def close(self) -> None:
         """Let it go."""

@@ -5,12 +5,17 @@ import os
 import stat
 from pathlib import Path
 
-from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.errors import ConfigError, TransientError
 
-__all__ = ("PRIVATE", "check_path", "open_private", "refusal")
+__all__ = ("PRIVATE", "check_path", "failure", "open_private", "refusal")
 
 #: Permission bits of every file that a sink makes.
 PRIVATE = 0o600
+
+#: Errors that say nothing about a path: no room, no descriptor, a disk that fails just now. A delay, no user's mistake.
+_LATER = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
+)
 
 #: What every opening adds: no link is followed (F75), a FIFO does not block, a child process inherits nothing.
 _CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -58,6 +63,12 @@ def check_path(path: Path) -> None:
         raise ConfigError(f"{path} is a symbolic link, which is never followed: name the file it points to")
     if not stat.S_ISREG(mode):
         raise ConfigError(f"{path} is no regular file: name one that is, or one that does not exist yet")
+
+
+def failure(path: Path, error: OSError) -> ConfigError | TransientError:
+    """Return why a sink cannot open `path`: as `refusal`, but a full disk, say, is a delay and no mistake of the user's."""
+    told = refusal(path, error)
+    return TransientError(str(told)) if error.errno in _LATER else told
 
 
 def refusal(path: Path, error: OSError) -> ConfigError:

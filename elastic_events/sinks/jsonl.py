@@ -12,7 +12,7 @@ from urllib.parse import SplitResult
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import EncodingSink
-from elastic_events.sinks.files import check_path, open_private, refusal
+from elastic_events.sinks.files import check_path, failure, open_private
 from elastic_events.sinks.jsonl_read import JsonlPosition, read_jsonl
 from elastic_events.sinks.jsonl_stream import JsonlStream, stream_of
 from elastic_events.sinks.options import Options, file_path
@@ -92,7 +92,7 @@ class JsonlSink(EncodingSink[bytes]):
         try:
             self._open()
         except OSError as error:
-            raise refusal(self.path, error) from None
+            raise failure(self.path, error) from None
         if self.rotate is not None or self.rotate_every is not None:
             self._housekeeper = Housekeeper(self.path, keep=self.keep, pack=self.pack)
 

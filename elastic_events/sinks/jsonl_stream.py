@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.console import ConsoleSink
-from elastic_events.sinks.files import refusal
+from elastic_events.sinks.files import failure, refusal
 from elastic_events.sinks.stored import to_lines
 
 __all__ = ("JsonlStream", "stream_of")
@@ -65,7 +65,7 @@ class JsonlStream(ConsoleSink):
             # For reading, too: so it can be opened before its reader, and a reader that restarts is no end (fifo(7)).
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
-            raise refusal(self.path, error) from None
+            raise failure(self.path, error) from None
         return None
 
     def lines(self, records: Sequence[Record]) -> bytes:

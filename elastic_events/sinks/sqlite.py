@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, quote
 import msgspec
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.files import check_path
@@ -31,6 +31,7 @@ from elastic_events.sinks.sqlite_schema import (
     find_context,
     from_row,
     insert,
+    is_passing,
     prepare,
     to_values,
 )
@@ -93,7 +94,7 @@ class SqliteSink(EncodingSink["_Rows"]):
         check_path(self.path)
 
     def open_now(self) -> None:
-        """Open or create the database; `ConfigError` says what is wrong with it."""
+        """Open or create the database; `ConfigError` says what is wrong with it, `TransientError` that its disk is full, say."""
         create(self.path)
         try:
             self._connection = connect(self.path, self.timeout)
@@ -101,7 +102,8 @@ class SqliteSink(EncodingSink["_Rows"]):
             self._file = _identity(self.path)
         except sqlite3.Error as error:
             self.close_now()
-            raise ConfigError(f"cannot write to {self.path}: {error}") from None
+            wrong = TransientError if is_passing(error) else ConfigError
+            raise wrong(f"cannot write to {self.path}: {error}") from None
         except ConfigError:
             self.close_now()
             raise

@@ -16,7 +16,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.columns import are_strict_events, numbers
-from elastic_events.sinks.files import check_path, open_private, refusal
+from elastic_events.sinks.files import check_path, failure, open_private
 from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
 
 __all__ = (
@@ -30,6 +30,7 @@ __all__ = (
     "from_row",
     "insert",
     "insertion",
+    "is_passing",
     "prepare",
     "to_row",
     "to_values",
@@ -43,6 +44,8 @@ APPLICATION = 0x656C6576
 
 #: Rows of a statement, at most: giving it its values holds the GIL.
 ROWS = 256
+
+_PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 #: Kind -> its table.
 TABLES: dict[Kind, str] = {"event": "events", "rdzv": "rdzv_events", "metric": "metrics", "ledger": "ledgers"}
@@ -87,7 +90,7 @@ def create(path: Path) -> None:
     except FileExistsError:
         check_path(path)  # another process was faster
     except OSError as error:
-        raise refusal(path, error) from None
+        raise failure(path, error) from None
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
@@ -97,6 +100,11 @@ def connect(path: Path, timeout: float) -> sqlite3.Connection:
     return sqlite3.connect(
         address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False, cached_statements=8
     )
+
+
+def is_passing(error: sqlite3.Error) -> bool:
+    """Whether an error says nothing about the file: its disk is full or fails, memory is short, others use it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -224,8 +224,9 @@ async def test_damaged_files_are_put_aside_and_capped(folder: Path) -> None:
     assert sum(r.name == "m" for r in sink.payload) == 3
 
 
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO])
 async def test_good_file_is_not_put_aside_for_want_of_descriptors(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     """Where no file can be opened for a while, the files stay as they are and are read later (F69)."""
     await anyio.to_thread.run_sync(record_some, folder)
@@ -234,7 +235,7 @@ async def test_good_file_is_not_put_aside_for_want_of_descriptors(
     def refuse(*args: Any, **kwargs: Any) -> int:
         if not refused:
             refused.append(1)
-            raise OSError(errno.EMFILE, "Too many open files")
+            raise OSError(error, os.strerror(error))
         return opened(*args, **kwargs)
 
     opened = os.open
@@ -319,6 +320,46 @@ async def test_file_is_kept_until_its_death_is_delivered(folder: Path) -> None:
         await bus.collect(folder, interval=0.005)
         await until(lambda: any(r.name == "worker.died" for r in told.payload))
     assert len(list(folder.glob("*.ring"))) == 1
+
+
+async def test_a_file_that_cannot_be_removed_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that has become read-only, a dead worker's file is delivered, and told to be dead, once."""
+    worker = await anyio.to_thread.run_sync(start, folder, 3)
+    await anyio.to_thread.run_sync(end, worker)
+    sink = ListSink()
+    tried: list[Path] = []
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        tried.append(path)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with EventBus(sink) as bus:
+        monkeypatch.setattr(Path, "unlink", refuse)
+        await bus.collect(folder, interval=0.001)
+        await until(lambda: len(tried) > 3)
+    assert sum(r.name == "m" for r in sink.payload) == 3
+    assert sum(r.name == "worker.died" for r in sink.payload) == 1
+
+
+async def test_a_directory_that_cannot_be_listed_for_a_while_is_collected(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher without a free descriptor goes on collecting when it has one again."""
+    sink = ListSink()
+    refused: list[Path] = []
+
+    def refuse(directory: Path) -> list[Path]:
+        refused.append(directory)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with EventBus(sink) as bus:
+        await bus.collect(folder, interval=0.005)
+        with monkeypatch.context() as patch:
+            patch.setattr("elastic_events.recorder.collector.rings", refuse)
+            await until(lambda: refused)
+        await anyio.to_thread.run_sync(record_some, folder)
+        await until(lambda: len(sink.payload) == 6)
+    assert bus.stats().errors == 0
 
 
 async def test_unfinished_files_of_the_dead_are_removed(folder: Path) -> None:

@@ -23,15 +23,17 @@ class Parsed(NamedTuple):
     pid: int | None = None
 
 
+_NUMBER = r"[0-9]{1,18}"
 _NODE = r"The node '(?P<node>.+?)' "
 _RUN = r"the rendezvous '(?P<run_id>.*)'"
-_ROUND = r"round (?P<round>\d+) of " + _RUN
+_ROUND = rf"round (?P<round>{_NUMBER}) of " + _RUN
 _ERROR = r" due to an error of type (?P<error>\w+)\."
 
 #: Kind -> the sentence. What a node has changed in its own copy of the state is "Pending sync." until it is synced.
 _SENTENCES = {
     "attempted": _NODE + rf"attempts to join the next round of {_RUN}\.",
-    "joined": _NODE + rf"has joined {_ROUND} as rank (?P<rank>\d+) in a world of size (?P<world_size>\d+)\.",
+    "joined": _NODE
+    + rf"has joined {_ROUND} as rank (?P<rank>{_NUMBER}) in a world of size (?P<world_size>{_NUMBER})\.",
     "participating": _NODE + rf"added itself to the participants of {_ROUND}\. Pending sync\.",
     "waiting": _NODE + rf"added itself to the wait list of {_ROUND}\. Pending sync\.",
     "redundant": _NODE + rf"added itself to the redundancy list of {_ROUND}\. Pending sync\.",
@@ -50,7 +52,7 @@ _SENTENCES = {
     r"since they had no heartbeat\.",
     # An exception of the rendezvous, or of its store: type and text.
     "failed": r"(?P<error>[A-Za-z_]\w+(?:Error|Exception|Interrupt|GracefulExit)): .*",
-    "store_hosted": r"Process (?P<pid>\d+) hosts the TCP store for the C10d rendezvous backend\.",
+    "store_hosted": rf"Process (?P<pid>{_NUMBER}) hosts the TCP store for the C10d rendezvous backend\.",
 }
 _PATTERNS = {kind: re.compile(pattern, re.DOTALL) for kind, pattern in _SENTENCES.items()}
 _NUMBERS = frozenset({"round", "rank", "world_size", "pid"})

@@ -112,6 +112,13 @@ class JetStream:
         self._server.kill()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_about: object) -> None:
+        """Say nothing: a client that was killed."""
+
+
 class Otlp:
     """A server that takes OTLP over HTTP, and answers 503 while it is away."""
 
@@ -138,8 +145,7 @@ class Otlp:
                 pass
 
         self._handler, self._kept, self._request = Handler, kept, ExportMetricsServiceRequest
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = Thread(target=self._server.serve_forever)
         self._thread.start()
         self.url = f"otlp+http://127.0.0.1:{self._server.server_address[1]}"

@@ -296,7 +296,14 @@ def _client_class(*, insist_on_tls: bool) -> Any:
     except ImportError:
         raise MissingExtra("NATS", "nats") from None
 
-    class Insisting(Client):  # type: ignore[misc, unused-ignore]
+    class Ending(Client):  # type: ignore[misc, unused-ignore]
+        """Says that a connection is gone also where something waits to be sent: nats-py tries that once more, which raises."""
+
+        async def _process_op_err(self, e: Exception) -> None:
+            self._pending, self._pending_data_size = [], 0
+            await super()._process_op_err(e)
+
+    class Insisting(Ending):
         """Refuses to log in in the clear: nats-py speaks TLS only where the server's greeting, itself unprotected, asks."""
 
         def _connect_command(self) -> bytes:
@@ -305,7 +312,7 @@ def _client_class(*, insist_on_tls: bool) -> Any:
             command: bytes = super()._connect_command()
             return command
 
-    return Insisting if insist_on_tls else Client
+    return Insisting if insist_on_tls else Ending
 
 
 def _needs_asyncio() -> None:

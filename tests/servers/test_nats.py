@@ -1,5 +1,6 @@
 """NATS JetStream: delivered exactly once, with a real server, through a proxy that fails."""
 
+import errno
 import itertools
 import json
 import math
@@ -131,6 +132,24 @@ async def test_a_half_open_connection_costs_one_timeout(nats_server: NatsServer,
         await sink.write([event(1)])
         assert proxy.connections == 2
     assert len(await stored(nats_server, stream)) == 1
+
+
+async def test_a_connection_that_breaks_while_it_is_written_fails_at_once(nats_server: NatsServer, stream: str) -> None:
+    """A reset that a write meets costs one retry, not a wait for answers that cannot come; the batch is stored once."""
+    async with opened(to(nats_server, stream, timeout=60)) as sink:
+        client = sink._link.client
+
+        async def broken() -> None:
+            client._pending.append(b"PING\r\n")  # what others of its tasks had to say meanwhile
+            client._pending_data_size += 6
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+        client._transport.drain = broken
+        with anyio.fail_after(30):
+            with pytest.raises(TransientError):
+                await sink.write([event(1)])
+            await sink.write([event(1)])
+    assert ids(await stored(nats_server, stream)) == ids([event(1)])
 
 
 async def test_a_dropped_connection_fails_at_once(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:

@@ -78,10 +78,22 @@ def process_identity() -> str:
 def start_time(pid: int) -> int:
     """Return the start of process `pid` in clock ticks since boot (proc(5), field 22); 0 where there is none, or a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, *fields = file.read().rpartition(b")")[2].split()
-            return 0 if state in (b"Z", b"X") else int(fields[18])
-    except (OSError, ValueError, IndexError):
+        return read_start_time(pid)
+    except OSError:
+        return 0
+
+
+def read_start_time(pid: int) -> int:
+    """As `start_time`, of a process that can be asked.
+
+    Raises:
+        OSError: there is none, or /proc cannot be read: no descriptor is left, say.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        state, *fields = file.read().rpartition(b")")[2].split()
+    try:
+        return 0 if state in (b"Z", b"X") else int(fields[18])
+    except (ValueError, IndexError):
         return 0
 
 

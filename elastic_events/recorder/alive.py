@@ -5,16 +5,20 @@ in C may hold its parent's lock. Across namespaces, where pids mean nothing, it 
 descriptor of its own: the kernel lets it go when the process ends, however it ends.
 """
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from elastic_events.bus.context import start_time
+from elastic_events.bus.context import read_start_time
 from elastic_events.recorder.format import Header
 
 __all__ = ("boot_id", "guard", "hold", "is_another", "is_locked", "lives", "pid_namespace", "release", "runs")
+
+#: Errors of opening where there is no file that somebody could hold.
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 
 #: Descriptors that hold locks -> device and inode of their file.
 _held: dict[int, tuple[int, int]] = {}
@@ -53,10 +57,9 @@ def is_locked(path: Path) -> bool:
     """Whether somebody holds the file at `path`. Holds it for some microseconds itself."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except PermissionError:
-        return True  # this process has given up the right to ask, by setuid: what went on then still does
-    except OSError:
-        return False
+    except OSError as error:
+        # What cannot be asked still goes on: this process has given up the right, by setuid, or has no descriptor left.
+        return error.errno not in _NO_FILE
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
@@ -96,12 +99,25 @@ def _maps(pid: int, path: Path) -> bool:
 
 def runs(process: str) -> bool:
     """Whether the process of this identity runs in this PID namespace; a zombie does not."""
-    pid, _, rest = process.partition("-")
+    text, _, rest = process.partition("-")
     try:
-        started = start_time(int(pid, 16))
-    except ValueError:
+        pid = int(text, 16)
+        started = read_start_time(pid)
+    except (ValueError, FileNotFoundError, ProcessLookupError):
         return False
+    except OSError:  # no descriptor left: who cannot be asked for its start may still live
+        return _is_there(pid)
     return started != 0 and rest.partition("-")[0] == f"{started:x}"
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @cache

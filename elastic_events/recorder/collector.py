@@ -187,9 +187,14 @@ class Collector:
                 self._scan()
 
     def _scan(self) -> None:
+        try:
+            self._take_in()
+        finally:  # also where the directory cannot be looked at
+            self.judge()
+
+    def _take_in(self) -> None:
         self._forget_delivered()
         if self._lock is not None and not holds(self.directory, self._lock) and not self._retake():
-            self._judge()
             return
         for part in self.directory.glob(".*.ring.*.part"):  # left by one that was killed while it made its file
             if not runs(_process(part.name[1 : part.name.rindex(".ring")])) and not is_locked(part):
@@ -207,7 +212,6 @@ class Collector:
                     self._tell_foreign(path, error)
                 elif getattr(error.__cause__, "errno", None) not in LATER:
                     self._quarantine(path, error)
-        self._judge()
 
     def _retake(self) -> bool:
         """Take a directory that was removed and made again, unless somebody else has. A collector process ends with its own."""
@@ -228,7 +232,8 @@ class Collector:
         self._lock = lock
         return True
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
+        """Look which files will not be written any more."""
         for file in self._files.values():
             file.over = file.over or file.reader.closed or not file.reader.alive
 

@@ -144,6 +144,7 @@ class Daemon:
             self.collector.scan()
             await self._open_requests(tasks)  # after the scan: a program writes its requests before its ring
         except OSError as error:  # no descriptor left, say: what cannot be seen is not gone
+            self.collector.judge()
             self._complain("scan", f"the collector cannot look at {self.directory}: {error.strerror}")
             return False
         self._finish_runs(tasks)

@@ -3,13 +3,18 @@
 import asyncio
 import errno
 import os
+import resource
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from elastic_events import ConfigError, EventBus
+from elastic_events.bus.context import start_time
+from elastic_events.recorder.alive import is_locked, runs
 from elastic_events.recorder.directory import rings
 from elastic_events.recorder.page import PageReader, PageWriter, Standing
 from elastic_events.sinks import jsonl, sqlite
@@ -145,3 +150,22 @@ def test_a_database_of_a_disk_that_is_full_at_the_start_is_a_delay(
         bus.put_metric("m", 1)
         assert bus.flush_sync(30)
     assert [one.name for one in read_sqlite(tmp_path / "run.db")] == ["m", "bus.ledger"]
+
+
+def test_nobody_is_taken_for_dead_for_want_of_a_descriptor(tmp_path: Path) -> None:
+    """Who collects and can open nothing more judges no live worker: a file that is removed under one is lost for good."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    pids = (os.getpid(), ended.pid)
+    mine, theirs = (f"{pid:x}-{start_time(pid):x}-0" for pid in pids)
+    ended.wait()
+    held = tmp_path / "held"
+    held.touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        found = runs(mine), is_locked(held), runs(theirs), is_locked(tmp_path / "missing")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    # Of a file that cannot be opened nobody knows whether it is missing: the answer that loses nothing.
+    assert found == (True, True, False, True)
+    assert not is_locked(held)

@@ -15,6 +15,7 @@ import anyio
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError, MissingExtra, TransientError
 from elastic_events.sinks.nats_target import Target
+from elastic_events.sinks.tls import client_context
 
 __all__ = ("Link",)
 
@@ -241,13 +242,7 @@ class Link:
         target = self.target
         if not (target.tls or target.tls_ca or target.tls_cert):
             return None
-        try:
-            context = ssl.create_default_context(cafile=target.tls_ca)
-            if target.tls_cert:
-                context.load_cert_chain(target.tls_cert, target.tls_key)
-        except OSError as error:
-            raise ConfigError(f"in the nats URL: the TLS files cannot be read: {_reason(error)}") from None
-        return context
+        return client_context("in the nats URL", target.tls_ca, target.tls_cert, target.tls_key)
 
     def _explain(self, server: str, error: Exception) -> None:
         """Raise `ConfigError` where trying again cannot help."""

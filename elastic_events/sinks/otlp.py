@@ -21,6 +21,7 @@ from elastic_events.bus.slices import in_slices
 from elastic_events.sinks.options import Options, without_login
 from elastic_events.sinks.otlp_encode import Encoder, is_point
 from elastic_events.sinks.otlp_settings import OtlpSettings, parse_headers, read_settings
+from elastic_events.sinks.tls import client_context
 
 __all__ = ("OtlpSettings", "OtlpSink", "from_url", "read_settings")
 
@@ -229,13 +230,7 @@ class OtlpSink:
 
     def _tls(self) -> ssl.SSLContext:
         settings = self.settings
-        try:
-            context = ssl.create_default_context(cafile=settings.certificate)
-            if settings.client_certificate:
-                context.load_cert_chain(settings.client_certificate, settings.client_key)
-        except OSError as error:
-            raise ConfigError(f"OTLP: the TLS files cannot be read: {error}") from None
-        return context
+        return client_context("OTLP", settings.certificate, settings.client_certificate, settings.client_key)
 
 
 def from_url(url: SplitResult) -> OtlpSink:

@@ -16,9 +16,10 @@ from elastic_events.bus.errors import USERS
 from elastic_events.bus.handler import OnFailure
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import FlushResult
+from elastic_events.bus.notices import Board
 from elastic_events.bus.pump import BREATH, MANY, Pump, pace
 from elastic_events.bus.source import Source
-from elastic_events.bus.tell import Notices, Told
+from elastic_events.bus.tell import Told
 from elastic_events.bus.thread import protect
 from elastic_events.bus.wakeup import Signal, Wakeup
 
@@ -32,9 +33,6 @@ ELSEWHERE = 0.01
 
 #: Lanes that have ended and are still in `stats`, at most.
 ENDED_LANES = 64
-
-#: Seconds between two looks for what a person should be told of the lanes.
-NOTICE = 0.25
 
 
 class Drain:
@@ -63,9 +61,8 @@ class Drain:
         self.over: bool = False  # nothing moves any more, and every record is booked
         self.ended: Wakeup = Wakeup()
         self.at_end: list[Callable[[], object]] = []
-        self.notices: tuple[Notices, ...] = ()
+        self.notices: Board = Board(told.say)
         self._told = told
-        self._noticed = 0.0
         self._fail = fail  # ends the block of the bus
         self._timeout: float | None = None  # seconds the close may take
         self._closing: anyio.CancelScope | None = None
@@ -77,7 +74,6 @@ class Drain:
         self._started: set[Lane] = set()
         self._until: float | None = None  # when it must have ended, by the loop's clock
         self._refusal: BaseException | None = None  # why the start failed
-        self._raises = False  # what refuses now is raised, not told
         self._done = False
         self._run = object()  # the run that counts
 
@@ -89,22 +85,17 @@ class Drain:
         Of the lanes that were unsubscribed and have ended the last ones stay, for `stats`.
         """
         over = set([one for one in self.lanes if one.finished and not one.lasting][:-ENDED_LANES])
-        for notices in self.notices:
-            if notices.lane in over:
-                notices.end()
+        self.notices.end(over)
         self.lanes = tuple(other for other in self.lanes if other not in over)
-        self.notices = tuple(other for other in self.notices if other.lane not in over)
         self._started -= over
         lane.ended = self._ended
         self.lanes = (*self.lanes, lane)
-        notices = Notices(lane, self._told.say)
-        lane.tell = lambda: None if self._raises else notices.look(anyio.current_time())
-        self.notices = (*self.notices, notices)
+        self.notices.add(lane)
 
     def remove(self, lane: Lane) -> None:
         """Forget a lane, which ends at once. In the loop, or before it runs; one thread at a time."""
         self.lanes = tuple(other for other in self.lanes if other is not lane)
-        self.notices = tuple(other for other in self.notices if other.lane is not lane)
+        self.notices.forget({lane})
         self._started.discard(lane)
         lane.discard()
 
@@ -252,19 +243,19 @@ class Drain:
 
     async def _tried(self) -> None:
         """Wait until each sink is open or has failed to; note the first failure that the user must act on."""
-        self._raises = True
+        self.notices.held = True  # what refuses now is raised, not told
         with anyio.move_on_after(OPENING) as self._closing:
             for lane in self.lanes:
                 while not lane.opened and lane.refusal is None:
                     await lane.progress.wait()
-        self._raises = False
+        self.notices.held = False
         refusals = (lane.refusal for lane in self.lanes)
         self._refusal = next((error for error in refusals if isinstance(error, USERS)), None)
 
     async def _work(self, sources: TaskGroup) -> None:
         rest = self.interval
         while self._timeout is None:
-            self._notice()
+            self.notices.look()
             most, rest = pace(self.pump.fill(), rest, self.interval)
             moved = self._look(most)
             self._start_new()
@@ -278,14 +269,6 @@ class Drain:
             with anyio.move_on_after(rest):
                 await self._wake.wait()
         self._start_tasks(sources)  # one that came with the close has its last look
-
-    def _notice(self) -> None:
-        """Say what is new of the lanes, a few times a second."""
-        now = anyio.current_time()
-        if now - self._noticed >= NOTICE or not self._noticed:
-            self._noticed = now
-            for notices in self.notices:
-                notices.look(now)
 
     def _stir(self) -> None:
         """Let the lanes deliver what they were offered: once all is read, rather than in small batches while it is."""

@@ -278,8 +278,7 @@ class Life:
 
     def _say_lost(self) -> None:
         """Say on stderr what each lane lost in all."""
-        for notices in self._drain.notices:
-            notices.end()
+        self._drain.notices.end()
 
     def _teller(self) -> Told:
         """Return what says what cannot be raised to anybody."""

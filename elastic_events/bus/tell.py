@@ -3,21 +3,11 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from elastic_events.bus.errors import told
-from elastic_events.bus.handler import CallableSink
 from elastic_events.bus.redact import cut_secrets
-from elastic_events.bus.text import noun
 
-if TYPE_CHECKING:
-    from elastic_events.bus.lane import Lane
-
-__all__ = ("Notices", "Told", "say", "shown")
-
-#: Seconds between two sentences of a kind about one lane, at least: a sink that comes and goes all the time.
-QUIET = 60.0
+__all__ = ("Told", "say", "shown")
 
 #: Things of which each is said once, at most: names may be made of data.
 THINGS = 64
@@ -44,62 +34,6 @@ class Told:
     def say(self, sentence: str) -> None:
         """Say a sentence."""
         say(f"elastic_events: {sentence}")
-
-
-class Notices:
-    """What a person is told of one lane: that it begins to fail, is well again, begins to lose, and what it lost in all.
-
-    Looks at the lane now and then, so that a failure that the next attempt mends is none.
-    """
-
-    def __init__(self, lane: "Lane", say: Callable[[str], object]) -> None:
-        self.lane = lane
-        self._say = say
-        self._who = f"{'handler' if isinstance(lane.sink, CallableSink) else 'sink'} {lane.name!r}"
-        self._lost = 0  # records that are told as lost
-        self._quiet = {"fails": 0.0, "loses": 0.0}  # until when nothing of the kind is said
-        self._failing_since: float | None = None  # as told
-        self._remarks = 0  # of the sink's, that were told
-
-    def look(self, now: float) -> None:
-        """Say what is new; `now` is monotonic seconds."""
-        for sentence in self._new(now):
-            self._say(f"{self._who} {sentence}")
-
-    def end(self) -> None:
-        """Say what it lost in all; nothing where it lost nothing."""
-        stats = self.lane.stats()
-        if self.lane.ledger.lost:
-            why = f"; its last error: {stats.last_error}" if stats.last_error else ""
-            of = f"{stats.accepted} {noun(stats.accepted, 'record')}"
-            self._say(f"{self._who} lost {stats.lost} of {of}: {stats.why_lost}{why}")
-        spool = self.lane.subscription.spool
-        if stats.pending:
-            where = "lost" if spool is None else f"kept in {spool} for the next start"
-            self._say(
-                f"{self._who} did not deliver {stats.pending} {noun(stats.pending, 'record')} by the deadline: {where}"
-            )
-
-    def _new(self, now: float) -> Iterator[str]:
-        lane = self.lane
-        remarks = getattr(lane.sink, "remarks", ())
-        yield from (f"says: {remark}" for remark in remarks[self._remarks :])
-        self._remarks = len(remarks)
-        lost = lane.ledger.lost
-        if lost > self._lost and now >= self._quiet["loses"]:
-            self._quiet["loses"] = now + QUIET
-            stats = lane.stats()
-            self._lost = lost
-            why = f" ({stats.last_error})" if stats.failed or "spool_failed" in stats.dropped else ""
-            yield f"loses records: so far {stats.why_lost}{why}"
-        trouble = lane.trouble
-        if trouble and self._failing_since is None and now >= self._quiet["fails"]:
-            self._quiet["fails"] = now + QUIET
-            self._failing_since = now
-            yield f"{trouble}: {lane.last_error}"
-        elif not trouble and self._failing_since is not None:
-            began, self._failing_since = self._failing_since, None
-            yield f"is well again after {now - began:.0f} s"
 
 
 def say(text: str) -> None:

@@ -568,4 +568,4 @@ async def test_lanes_that_ended_do_not_pile_up() -> None:
         assert len(stats.lanes) <= 66
         assert all(lane.balanced for lane in stats.lanes.values())
         assert bus._lasting() == []
-        assert len(bus._drain.notices) == len(bus._drain.lanes) == len(stats.lanes)
+        assert len(bus._drain.notices.all) == len(bus._drain.lanes) == len(stats.lanes)

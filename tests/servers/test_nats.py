@@ -358,7 +358,7 @@ async def test_the_duplicate_window_is_held_against_the_lane_s_patience(
         bus.subscribe(Rollup(to(nats_server, stream), quantiles=()), retry=Retry(budget=budget))
         bus.record(Event("a", EventSource.AGENT))
         await bus.settled()
-        bus._drain.notices[0].look(0.0)
+        bus._drain.notices.all[0].look(0.0)
     lines = [line for line in capfd.readouterr().err.splitlines() if "knows a message again" in line]
     assert len(lines) == (told is not None)
     assert all(str(told) in line for line in lines)

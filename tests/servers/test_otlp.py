@@ -491,7 +491,7 @@ async def test_what_is_not_supported_is_told_once(collector: Collector, capfd: p
     settings = OtlpSettings(f"{collector.url}/v1/logs", None, remarks=("Not here.",))
     async with EventBus(OtlpSink(settings)) as bus:
         for now in range(3):
-            bus._drain.notices[0].look(now)
+            bus._drain.notices.all[0].look(now)
     assert capfd.readouterr().err == "elastic_events: sink 'otlp' says: Not here.\n"
 
 

@@ -136,6 +136,8 @@ def _load_begins(file: Any) -> Any:
 @guarded("checkpoints")
 def _ends(span: Any, *error: Any) -> None:
     _open.nested -= 1
+    about = span._metadata  # noqa: SLF001
+    span._metadata = {**about, "file_id": _identity(about["path"])}  # noqa: SLF001
     span.__exit__(*error)
     steps.passed()
 
@@ -181,6 +183,15 @@ def _path(file: Any) -> str | None:
     """Return the path of what is saved or loaded; None: it goes to memory."""
     name = file if isinstance(file, str | os.PathLike) else getattr(file, "name", None)
     return os.path.abspath(os.fsdecode(name)) if isinstance(name, str | os.PathLike) else None
+
+
+def _identity(path: str) -> str | None:
+    """Return what tells a file from others, also behind a rename: a checkpoint is as a rule written beside its place first."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return f"{about.st_size}-{about.st_mtime_ns}"
 
 
 def _last_step() -> int | None:

@@ -60,6 +60,7 @@ class AttemptGoodput(msgspec.Struct, frozen=True):
     start_s: float  #: from the beginning of the job
     wall_s: float  #: the sum of its buckets
     buckets: dict[str, float]  #: seconds
+    unsure: str = ""  #: what is not known of the numbers of its steps, in words; empty: nothing
 
 
 class Goodput(Answer, frozen=True):
@@ -126,6 +127,7 @@ def goodput(story: Story) -> Goodput:
                 (start - story.began_ns) / 1e9,
                 sum(part.values()) / 1e9,
                 {name: part[name] / 1e9 for name in names},
+                attempt.unsure,
             )
             for attempt, part, start in zip(story.attempts, parts, windows, strict=False)
         ],

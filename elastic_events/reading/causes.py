@@ -19,6 +19,12 @@ OUTCOMES = ("failed", "stopped", "membership", "left", "succeeded", "unknown")
 #: Signals that a process gets from its own fault or from outside, never since a peer of it is gone.
 _OWN = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"})
 
+#: Nanoseconds from where a script begins to end, and its peers break, to its own word on it: `finally:` comes before that.
+_TEARDOWN = 3_000_000_000
+
+#: Those of which a process has ended at once.
+_AT_ONCE = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"})
+
 #: Nanoseconds by which the clock of a host may be wrong that met no other host in a rendezvous.
 _ANY = 10**18
 
@@ -273,7 +279,7 @@ def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -
 
     It waits for a thread, or for an upload, while its peers run into a timeout: its agent may even have ended it for them.
     """
-    began = _earliest(first) if first.raised_ns is None else first.raised_ns
+    began = _began_to_end(first)
     found = [
         (raised_ns, at)
         for at, worker in enumerate(attempt.workers)
@@ -281,9 +287,18 @@ def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -
         and worker.outcome == "failed"
         and not worker.consequence
         and (raised_ns := worker.raised_ns) is not None
-        and raised_ns + _between(worker.host, first.host, errors) < began
+        and raised_ns + _TEARDOWN + _between(worker.host, first.host, errors) < began
     ]
     return attempt.workers[min(found)[1]] if found else None
+
+
+def _began_to_end(worker: Worker) -> int:
+    """Return until when a worker surely did nothing that its peers could break of: an exit takes time, a kill does not."""
+    process = worker.process
+    if worker.signal in _AT_ONCE or process is None:
+        return _earliest(worker) if worker.signal in _AT_ONCE else worker.started_ns or 0
+    words = [time_ns for time_ns, name, _ in process.said if name != "thread.exception"]
+    return words[-1] if words else process.last_ns
 
 
 def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:

@@ -5,12 +5,15 @@ loaded something else, nobody knows: such steps count, but their order is not kn
 """
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elastic_events.reading.story import Attempt, Process, Span, Story
+from elastic_events.reading.story import Process, Span, Story
 
 __all__ = ("Observed", "number_observed", "script_first")
+
+
+_ROUNDS = "several optimizers stepped in no fixed round: what counts as a step is not known"
 
 
 class Observed:
@@ -49,27 +52,40 @@ def script_first(spans: Sequence[Span]) -> Sequence[Span]:
 def number_observed(story: Story) -> None:
     """Give the steps and checkpoints that were observed the numbers that they have in the job."""
     saved: list[Span] = []
+    begun = False
     for attempt in story.attempts:
         own = [w.process for w in attempt.workers if w.process is not None and w.process.observed]
-        base = _base(attempt, own, saved)
+        base, unsure = _base(own, saved) if begun else (0, "")
+        begun = begun or any(process.steps for process in own)
         for process in own:
-            _move(process, base)
+            # Those before the first that has no number were counted as if there was but one optimizer.
+            process.unsure = _ROUNDS if process.names else unsure
+            _move(process, None if process.names else base)
         saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
 
 
-def _base(attempt: Attempt, processes: Iterable[Process], saved: Iterable[Span]) -> int | None:
-    """Return the number of the first step of an attempt; None: it is not known."""
+def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | None, str]:
+    """Return the number of the first step of an attempt behind others, None: it is not known; and what is not sure about it."""
     loaded = [span for process in processes for span in _restores(process)]
-    found = [
-        max(
-            (s for s in saved if s.path == one.path and s.end_ns and not s.failed), key=lambda s: s.end_ns, default=None
-        )
-        for one in loaded
-    ]
-    steps = [span.step for span in found if span is not None and span.step is not None]
+    steps = [span.step for one in loaded if (span := _saved(one, saved)) is not None and span.step is not None]
     if steps:
-        return max(steps) + 1
-    return None if loaded and attempt.number else 0
+        return max(steps) + 1, ""
+    if not any(process.steps for process in processes):
+        return 0, ""
+    if loaded:
+        return None, (
+            f"it loaded {loaded[-1].path}, which nobody was seen to save: which steps it did again is not known, "
+            "and none is taken for lost"
+        )
+    return 0, "nobody saw it load a checkpoint: its steps are taken for the first ones again"
+
+
+def _saved(one: Span, saved: Sequence[Span]) -> Span | None:
+    """Return the save of what was loaded: of the same file, else the last one at its path."""
+    ended = [span for span in saved if span.end_ns and not span.failed]
+    same = [span for span in ended if one.file_id is not None and span.file_id == one.file_id]
+    there = [span for span in ended if span.path == one.path]
+    return max(same or there, key=lambda span: span.end_ns, default=None)
 
 
 def _restores(process: Process) -> list[Span]:

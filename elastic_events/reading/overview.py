@@ -105,6 +105,7 @@ class AttemptRow(msgspec.Struct, frozen=True):
     consequences: int  #: of these: after another, or after a node was gone, as one fails whose peer is gone
     victims: int  #: workers ended by an agent, since another had failed
     done_before: list[int] = []  #: ranks that had ended, with exit code 0, before the first failure
+    unsure: str = ""  #: what is not known of the numbers of its steps, in words; empty: nothing
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -283,6 +284,7 @@ def _row(story: Story, attempt: Attempt, before: Attempt | None) -> AttemptRow:
         consequences=sum(worker.consequence for worker in failed),
         victims=sum(worker.victim for worker in failed),
         done_before=_done_before(attempt),
+        unsure=attempt.unsure,
     )
 
 
@@ -332,8 +334,11 @@ def _waits(story: Story) -> list[Wait]:
 def _last_steps(story: Story) -> list[LastStep]:
     reached: dict[int, int | None] = {}
     for worker in story.workers():
-        if worker.rank is not None and worker.process is not None:
-            reached[worker.rank] = worker.process.last_step
+        if worker.rank is None or worker.process is None:
+            continue
+        reached[worker.rank] = worker.process.last_step
+        if reached[worker.rank] is None and any(worker.process.ends):
+            del reached[worker.rank]  # its steps have no numbers
     ranks: dict[int | None, list[int]] = {}
     for rank, step in reached.items():
         ranks.setdefault(step, []).append(rank)

@@ -362,6 +362,8 @@ class Speaker:
                 self._spans[entry].step = whole(said)
         if entry is not None and self._spans is not None:
             self._spans[entry].end_ns = time_ns
+            file_id = facts.get("file_id")
+            self._spans[entry].file_id = file_id if type(file_id) is str else None
             self._spans[entry].failed = "error" in facts
 
     def _leave_open(self, key: Any, entry: int) -> None:

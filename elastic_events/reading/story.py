@@ -28,6 +28,7 @@ class Span:
     blocking: bool = True  #: no step of the same process ran at the same time
     failed: bool = False  #: an exception ended it
     path: str | None = None  #: of the file, where it was observed
+    file_id: str | None = None  #: its size and time, which it keeps where it is renamed
     observed: bool = False  #: by a hook: the script did not mark it
 
 
@@ -52,6 +53,7 @@ class Process:
     #: What it said of its own end, in order: time, event and facts. The script may have caught it, and gone on.
     said: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
     observed: bool = False  #: its steps were observed: they are numbered from 0 on in each process
+    unsure: str = ""  #: what is not known of the numbers of these
     mute: bool = False  #: nothing is left of it but another's word on its death: its times are that word's
 
     @property
@@ -189,6 +191,11 @@ class Attempt:
         """When the first rank began its first step."""
         times = [t for w in self.workers if w.process is not None and (t := w.process.first_step_ns) is not None]
         return min(times, default=None)
+
+    @property
+    def unsure(self) -> str:
+        """What is not known of the numbers of its steps; empty: nothing."""
+        return next((w.process.unsure for w in self.workers if w.process is not None and w.process.unsure), "")
 
     @property
     def last_step(self) -> int | None:

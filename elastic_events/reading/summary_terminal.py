@@ -73,7 +73,7 @@ def _attempts(answer: Summary) -> Table:
         if hidden > 0 and row.attempt == rows[-_ATTEMPTS // 2].attempt:
             table.add_row("…", "", f"{hidden} more")
         steps = (
-            ""
+            "unknown" * bool(row.unsure)
             if row.first_step is None
             else f"{row.first_step} to {'none' if row.last_step is None else row.last_step}"
         )
@@ -203,6 +203,8 @@ def _remarks(answer: Summary) -> Iterable[str]:
     yield from _costs(answer)
     yield from _waits(answer)
     yield from _steps(answer)
+    for unsure, rows in _unsure(answer).items():
+        yield f"Attempt {spans(rows)}: {unsure}."
     yield from _clocks(answer.clocks)
     if answer.unparsed:
         yield f"{counted(answer.unparsed, 'rendezvous message')} of torch could not be understood."
@@ -229,6 +231,14 @@ def _waits(answer: Summary) -> Iterable[str]:
         yield f"Node {one.node} was {seconds(one.seconds)} in a rendezvous {how}, from +{seconds(one.start_s)} on."
     if len(answer.gathering) > _FEW:
         yield f"{counted(len(answer.gathering) - _FEW, 'more node')} gathered in vain."
+
+
+def _unsure(answer: Summary) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row in answer.attempts:
+        if row.unsure:
+            found.setdefault(row.unsure, []).append(row.attempt)
+    return found
 
 
 def _steps(answer: Summary) -> Iterable[str]:

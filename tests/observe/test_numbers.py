@@ -8,6 +8,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
+from elastic_events.reading.overview import summary
 from elastic_events.reading.story import Process, Story
 
 SECOND = 10**9
@@ -90,3 +91,36 @@ def test_behind_another_file_nobody_knows(save: str) -> None:
     story = job("/job/other.pt", save)
     assert observed(story)[1].label(0) == "~0"
     assert goodput(story).steps_redone == 0
+
+
+def test_a_checkpoint_that_was_renamed_is_known_by_its_file() -> None:
+    """It is written beside its place, and renamed: by its path it would be a file that nobody saved."""
+    told = Job()
+    told.attempt(0, "a", 10)
+    for edge in ("started", "ended"):
+        told.say("a", f"checkpoint.{edge}", step=5, path="/job/new.tmp", observed=True, mark_id=1, file_id="9-1")
+    told.attempt(1, "b", 0)
+    for edge in ("started", "ended"):
+        told.say("b", f"restore.{edge}", path="/job/model.pt", observed=True, mark_id=1, file_id="9-1")
+    told.say("b", "step.observed", step=0, took_ns=1, data_ns=0)
+    _, second = observed(told.story())
+    assert (list(second.steps), second.unsure) == ([6], "")
+
+
+def test_what_is_not_sure_of_the_numbers_is_said() -> None:
+    """A file that nobody saved, none that was loaded, optimizers in no fixed round: in words, and no step is made up."""
+    for load, words, steps in (
+        ("/other.pt", "which nobody was seen to save", 16),
+        ("", "taken for the first ones", 6),
+    ):
+        story = job(load)
+        answer = summary(story)
+        assert [bool(row.unsure) for row in answer.attempts] == [False, True]
+        assert words in answer.attempts[1].unsure
+        assert (goodput(story).steps, goodput(story).attempts[1].unsure) == (steps, answer.attempts[1].unsure)
+    told = Job()
+    told.attempt(0, "a", 3)
+    told.say("a", "step.observed", step="~3", took_ns=1, data_ns=0)
+    story = told.story()
+    assert "no fixed round" in summary(story).attempts[0].unsure
+    assert (summary(story).attempts[0].last_step, summary(story).last_steps, goodput(story).steps) == (None, [], 4)

@@ -343,6 +343,19 @@ def test_what_raised_first_failed_first_however_long_it_takes_to_end() -> None:
     assert (late.first_failure.rank, late.victims) == (0, 1)
 
 
+@pytest.mark.parametrize("word", ["worker.exit", "worker.exception", ""])
+def test_who_broke_of_a_peer_that_was_ending_is_no_cause(word: str) -> None:
+    """An exit closes what the others talk to some time before the process is dead: their exceptions are older than its end."""
+    run = slow_to_end(9)
+    run.records = [one for one in run.records if one.name != "worker.exception"]
+    run.tell(9.2, run.worker(1), "worker.exception", type="RuntimeError", message="connection closed by peer")
+    if word:
+        run.tell(9.8, run.worker(0), word, code=1, message="behind its finally")
+    first = summary(told(run)).attempts[0].first_failure
+    assert first is not None
+    assert first.rank == 0
+
+
 def test_who_ended_well_before_the_first_failure_is_told() -> None:
     """The failure of the others may be that they waited for a rank whose script was over: no failure, but not to be left out."""
     run = Run()

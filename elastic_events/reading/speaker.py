@@ -1,4 +1,7 @@
-"""What is kept of one process while its records pass: its marks, and what it says as an agent."""
+"""What is kept of one process while its records pass: its marks, and what it says as an agent.
+
+One file although it is long: each record of millions is looked at once, and all that is kept of its process is kept there.
+"""
 
 from array import array
 from bisect import bisect_left

@@ -140,6 +140,7 @@ def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:
         (("summary", "sqlite:///run.db"), "by its path alone"),
         (("summary", "foreign.db"), "foreign.db"),
         (("recover", "missing"), "no such directory"),
+        (("collect", "--once", "missing"), "no such directory"),
         (("replay", "rings", "--to", "nowhere://x"), "no sink is called 'nowhere'"),
         (("replay", "rings", "--to", "sqlite:///no/such/dir/x.db"), "mkdir"),
         (("demo", "no/such/dir/x.db"), "mkdir"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import click
 
-from elastic_events.bus.errors import ConfigError, ElasticEventsError
+from elastic_events.bus.errors import ConfigError, ElasticEventsError, InputError
 from elastic_events.bus.text import counted
 from elastic_events.cli.output import tell
 from elastic_events.recorder.daemon import Daemon
@@ -30,6 +30,8 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
     Those processes have ELASTIC_EVENTS_DIR=DIRECTORY in their environment. Without a URL, the sinks that programs asked for
     there are served: what a collector left when it was killed with its machine, say, goes on to where it was to go.
     """
+    if once and not directory.exists():  # a name that is wrong, rather than one that is early
+        raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
     secure(directory)
     environ = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
     for url in urls:

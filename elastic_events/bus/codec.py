@@ -14,7 +14,7 @@ from elastic_events.bus.record import Kind
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.walk import Walk, plain
 
-__all__ = ("KINDS", "LIMIT", "decode", "encode", "encode_hard", "plain")
+__all__ = ("DECODE_FLAT", "KINDS", "LIMIT", "decode", "encode", "encode_hard", "plain")
 
 #: Bytes of a frame; a longer record is cut. A ring's memory is at most its capacity times this.
 LIMIT = 16_384
@@ -26,6 +26,15 @@ KINDS: dict[int, Kind] = {5: "metric", 7: "event", 13: "rdzv"}
 # What msgspec knows besides (dataclasses, dates) it encodes in C; a Decimal is a number there, too.
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder(decimal_format="number").encode
 decode: Callable[[bytes], tuple[Any, ...]] = msgspec.msgpack.Decoder(tuple).decode
+
+#: First byte of a frame, which tells the length of its array -> what decodes a metric of a number, or an event whose metadata
+#: hold texts and numbers, as nearly all do, and refuses others. It takes no longer, and what they weigh is known then.
+DECODE_FLAT: dict[bytes, Callable[[bytes], tuple[Any, ...]]] = {
+    b"\x95": msgspec.msgpack.Decoder(tuple[int, int, str, str, int | float]).decode,
+    b"\x97": msgspec.msgpack.Decoder(
+        tuple[int, int, str, str, str, int, dict[str, str | int | float | bool | None]]
+    ).decode,
+}
 
 
 def encode_hard(frame: tuple[Any, ...], redactor: Redactor | None = None, *, strict: bool = False) -> bytes:

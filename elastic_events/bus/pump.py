@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
+from operator import attrgetter
 from typing import Any, Protocol
 
-from elastic_events.bus.codec import KINDS, decode
+import msgspec
+
+from elastic_events.bus.codec import DECODE_FLAT, KINDS, decode
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from elastic_events.bus.ring import END, Pipe
+from elastic_events.bus.weight import weights
 
 __all__ = ("BREATH", "FEW", "GRACE", "MANY", "Cursor", "Make", "PipedRing", "Pump", "Receiver", "pace", "to_records")
 
@@ -74,6 +78,8 @@ class Receiver(Protocol):
         """Take the records this lane wants; never waits."""
 
 
+_SEQ = attrgetter("seq")
+
 #: Makes the records of frames, or raises where one of them is missing or damaged.
 Make = Callable[[Sequence[Any]], list[Record]]
 
@@ -126,7 +132,7 @@ class Cursor:
         stop = self.position = max(min(head, start + most, until), start)
         frames = ring.frames(start, stop)
         records = _whole(frames, make)
-        if [record.seq for record in records] == list(range(start, stop)):
+        if list(map(_SEQ, records)) == list(range(start, stop)):
             return found + records if found else records
         for seq, frame in enumerate(frames, start):
             self._read(seq, frame, found, make, now, now)
@@ -282,14 +288,17 @@ def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recove
 
     All at once: a call a record would cost as much as the rest.
     """
-    rows = list(map(decode, frames))
-    if len(set(map(len, rows))) == 1:
+    rows, are_flat = _decoded(frames)
+    if are_flat or len(set(map(len, rows))) == 1:
         seqs, times, names, channels, *payload = zip(*rows, strict=True)
         with suppress(TypeError):
-            "".join(names + channels)  # the quickest way to see that all of them are text
+            if not are_flat:
+                "".join(names + channels)  # the quickest way to see that all of them are text
             walls = [one + offset for one in times]
+            sizes = list(map(len, frames))
+            memory = weights(sizes, payload) if are_flat else repeat(0)
             about = repeat(KINDS[len(rows[0])]), seqs, walls, times, names, channels, zip(*payload, strict=True)
-            return list(map(Record, *about, repeat(context), map(len, frames), repeat(recovered)))
+            return list(map(Record, *about, repeat(context), sizes, repeat(recovered), memory))
     return [
         Record(
             KINDS[len(row)],
@@ -305,6 +314,15 @@ def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recove
         )
         for row, frame in zip(rows, frames, strict=True)
     ]
+
+
+def _decoded(frames: Sequence[bytes]) -> tuple[list[tuple[Any, ...]], bool]:
+    """Return the arrays of `frames`, and whether they are of one kind and hold nothing but texts and numbers."""
+    flat = DECODE_FLAT.get(frames[0][:1]) if frames and frames[0] else None
+    if flat is not None:
+        with suppress(msgspec.ValidationError):
+            return list(map(flat, frames)), True
+    return list(map(decode, frames)), False
 
 
 def _in_time_order(looks: dict[int, list[Record]]) -> list[tuple[int, list[Record]]]:

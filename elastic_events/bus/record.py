@@ -50,8 +50,8 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
     context: Context
     size: int = 0  #: encoded bytes
     recovered: bool = False  #: read from the flight recorder of a process that was dead by then
-    built: Any = None
     memory: int = 0  #: bytes of memory that it takes; 0: nobody has weighed it
+    built: Any = None
 
     @property
     def id(self) -> str:

@@ -1,8 +1,7 @@
 """Bytes of memory that records take while they wait: a limit in encoded bytes let fifty times as much through."""
 
-from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from operator import attrgetter
 from sys import getsizeof
 from typing import Any
@@ -11,7 +10,7 @@ from msgspec.structs import force_setattr
 
 from elastic_events.bus.record import Record
 
-__all__ = ("bound", "weigh")
+__all__ = ("bound", "weigh", "weights")
 
 #: Bytes of a record beside what it holds: itself, its numbers and names, its place in a queue, the object made of it.
 _RECORD = 512
@@ -29,6 +28,12 @@ _SHORT = 384
 _MOST = 160
 
 _FLAT = frozenset({str, int, float, bool, type(None)})
+
+#: Number of keys -> bytes of an event with metadata of so many, beside its characters; more do not fit into a short one.
+_FLAT_EVENT = [
+    _RECORD + getsizeof(dict.fromkeys(map(str, range(entries)))) + _ENTRY * entries for entries in range(_SHORT // 2)
+]
+
 _FIELDS, _SIZE, _MEMORY = attrgetter("fields"), attrgetter("size"), attrgetter("memory")
 
 
@@ -37,45 +42,42 @@ def bound(count: int, encoded: int) -> int:
     return _RECORD * count + _MOST * encoded
 
 
+def weights(sizes: Sequence[int], payload: Sequence[Sequence[Any]]) -> list[int]:
+    """Return what metrics, or events, take whose frames are of `sizes`, and hold texts and numbers; 0 where that is not known.
+
+    `payload` is a column for each of their fields.
+    """
+    if len(payload) == 1:
+        return [_RECORD + _CHARACTER * size for size in sizes]
+    return [
+        _FLAT_EVENT[len(metadata)] + _CHARACTER * size if size <= _SHORT else 0
+        for size, metadata in zip(sizes, payload[-1], strict=True)
+    ]
+
+
 def weigh(records: Sequence[Record]) -> int:
     """Return the bytes of memory that `records` take, which are events or metrics."""
-    if records and records[0].kind == "metric" and _are_flat(chain.from_iterable(map(_FIELDS, records))):
-        encoded: int = sum(map(_SIZE, records))  # at once, since they are many
-        return _RECORD * len(records) + _CHARACTER * encoded
     known = list(map(_MEMORY, records))
     if all(known):
         return sum(known)
-    if records[0].kind == "event" and (flat := _weigh_flat(records)):
-        return flat
+    if records[0].kind == "metric" and _are_flat(chain.from_iterable(map(_FIELDS, records))):
+        encoded: int = sum(map(_SIZE, records))  # at once, since they are many
+        return _RECORD * len(records) + _CHARACTER * encoded
     return sum(map(_weight, records))
-
-
-def _weigh_flat(records: Sequence[Record]) -> int:
-    """Return and note what short events take whose metadata hold texts and numbers, at once; 0 where others are among them."""
-    try:
-        sources, timestamps, metadata = zip(*map(_FIELDS, records), strict=True)
-        are_flat = _are_flat(chain(sources, timestamps, chain.from_iterable(map(dict.values, metadata))))
-    except (TypeError, ValueError):  # not the fields of an event
-        return 0
-    sizes = list(map(_SIZE, records))
-    if are_flat and max(sizes) <= _SHORT:
-        encoded = zip(map(getsizeof, metadata), map(len, metadata), sizes, strict=True)
-        weights = [_RECORD + own + _ENTRY * entries + _CHARACTER * size for own, entries, size in encoded]
-        deque(map(force_setattr, records, repeat("memory"), weights), maxlen=0)
-        return sum(weights)
-    return 0
 
 
 def _weight(record: Record) -> int:
     """Return what one takes; it is known from then on, to the other lanes, too."""
+    if not record.memory:
+        force_setattr(record, "memory", _weight_alone(record))
+    return record.memory
+
+
+def _weight_alone(record: Record) -> int:
     if record.kind == "metric" and _are_flat(record.fields):
         return _RECORD + _CHARACTER * record.size
-    if not record.memory and record.kind == "event":
-        _weigh_flat([record])
-    if not record.memory:
-        names = getsizeof(record.name) + getsizeof(record.channel)
-        force_setattr(record, "memory", _RECORD + names + _content(record.fields))
-    return record.memory
+    names = getsizeof(record.name) + getsizeof(record.channel)
+    return _RECORD + names + _content(record.fields)
 
 
 def _content(value: Any) -> int:

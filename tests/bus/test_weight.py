@@ -86,3 +86,32 @@ def test_what_is_dropped_and_given_back_is_weighed_the_same() -> None:
     last = Backlog(100, 10**9, "drop_oldest")
     last.push(records[-1:])
     assert backlog.size == last.size > 0
+
+
+METRICS = (1, -1.5, True, 2**64 - 1, -(2**63), float("inf"), None, "a text", [1], {"a": 1})
+METADATA: tuple[dict[str, Any], ...] = (
+    {},
+    {"a": 1, "b": None, "c": True, "d": 0.5, "e": "t" * 500},
+    {"a": [1]},
+    {"a": {"b": 2**63}},
+)
+
+
+@pytest.mark.parametrize("emit", ["put_metric", "record"])
+def test_a_record_is_the_same_whatever_stands_beside_it(emit: str) -> None:
+    """Records of texts and numbers are read by a way of their own: values and types are those of the general one."""
+    events, metrics = Ring(16), Ring(16)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    for value in METRICS if emit == "put_metric" else METADATA:
+        emitter.put_metric("m", value) if emit == "put_metric" else emitter.record(event(**value))
+    ring = events if events.head else metrics
+    frames = [frame for frame in ring.frames(0, ring.head) if frame]
+    context = read_context()
+    together = to_records(frames, context, 7)
+    alone = [record for frame in frames for record in to_records([frame], context, 7)]
+    shown = [repr((one.kind, one.seq, one.time_ns, one.name, one.channel, one.fields, one.size)) for one in together]
+    assert shown == [repr((o.kind, o.seq, o.time_ns, o.name, o.channel, o.fields, o.size)) for o in alone]
+    values = [one.fields[-1] for one in alone]
+    assert repr(values) == repr(list(METRICS if emit == "put_metric" else METADATA))
+    assert any(one.memory for one in alone), "what is flat is weighed as it is read"
+    assert not any(one.memory for one in together)

@@ -5,8 +5,9 @@ and its length tells the kind (see `Record.fields`). Encoding is total: whatever
 comes out, and nothing of the caller's is executed on the way but what `numpy` and `torch` do for a number.
 """
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -27,13 +28,14 @@ KINDS: dict[int, Kind] = {5: "metric", 7: "event", 13: "rdzv"}
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder(decimal_format="number").encode
 decode: Callable[[bytes], tuple[Any, ...]] = msgspec.msgpack.Decoder(tuple).decode
 
+_Flat = str | int | Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)] | bool | None
+
 #: First byte of a frame, which tells the length of its array -> what decodes a metric of a number, or an event whose metadata
-#: hold texts and numbers, as nearly all do, and refuses others. It takes no longer, and what they weigh is known then.
+#: hold texts and numbers, all finite, as nearly all do, and refuses others. It takes no longer than to decode anything, and
+#: what they weigh, and that strict JSON has them as they are, is known then.
 DECODE_FLAT: dict[bytes, Callable[[bytes], tuple[Any, ...]]] = {
-    b"\x95": msgspec.msgpack.Decoder(tuple[int, int, str, str, int | float]).decode,
-    b"\x97": msgspec.msgpack.Decoder(
-        tuple[int, int, str, str, str, int, dict[str, str | int | float | bool | None]]
-    ).decode,
+    b"\x95": msgspec.msgpack.Decoder(tuple[int, int, str, str, _Flat]).decode,
+    b"\x97": msgspec.msgpack.Decoder(tuple[int, int, str, str, str, int, dict[str, _Flat]]).decode,
 }
 
 

@@ -295,10 +295,10 @@ def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recove
             if not are_flat:
                 "".join(names + channels)  # the quickest way to see that all of them are text
             walls = [one + offset for one in times]
-            sizes = list(map(len, frames))
-            memory = weights(sizes, payload) if are_flat else repeat(0)
-            about = repeat(KINDS[len(rows[0])]), seqs, walls, times, names, channels, zip(*payload, strict=True)
-            return list(map(Record, *about, repeat(context), sizes, repeat(recovered), memory))
+            sizes, fields = list(map(len, frames)), list(zip(*payload, strict=True))
+            memory, strict = (weights(sizes, payload), fields) if are_flat else (repeat(0), repeat(None))
+            about = repeat(KINDS[len(rows[0])]), seqs, walls, times, names, channels, fields
+            return list(map(Record, *about, repeat(context), sizes, repeat(recovered), repeat(None), memory, strict))
     return [
         Record(
             KINDS[len(row)],
@@ -317,7 +317,7 @@ def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recove
 
 
 def _decoded(frames: Sequence[bytes]) -> tuple[list[tuple[Any, ...]], bool]:
-    """Return the arrays of `frames`, and whether they are of one kind and hold nothing but texts and numbers."""
+    """Return the arrays of `frames`, and whether they are of one kind, and flat (`DECODE_FLAT`)."""
     flat = DECODE_FLAT.get(frames[0][:1]) if frames and frames[0] else None
     if flat is not None:
         with suppress(msgspec.ValidationError):

@@ -50,8 +50,9 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
     context: Context
     size: int = 0  #: encoded bytes
     recovered: bool = False  #: read from the flight recorder of a process that was dead by then
-    memory: int = 0  #: bytes of memory that it takes; 0: nobody has weighed it
     built: Any = None
+    memory: int = 0  #: bytes of memory that it takes; 0: nobody has weighed it
+    strict: Any = None  #: `fields` again, where it is known that strict JSON has them as they are
 
     @property
     def id(self) -> str:

@@ -13,7 +13,7 @@ from elastic_events.bus.record import Record
 __all__ = ("bound", "weigh", "weights")
 
 #: Bytes of a record beside what it holds: itself, its numbers and names, its place in a queue, the object made of it.
-_RECORD = 512
+_RECORD = 544
 
 #: Bytes of a character, at most: one beyond the first 65,536 of Unicode makes all those of its text as wide.
 _CHARACTER = 4
@@ -50,8 +50,8 @@ def weights(sizes: Sequence[int], payload: Sequence[Sequence[Any]]) -> list[int]
     if len(payload) == 1:
         return [_RECORD + _CHARACTER * size for size in sizes]
     return [
-        _FLAT_EVENT[len(metadata)] + _CHARACTER * size if size <= _SHORT else 0
-        for size, metadata in zip(sizes, payload[-1], strict=True)
+        _FLAT_EVENT[entries] + _CHARACTER * size if size <= _SHORT else 0
+        for size, entries in zip(sizes, map(len, payload[-1]), strict=True)
     ]
 
 

@@ -3,13 +3,19 @@
 import math
 from collections.abc import Sequence
 from itertools import chain
+from operator import is_
 from typing import Any
 
-__all__ = ("are_strict_events", "numbers")
+__all__ = ("are_known", "are_strict_events", "numbers")
 
 _NUMBERS = frozenset({int, float})
 _TEXT = frozenset({str})
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def are_known(strict: Sequence[object], fields: Sequence[object]) -> bool:
+    """Whether `strict` of each record says that strict JSON has its `fields`: these, and no others put in their place."""
+    return all(map(is_, strict, fields))
 
 
 def numbers(fields: Sequence[Sequence[Any]], below: int) -> list[float] | None:

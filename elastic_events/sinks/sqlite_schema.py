@@ -15,7 +15,7 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record
-from elastic_events.sinks.columns import are_strict_events, numbers
+from elastic_events.sinks.columns import are_known, are_strict_events, numbers
 from elastic_events.sinks.files import check_path, failure, open_private
 from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
 
@@ -177,22 +177,20 @@ def find_context(connection: sqlite3.Connection, context: Context) -> tuple[int,
 def to_values(records: Sequence[Record]) -> list[Any]:
     """Return the values of the rows of `records`, of one kind, one row behind the other; by columns where they allow it."""
     kind = records[0].kind
-    *head, names, channels, fields, recovered = [list(map(column, records)) for column in _COLUMNS]
+    *head, names, channels, fields, recovered, known = [list(map(column, records)) for column in _COLUMNS]
     payload: Iterable[Iterable[Any]] | None = None
     if kind == "metric":
         values = numbers(fields, 2**63)  # which a column gives back as they were
         payload = None if values is None else (values,)
     elif kind == "event":
-        payload = _event_columns(fields)
+        payload = _event_columns(fields) if are_known(known, fields) or are_strict_events(fields) else None
     if payload is None or not (_TEXT.issuperset(map(type, names)) and _TEXT.issuperset(map(type, channels))):
         return list(chain.from_iterable(map(to_row, records)))
     return list(chain.from_iterable(zip(*head, names, channels, *payload, recovered, repeat(None))))
 
 
 def _event_columns(fields: Sequence[Sequence[Any]]) -> Iterable[Iterable[Any]] | None:
-    """Return the columns of events whose fields strict JSON, and a column, give back as they were; None for others."""
-    if not are_strict_events(fields):
-        return None
+    """Return the columns of events that strict JSON has as they are, if columns give them back as they were, else None."""
     sources, timestamps, metadata = zip(*fields, strict=True)
     if not (_INTEGERS.issuperset(map(type, timestamps)) and max(timestamps) < 2**63):
         return None
@@ -232,7 +230,9 @@ def to_row(record: Record) -> tuple[Any, ...]:
     return (*head, *payload, record.recovered, exact)
 
 
-_COLUMNS = [attrgetter(name) for name in ("seq", "time_ns", "monotonic_ns", "name", "channel", "fields", "recovered")]
+_COLUMNS = [
+    attrgetter(name) for name in ("seq", "time_ns", "monotonic_ns", "name", "channel", "fields", "recovered", "strict")
+]
 _TEXT, _INTEGERS = frozenset({str}), frozenset({int})
 _encoder = msgspec.json.Encoder()
 

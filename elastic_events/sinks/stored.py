@@ -23,7 +23,7 @@ from elastic_events.bus.codec import plain
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import RINGS, Kind, Record
-from elastic_events.sinks.columns import are_strict_events, numbers
+from elastic_events.sinks.columns import are_known, are_strict_events, numbers
 
 __all__ = (
     "FIELDS",
@@ -173,9 +173,9 @@ def _same(kind: Kind, context: Context, columns: Sequence[tuple[Any, ...]]) -> l
 
     By columns, since a call with ten arguments for each record is as dear as the encoding.
     """
-    _, seqs, times, clocks, names, channels, fields, _, _, recovered, *_ = columns
+    _, seqs, times, clocks, names, channels, fields, _, _, recovered, _, _, known = columns
     payload: Sequence[Sequence[Any]] = fields
-    if not _are_strict(kind, fields):
+    if not (are_known(known, fields) or _are_strict(kind, fields)):
         payload = [
             [value if type(value) is str or value is None else strict(value) for value in values] for values in fields
         ]

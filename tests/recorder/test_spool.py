@@ -35,7 +35,7 @@ def event(number: int, text: str = "") -> Record:
 
 def plain(record: Record) -> dict[str, Any]:
     """Return all that a record holds."""
-    return {**msgspec.structs.asdict(record), "built": None, "memory": 0}
+    return {**msgspec.structs.asdict(record), "built": None, "memory": 0, "strict": None}
 
 
 def write(spool: Spool, queue: int, records: list[Record], first: int | None = None) -> int:

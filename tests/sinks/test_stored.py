@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_events.bus.codec import encode_hard, plain
+from elastic_events.bus.codec import encode, encode_hard, plain
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import to_records
@@ -317,3 +317,15 @@ def test_metric_without_a_value_takes_none_from_its_neighbour() -> None:
     """As many values as records, but not one each: each record keeps its own."""
     records = [msgspec.structs.replace(ONE, fields=fields) for fields in ((), (1, 2))]
     assert [json.loads(line)["value"] for line in to_lines(records).splitlines()] == [None, 1]
+
+
+def test_fields_put_in_the_place_of_known_ones_are_looked_at() -> None:
+    """What is known of a record's fields from its decoding does not hold for others that somebody replaced them with."""
+    (read,) = to_records([encode((1, 2, "e", "null", "WORKER", 0, {"a": 1.5}))], Context(), 0)
+    assert read.strict is read.fields, "this way must be taken for the test to say something"
+    changed = msgspec.structs.replace(read, fields=("WORKER", 0, {"a": math.nan, "b": 2**80}))
+    assert json.loads(to_json(changed))["metadata"] == {"a": "NaN", "b": str(2**80)}
+    assert to_values([changed])[-3] == '{"a":"NaN","b":"1208925819614629174706176"}'
+    for value in (math.inf, math.nan, -math.inf):
+        (odd,) = to_records([encode((1, 2, "e", "null", "WORKER", 0, {"a": value}))], Context(), 0)
+        assert isinstance(json.loads(to_json(odd))["metadata"]["a"], str)

@@ -18,7 +18,7 @@ from elastic_events.bus.bus import EventBus
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
-from elastic_events.sinks import parts
+from elastic_events.sinks import rotated
 from elastic_events.sinks.jsonl import JsonlPosition, JsonlSink, read_jsonl
 from elastic_events.sinks.jsonl_read import LONGEST
 from elastic_events.sinks.rotated import compress, list_parts
@@ -335,7 +335,7 @@ def test_compression_fails_without_harm(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts.shutil, "copyfileobj", full)
+        patch.setattr(rotated.shutil, "copyfileobj", full)
         with pytest.raises(OSError, match="space"):
             compress(part)
     assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl.1"]

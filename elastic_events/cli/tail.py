@@ -16,6 +16,7 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.cli.output import tell
 from elastic_events.reading.follow import Follower, follower
+from elastic_events.reading.once import Each
 from elastic_events.sinks.console import format_record, wants_color
 from elastic_events.sinks.jsonl_read import CUT
 from elastic_events.sinks.stored import NothingYet
@@ -35,12 +36,13 @@ def command(sources: tuple[str, ...], follow: bool, lines: int | None, color: bo
     """Print the records of each SOURCE: a SQLite or JSON Lines file, a directory of flight recorders, a NATS stream.
 
     One escaped line a record: local time, rank or pid, name, fields. Works while they are being written. Several sources
-    are one list by time. -f waits for what is not there yet, and says where a file was cut, replaced or put aside.
+    are one list by time, in which what comes twice stands once. -f waits for what is not there yet, and says where a file
+    was cut, replaced or put aside.
     """
     show = partial(_show, sys.stdout.buffer, wants_color(1) if color is None else color)
-    inputs = [_Input(source, follow) for source in sources]
+    inputs, each = [_Input(source, follow) for source in sources], Each()
     try:
-        shown = show(_last(_look(inputs), lines))
+        shown = show(_last(_look(inputs, each), lines))
         damage = [reason for one in inputs for reason in one.damage()]
         if damage and not (shown or follow or lines == 0):
             raise InputError(f"no record can be read from {', '.join(sources)} ({damage[0]})")
@@ -48,7 +50,7 @@ def command(sources: tuple[str, ...], follow: bool, lines: int | None, color: bo
             for one in inputs:
                 one.tell()
             time.sleep(INTERVAL)
-            show(_look(inputs))
+            show(_look(inputs, each))
     except KeyboardInterrupt:
         pass  # how following ends
     finally:
@@ -105,9 +107,9 @@ class _Input:
             self._found[line, reason] = None
 
 
-def _look(inputs: list[_Input]) -> Iterable[Record]:
+def _look(inputs: list[_Input], each: Each) -> Iterable[Record]:
     looks = [one.look() for one in inputs]
-    return looks[0] if len(looks) == 1 else merge(*looks, key=attrgetter("time_ns"))
+    return looks[0] if len(looks) == 1 else filter(each.new, merge(*looks, key=attrgetter("time_ns")))
 
 
 def _last(records: Iterable[Record], lines: int | None) -> Iterable[Record]:

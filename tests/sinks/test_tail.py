@@ -26,7 +26,7 @@ from elastic_events.sinks.console import _offset, format_record
 from elastic_events.sinks.jsonl import JsonlSink, read_jsonl
 from elastic_events.sinks.rotated import prune
 from elastic_events.sinks.sqlite import SqliteSink
-from tests.sinks.factory import event, metric, metrics
+from tests.sinks.factory import event, ledger, metric, metrics
 from tests.streams import load
 
 SINKS = [pytest.param(JsonlSink, id="jsonl"), pytest.param(SqliteSink, id="sqlite")]
@@ -259,6 +259,24 @@ def test_tail_of_several(tmp_path: Path, tail: Any, write: Any) -> None:
     emitter.record(Event("third", EventSource.WORKER))
     assert "second = 2" in following.line(following.out)
     assert "third WORKER" in following.line(following.out)
+    following.ends()
+
+
+def test_tail_of_several_prints_what_comes_twice_once(tmp_path: Path, tail: Any, write: Any) -> None:
+    """A record that two sources hold, or one that is given twice, is one line, at whichever look it comes; a ledger that
+    says more is another, as is a collector's word on a death that has the number of a record which comes late."""
+    first, more = ledger(90), ledger(90, fields=({"lane": "sqlite", "accepted": 9},))
+    died, late = event(50, name="worker.died"), event(50, name="late", time_ns=event(51).time_ns)
+    write(JsonlSink, "a", *metrics(8), died, first)
+    write(SqliteSink, "b", *metrics(4), late, first)
+    once = [*metrics(8), died, late, first]
+    assert run(*(tmp_path / name for name in "abba")).output.splitlines() == [format_record(record) for record in once]
+    following = tail("a", "b")
+    following.prints(*once)
+    write(SqliteSink, "b", *metrics(4, 4), metric(8))
+    following.prints(metric(8))
+    write(JsonlSink, "a", metric(8), more)
+    following.prints(more)
     following.ends()
 
 

@@ -303,7 +303,7 @@ def _began_to_end(worker: Worker) -> int:
 
 def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:
     """Whether a worker of which the records do not tell the end may have failed before `first`."""
-    if attempt.unread:
+    if attempt.unread or _untold(attempt, first, failed_ns, errors):
         return True
     workers: dict[Node | None, list[Worker]] = {}
     for worker in attempt.workers:
@@ -324,6 +324,17 @@ def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, 
         if node not in attempt.ends and any(worker.victim and _latest(worker) <= until for worker in own):
             return True
     return False
+
+
+def _untold(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:
+    """Whether a worker of another host, of which no agent tells the ends, may have failed before; collectors see their own."""
+    return any(
+        worker.outcome == "unknown"
+        and worker.host != first.host
+        and (worker.node is None or not worker.node.agent)
+        and _earliest(worker) < failed_ns + _between(first.host, worker.host, errors)
+        for worker in attempt.workers
+    )
 
 
 def _alive(attempt: Attempt, node: Node) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from elastic_events.reading.story import Offset
 
-__all__ = ("JUMP", "LOOK", "Joined", "offsets", "set_back")
+__all__ = ("JUMP", "LOOK", "ClockSet", "Joined", "offsets", "set_back")
 
 #: Seconds between two looks of torch's node at the rendezvous state (dynamic_rendezvous.py): it may hear that late.
 LOOK = 1.0
@@ -23,6 +23,14 @@ class Joined(NamedTuple):
     time_ns: int
     rank: int | None = None  #: of the node
     world_size: int | None = None  #: nodes
+
+
+class ClockSet(NamedTuple):
+    """A process's wall clock was set between two of its records."""
+
+    before_ns: int  #: the record before
+    behind_ns: int  #: and the one behind
+    by_ns: int  #: how much later times of the clock before it have to be set
 
 
 def offsets(joins: Iterable[Joined]) -> tuple[str, dict[str, Offset]]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
+from elastic_events.reading.clocks import ClockSet
 from elastic_events.reading.story import Node, Process
 
 __all__ = (
@@ -86,13 +87,24 @@ class Mark(NamedTuple):
         return cls(facts, integer(number))
 
 
-def later(said: Said, by_ns: int) -> Said:
-    """Return a fact with its times so much later: its own, and that of a death which it tells."""
+def later(said: Said, by_ns: int, clock: ClockSet | None = None) -> Said:
+    """Return a fact with its times so much later: its own, and that of a death which it tells.
+
+    The death may have been seen before the `clock` was set that the fact itself was told by; where both can be, its time is None.
+    """
     if not by_ns or (isinstance(said.told, str) and "_ns" not in said.told):
         return said if not by_ns else said._replace(time_ns=said.time_ns + by_ns)
     times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(said.facts.get(name))) is not None}
-    facts = {**said.facts, **{name: time + by_ns for name, time in times.items()}} if times else said.facts
-    return Said(said.time_ns + by_ns, said.name, facts)
+    told_ns = said.time_ns + by_ns
+    moved = {name: _moved(time, by_ns, told_ns, clock) for name, time in times.items()}
+    return Said(told_ns, said.name, {**said.facts, **moved} if moved else said.facts)
+
+
+def _moved(time_ns: int, by_ns: int, told_ns: int, clock: ClockSet | None) -> int | None:
+    new = time_ns + by_ns
+    if clock is None or not clock.before_ns <= time_ns + clock.by_ns <= clock.behind_ns:
+        return new
+    return None if clock.before_ns <= new <= told_ns else time_ns + clock.by_ns
 
 
 def integer(value: Any) -> int | None:

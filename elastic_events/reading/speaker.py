@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from elastic_events.bus.context import Context
-from elastic_events.reading.clocks import JUMP
+from elastic_events.reading.clocks import JUMP, ClockSet
 from elastic_events.reading.observed import Observed, script_first
 from elastic_events.reading.once import Once
 from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, WORKERS, Mark, Said, Told, later, whole
@@ -66,30 +66,9 @@ class Speaker:
     """
 
     __slots__ = (
-        *(
-            "_derived",
-            "_epochs",
-            "_errors",
-            "_facts",
-            "_first_ns",
-            "_gathered_ns",
-            "_last_ns",
-            "_names",
-            "_node",
-        ),
-        *(
-            "_now",
-            "_observed",
-            "_open",
-            "_owns",
-            "_repair",
-            "_running",
-            "_said_last",
-            "_spans",
-            "_start_ns",
-            "_steps",
-            "_told_of",
-        ),
+        *("_derived", "_epochs", "_errors", "_facts", "_first_ns", "_gathered_ns", "_last_ns"),
+        *("_names", "_node", "_now", "_observed", "_open", "_owns", "_repair"),
+        *("_running", "_said_last", "_set", "_spans", "_start_ns", "_steps", "_told_of"),
         *("ahead", "context", "events", "jumps", "lost", "run_id", "seq"),
     )
 
@@ -103,6 +82,7 @@ class Speaker:
         # Of its wall clock: how far it was ahead of the monotonic one, and then.
         self.jumps: Sequence[tuple[int, int]] = ()
         self.ahead: int = 0  # of the monotonic clock, at the first record; see `begun_ns`
+        self._set: ClockSet | None = None  # when it was set last
         # Process, reason -> what a collector found missing in its ring, in all.
         self.lost: dict[tuple[str, str], int] | None = None
         self._now = _NEVER  # the same, since it was set last
@@ -181,13 +161,13 @@ class Speaker:
 
     def _told_of_worker(self, time_ns: int, name: str, text: str, moved_ns: int) -> None:
         """Keep the text: that of most facts of a large job, and small beside what it says."""
-        self._say(self._said(time_ns, name, later(Said(time_ns - moved_ns, name, text), moved_ns).told))
+        self._say(self._said(time_ns, name, later(Said(time_ns - moved_ns, name, text), moved_ns, self._set).told))
         self._owns = self._owns or name in _OWN
 
     def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any], moved_ns: int) -> None:
         if name in FACTS:
             if moved_ns:
-                metadata = later(Said(time_ns - moved_ns, name, metadata), moved_ns).facts
+                metadata = later(Said(time_ns - moved_ns, name, metadata), moved_ns, self._set).facts
             self._say(self._said(time_ns, name, metadata))
             self._owns = self._owns or name in _OWN
         elif name == "recorder.lost":
@@ -244,8 +224,10 @@ class Speaker:
         if not -JUMP < now - self._now < JUMP:
             if self._now == _NEVER:
                 self.ahead = now
-            elif len(self.jumps) < _JUMPS:
-                self.jumps = [*self.jumps, (self._now, now)]
+            else:
+                if len(self.jumps) < _JUMPS:
+                    self.jumps = [*self.jumps, (self._now, now)]
+                self._set = ClockSet(self._last_ns, monotonic_ns + self.ahead, self.ahead - self._now)
             self._now = now
         return monotonic_ns + self.ahead
 

@@ -41,6 +41,7 @@ class Job:
     records: list[Record]
     harm: str  #: what the records have suffered
     skewed: bool  #: clocks are apart
+    set: bool  #: a clock was set in the middle
 
 
 class _Play:
@@ -59,13 +60,24 @@ class _Play:
         for host in self.hosts:
             self.run.tell(self.some(0, 500), self.agents[host], "job.started")
 
+    def join(self) -> None:
+        """Let another node come."""
+        host = f"n{len(self.agents)}"
+        self.hosts.append(host)
+        self.agents[host] = self.run.agent(host, 10)
+        self.own[host] = 0
+        self.run.tell(self.some(0, 500), self.agents[host], "job.started")
+
     def some(self, low: int, high: int) -> float:
         """Return a time from now on, between so many milliseconds."""
         return float(self.now + self.draw(st.integers(low, high)) / 1000)
 
     def attempt(self, end: str) -> None:
         """Let an attempt begin, do some steps, and end."""
-        number, hosts = len(self.lived), list(self.hosts)
+        number = len(self.lived)
+        if number and self.draw(st.integers(0, 3)) == 0:
+            self.join()  # in the same restart as somebody may have gone
+        hosts = self.draw(st.permutations(self.hosts))  # a rank may be on another node than before
         world = len(hosts) * self.each
         ready = self.some(1000, 3000)
         workers: dict[str, list[Context]] = {}
@@ -140,9 +152,11 @@ class _Play:
             agent, number = self.agents[host], self.own[host]
             dead = sorted((deaths[who][0], who.pid, who) for who in own if who in deaths)
             noticed = (dead[0][0] if dead else self.now) + self.draw(st.sampled_from([0.1, 0.5, 4.0]))
+            # The collector of a host sees all who die of a signal; who exits has closed its recorder.
+            seen = all(deaths[who][1] != 1 for _, _, who in dead) and self.draw(st.booleans())
             for at, _, who in dead:
                 cause = deaths[who][1]
-                if cause != 1 and self.draw(st.booleans()):
+                if seen:
                     self.run.tell(at + 0.2, who, "worker.died", pid=who.pid, host=host, rank=who.rank)
                 how = {"exit_code": 1} if cause == 1 else {"signal": cause}
                 facts = {**how, "first": at == dead[0][0], "victim": False, "died_ns": _ns(at)}
@@ -191,8 +205,14 @@ def jobs(draw: Any) -> Job:
     skewed = draw(st.booleans())
     ahead = {host: draw(st.sampled_from([0, 0, 60, -60])) if skewed else 0 for host in play.agents}
     records = [_numbered(record, ahead[record.context.host]) for record in _counted(play.run.records)]
-    harm = draw(st.sampled_from(["none", "twice", "order", "fields", "records", "cut", "node"]))
-    return Job(outcome, play.lived, _harmed(draw, harm, records), harm, any(ahead.values()))
+    harm = draw(
+        st.sampled_from(["none", "twice", "order", "fields", "records", "cut", "node", "workers", "agents", "sinks"])
+    )
+    before = records
+    if harm in ("none", "twice", "order", "sinks"):  # else who saw that a clock was set may be lost
+        records = _set(draw, records, list(play.agents))
+    was_set = records is not before
+    return Job(outcome, play.lived, _harmed(draw, harm, records), harm, any(ahead.values()), was_set)
 
 
 def _counted(records: list[Record]) -> list[Record]:
@@ -213,6 +233,28 @@ def _numbered(record: Record, ahead: int) -> Record:
     return msgspec.structs.replace(record, time_ns=record.time_ns + ahead * 10**9, fields=(source, timestamp, metadata))
 
 
+def _set(draw: Any, records: list[Record], hosts: list[str]) -> list[Record]:
+    """Set the wall clock of a host in the middle, while its agent is there; the monotonic one goes on."""
+    by = draw(st.sampled_from([0, 0, 0, 2, -2, 60, -60, 3600])) * 10**9
+    if not by:
+        return records
+    host = draw(st.sampled_from(hosts))
+    times = [record.time_ns for record in records if record.context.host == host and record.context.rank is None]
+    at = draw(st.sampled_from(sorted(times)))
+    if at == min(times):  # a clock that is set before the first record is one that is apart
+        return records
+
+    def after(record: Record) -> Record:
+        if record.context.host != host or record.time_ns < at:
+            return record
+        source, timestamp, metadata = record.fields
+        died = metadata.get("died_ns")
+        metadata = metadata if died is None or died < at else {**metadata, "died_ns": died + by}
+        return msgspec.structs.replace(record, time_ns=record.time_ns + by, fields=(source, timestamp, metadata))
+
+    return [after(record) for record in records]
+
+
 def _harmed(draw: Any, harm: str, records: list[Record]) -> list[Record]:
     chance = draw(st.randoms(use_true_random=False))
     if harm == "twice":
@@ -227,6 +269,12 @@ def _harmed(draw: Any, harm: str, records: list[Record]) -> list[Record]:
     elif harm == "cut":
         host, at = chance.choice(records).context.host, chance.choice(records).time_ns
         records = [record for record in records if record.context.host != host or record.time_ns < at]
+    elif harm == "workers":  # no agent's records
+        records = [record for record in records if record.context.rank is not None]
+    elif harm == "agents":  # no worker's
+        records = [record for record in records if record.context.rank is None]
+    elif harm == "sinks":  # two, of which one is whole and the other ends anywhere
+        records = records + records[: chance.randrange(len(records))]
     elif harm == "node":
         host = chance.choice(records).context.host
         records = [record for record in records if record.context.host != host]

@@ -1,5 +1,8 @@
 """Stories that the generator found, with what single lost records had made of them: what they said is unknown now."""
 
+import pytest
+from msgspec.structs import replace
+
 from elastic_events.reading.builder import build
 from elastic_events.reading.story import Story
 from tests.reading.runs import START, Run
@@ -168,3 +171,39 @@ def test_an_agent_whose_first_record_is_late_is_no_other_job() -> None:
     run.agent_of(5.4, "a", "job.failed", reason="workers failed")
     (attempt,) = run.told().attempts
     assert [node.host for node in attempt.nodes] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("by", "died", "told"),
+    [(60, 6.0, 6.0), (-60, 6.0, 6.0), (2, 6.0, None), (60, 66.2, 6.2)],
+    ids=["far forward", "back", "either", "seen by the new one"],
+)
+def test_a_death_seen_before_the_clock_was_set(by: float, died: float, told: float | None) -> None:
+    """An agent's clock is set between a death and the agent's word on it: the death has the time of the clock it was seen by;
+    where it may have been either, its time is unknown."""
+    run = Run()
+    agent = run.agent()
+    run.start(1, agent, 0, range(1))
+    run.failed(6.3, agent, 0, 0, signal="SIGKILL", died_ns=START + round(died * 1e9))
+    run.tell(6.4, agent, "attempt.ended", attempt=0, outcome="failed")
+    for at in (-1, -2):
+        run.records[at] = replace(run.records[at], time_ns=run.records[at].time_ns + by * 10**9)
+    (story,) = build(run.records)
+    (worker,) = story.attempts[0].workers
+    assert worker.died_ns == (None if told is None else START + round(told * 1e9))
+    assert worker.ended_ns == START + round((6.3 if told is None else told) * 1e9)
+
+
+def test_a_death_on_one_of_two_hosts_without_agents() -> None:
+    """The worker of the other host, of which nobody tells the end, may have failed before: the first is unknown."""
+    run = Run()
+    workers = [run.worker(rank, host=host) for rank, host in enumerate("ab")]
+    for who in workers:
+        run.steps(who, range(3), 0, 1)
+    run.tell(6, run.agent("c", 99), "worker.died", rank=1, pid=101, host="b", signal="SIGKILL")
+    (story,) = build(run.records)
+    assert story.attempts[0].first_failure is None
+    assert [worker.rank for worker in story.attempts[0].suspects] == [1]
+    run.steps(workers[0], range(3, 8), 3, 1)
+    (story,) = build(run.records)
+    assert story.attempts[0].first_failure is None  # nor are their clocks known to agree

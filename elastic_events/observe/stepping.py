@@ -63,8 +63,10 @@ class Steps:
     def fetched(self, loader: int, began: int) -> None:
         """A DataLoader has given a batch that was asked for at `began`."""
         now = self._clock()
-        if self._batch is None or self._loader != loader:
+        if self._batch is None:
             self._batch, self._loader, self._waited = now, loader, 0
+        elif self._loader != loader:
+            self._batch, self._loader = now, loader  # a step may have a batch of each of several
         self._waited += now - began
 
     def exhausted(self, loader: int) -> None:

@@ -96,6 +96,18 @@ def test_an_evaluation_between_steps_is_in_none(captured: Capture) -> None:
     assert took(captured) == [10, 10, 10]
 
 
+def test_a_batch_of_each_of_two_loaders(captured: Capture) -> None:
+    """The loop waits for both; the step begins with the second one."""
+    loop = Loop()
+    for _ in range(3):
+        loop.fetch(loader=1)
+        loop.fetch(loader=2)
+        loop.work(10)
+        loop.step()
+    assert took(captured) == [10, 10, 10]
+    assert [event.metadata["data_ns"] for event in captured.events] == [2, 2, 2]
+
+
 class Optimizer:
     """One of several."""
 

@@ -33,6 +33,8 @@ class Rounds:
             done: steps that ended before.
             batch: a batch was fetched since.
         """
+        if self.unknown:
+            return 1
         me = id(optimizer)
         if me not in self._members:
             return self._joins(optimizer, me, done, batch)
@@ -44,28 +46,27 @@ class Rounds:
         if me in self.stepped:
             self._have_no_order()
         self.stepped.add(me)
-        return int(self.unknown)
+        return int(self.unknown)  # from now on each step of an optimizer is told
 
     def _joins(self, optimizer: object, me: int, done: int, batch: bool) -> int:
         alone = not self._members
         left = self._left.pop(me, None)
         if left is not None and left() is optimizer:
             self._have_no_order()
-        elif batch and done - self._formed >= _ALONE:
+        elif (batch and done - self._formed >= _ALONE) or all(other() is None for other in self._members.values()):
             alone = True
             self._leave(self._members)
         self._members[me] = ref(optimizer)
-        self._ends, self._formed, self._joined = (
-            me,
-            done,
-            not alone,
-        )  # the one that came last in the first round ends the others
+        self._ends = me  # of those that join in a round, the last one
+        self._formed, self._joined = done, not alone
         self._leave(())
         return int(alone or self.unknown)  # the first round's step has ended with its first optimizer
 
     def _leave(self, members: Any) -> None:
         for each in list(members):
-            self._left[each] = self._members.pop(each)
+            other = self._members.pop(each)
+            if other() is not None:
+                self._left[each] = other
         self.stepped.clear()
         self.only = self._ends if len(self._members) == 1 else None
 

@@ -71,7 +71,8 @@ def places(answer: Sequence[Stuck]) -> Iterator[str]:
     last = max((one.attempt for one in answer), default=0)
     for one in answer:
         if one.others and one.attempt == last:
-            yield f"Of rank {'?' if one.rank is None else one.rank}, {'; '.join(one.others)}."
+            who = "a worker" if one.rank is None else f"rank {one.rank}"
+            yield f"Also of {who}: {'; '.join(one.others)}."
 
 
 def _last_step_ns(worker: Worker) -> int:

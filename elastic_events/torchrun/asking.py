@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ _OTHERS, _ANSWERS = 32, 0.2
 #: What a child runs first; behind it are the frames of its parent, at the time when it forked.
 _CHILD = "multiprocessing/process.py"
 
+#: The innermost frame of a thread that waits for something to do.
+_IDLE = re.compile(r'  File ".*[/\\](?:threading|queue|selectors)\.py", line \d+ in (?:wait|get|select)$')
+
 
 class Standing(NamedTuple):
     """What a worker's file says."""
@@ -38,7 +42,7 @@ class Other(NamedTuple):
 
     name: str  #: "thread 7012", "child 7013": the system's number
     stack: str  #: in short
-    place: str  #: "at data.py:4 in load"; empty: in no line of the script
+    place: str  #: "at data.py:4 in load"; empty: in no line of the script, or a thread that waits for something to do
 
 
 def read(error_file: str) -> Standing | None:
@@ -101,7 +105,8 @@ def _other(name: str, stack: str) -> Other:
     lines = stack.splitlines()
     ends = [at for at, line in enumerate(lines, 1) if _CHILD in line and line.endswith(" in _bootstrap")]
     text, place = fold("\n".join(lines[: ends[0]] if ends else lines))
-    if place is None or is_framework(place.file):
+    idle = name.startswith("thread") and any(map(_IDLE.match, lines[1:2]))
+    if place is None or is_framework(place.file) or idle:
         return Other(name, text, "")
     return Other(name, text, f"at {place.file}:{place.line} in {place.function}")
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import queue
 import threading
 import time
 
@@ -29,12 +30,18 @@ def waits(lock):
     lock.acquire()  # waits
 
 
+def idles(work):
+    work.get()
+
+
 if __name__ == "__main__":
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     lock = threading.Lock()
     lock.acquire()
     threading.Thread(target=waits, args=[lock], daemon=True).start()
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    threading.Thread(target=idles, args=[queue.Queue()], daemon=True).start()
     batches = iter(DataLoader(Files(), num_workers=1))
     for _ in range(3):
         model(torch.randn(4, 8)).mean().backward()

@@ -50,7 +50,7 @@ def _headline(answer: Summary) -> list[Text]:
     if answer.reason and answer.outcome == "failed":
         line.append(f" ({answer.reason})")
     parts = [
-        counted(len(answer.nodes), "node"),
+        _nodes(answer),
         counted(answer.ranks, "rank"),
         counted(len(answer.attempts), "attempt"),
     ]
@@ -59,6 +59,15 @@ def _headline(answer: Summary) -> list[Text]:
     if answer.membership_changes:
         parts.append(counted(answer.membership_changes, "membership change"))
     return [line, Text(", ".join(parts) + ".")]
+
+
+def _nodes(answer: Summary) -> str:
+    """Count the nodes; agents that ran one after the other on a host are no nodes beside each other."""
+    hosts = len({name.rpartition(":")[0] or name for name in answer.nodes})
+    at_once = max((row.nodes or len(answer.nodes) for row in answer.attempts), default=len(answer.nodes))
+    if at_once == hosts < len(answer.nodes):
+        return f"{counted(hosts, 'node')}, {counted(len(answer.nodes), 'agent')} one after another"
+    return counted(len(answer.nodes), "node")
 
 
 def _attempts(answer: Summary) -> Table:

@@ -211,3 +211,15 @@ def test_a_run_of_metrics_alone() -> None:
     told = shown(run)
     assert "first to" not in told
     assert "elastic-events tail shows the records themselves" in told
+
+
+def test_an_agent_that_was_started_again_is_no_node_more() -> None:
+    """A job that failed and came back on its host had one node all the time."""
+    run = Run()
+    for at, pid in ((0, 10), (100, 20)):
+        agent = run.agent(pid=pid)
+        run.tell(at, agent, "job.started")
+        run.start(at + 1, agent, 0, range(1), restart=pid, group_world_size=1)
+        run.tell(at + 6, agent, "attempt.ended", attempt=0, outcome="failed")
+        run.tell(at + 6, agent, "job.failed", reason="workers failed")
+    assert "1 node, 2 agents one after another, 1 rank, 2 attempts" in shown(run)

@@ -19,7 +19,7 @@ __all__ = ("Armed", "after_fork_in_child", "buses")
 buses: "weakref.WeakSet[EventBus]" = weakref.WeakSet()
 
 
-#: Frames that wait while a recorder opens: as many as its ring holds. Of those beyond, only their number waits.
+#: Frames that wait while a recorder opens: as many as its ring holds. Of those beyond, only their number waits, in sums.
 _WAITING = 16_384
 
 
@@ -35,7 +35,7 @@ class Armed:
     def __init__(self, begin: Callable[[], object], real: Callable[[], Pipe | None]) -> None:
         self._begin = begin
         self._real = real
-        self._waiting: deque[bytes | None] = deque()
+        self._waiting: deque[bytes | int] = deque()  # frames, and how many found no room
         self.pipe: Pipe = (self._take, self, 0, time.monotonic_ns)
 
     def _take(self) -> int:
@@ -44,16 +44,39 @@ class Armed:
 
     def __setitem__(self, index: int, frame: bytes) -> None:
         """Forward `frame` under a number of the real ring."""
-        self._waiting.append(frame if len(self._waiting) < _WAITING else None)
+        self._waiting.append(frame if len(self._waiting) < _WAITING else 1)
+        if len(self._waiting) > 2 * _WAITING:
+            self._sum_up()
         while (pipe := self._real()) is not None:
             take, slots, mask, _ = pipe
             try:
                 waited = self._waiting.popleft()
             except IndexError:
                 return
-            seq = take()
-            if waited is not None:
+            if isinstance(waited, int):
+                for _ in range(waited):
+                    take()
+            else:
+                seq = take()
                 slots[seq & mask] = encode([seq, *decode(waited)[1:]])
+
+    def _sum_up(self) -> None:
+        """Put one sum in the place of the numbers at the end: a disk may hang for hours.
+
+        What is popped here nobody else has, another thread or a signal handler in the midst of this loop neither.
+        """
+        total = 0
+        try:
+            for _ in range(_WAITING):
+                last = self._waiting.pop()
+                if not isinstance(last, int):
+                    self._waiting.append(last)
+                    break
+                total += last
+        except IndexError:  # they were all forwarded meanwhile
+            pass
+        finally:
+            self._waiting.append(total)
 
     def __getitem__(self, index: int) -> bytes | None:
         """Hold nothing."""

@@ -28,6 +28,9 @@ OPENING = 1.0
 #: Failures to open a file, or to look at the directory, that say nothing about it: the next scan tries again.
 LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT, errno.EIO, errno.EAGAIN}
 
+#: Marks that wait, a file. Each stands for those before it: with fewer of them a file learns a little later what is delivered.
+MARKS = 256
+
 #: Damaged files that are kept aside, a directory.
 QUARANTINE = 16
 
@@ -293,6 +296,8 @@ class Collector:
                 lane.feed(records)
             gone = {reason: (counts[0], counts[1]) for reason, counts in reader.gone.items()}
             file.marks.append(_Mark(lanes, reader.positions, gone))
+            if len(file.marks) > MARKS:  # a sink is away: every other one goes, the first and the last stay
+                del file.marks[1:-1:2]
         self._tell_losses(file, tell)
         file.ended = file.over
         file.commit()

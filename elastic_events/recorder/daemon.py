@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ BEGIN_AGAIN = 0.5
 
 #: Things of which each is said once.
 COMPLAINTS = 256
+
+#: Requests that are kept of runs that are over, for processes that come late and join theirs by its key alone. Of one that
+#: comes later still the ring stays in the directory, for `elastic-events collect`.
+RETIRED = 1024
 
 #: Seconds from one scan for new files and dead processes to the next.
 SCAN = 0.25
@@ -78,6 +82,7 @@ class Daemon:
         self._seen: dict[str, int] = {}
         self._complaints: set[str] = set()
         self._runs: dict[str, Run] = {}
+        self._retired: dict[int, None] = {}  # requests of runs that are over, the oldest first
         self._past: deque[LaneLedger] = deque(maxlen=32)  # of runs that are over
         self.collector: Collector = Collector(directory, self._outlet, self._record)
         self._lock = lock
@@ -225,13 +230,14 @@ class Daemon:
         if run is None:
             run = self._runs[request.run_id] = Run(request.run_id, self.directory, self._complain)
             await tasks.start(run.serve)
+        self._retired.pop(request.key, None)
         tasks.start_soon(self._follow, run.add(request))
 
     def _finish_runs(self, tasks: TaskGroup) -> None:
         """Close the runs whose processes have all ended and whose records are all delivered."""
-        if self._stay and not self._stopped:
-            return
         for run in self._runs.values():
+            if self._stay and not self._stopped and any(request.everyone for request in run.requests.values()):
+                continue  # of who asked for what is still to come
             used = any(run.outlet(reader.header.context.run_id, reader.requests) for reader in self.collector.files)
             run.used = run.used or used
             late = time.monotonic() - run.since > LAST_WORDS  # who asked died before it made its ring
@@ -245,8 +251,19 @@ class Daemon:
         del self._runs[run.run_id]
         for key in run.requests:
             drop(self.directory, key)
+        self._retire(run.requests)
         self._kicked = True
         self._woken.set()
+
+    def _retire(self, keys: Iterable[int]) -> None:
+        """Note that these requests are of a run that is over, and forget the oldest of such."""
+        for key in keys:
+            self._retired.pop(key, None)
+            self._retired[key] = None
+        while len(self._retired) > RETIRED:
+            oldest = next(iter(self._retired))
+            del self._retired[oldest]
+            self.known.pop(oldest, None)
 
     def _outlet(self, reader: RecorderReader) -> Outlet | None:
         """Return where the records of a file go; nowhere yet, while a sink that they are for is not there."""

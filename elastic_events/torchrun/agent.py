@@ -19,6 +19,9 @@ from elastic_events.torchrun.stalls import Stuck, after
 
 __all__ = ("watch",)
 
+#: Workers whose ends are remembered: those of many restarts of the largest host.
+EXIT_CODES = 4096
+
 
 class Listener(Protocol):
     """Who is told."""
@@ -239,7 +242,7 @@ class _Seen:
             alive_ns, died_ns = died.get(local_rank, (None, None))
             end = partial(Exit, local_rank, pid=pid, alive_ns=alive_ns, died_ns=died_ns)
             if pid is not None and code is not None:
-                self.listener.exit_codes[pid] = code
+                _keep(self.listener.exit_codes, pid, code)
             failure = known.get(local_rank)
             if failure is not None:
                 message, at = error_message(failure.error_file_data), float(failure.timestamp)
@@ -249,6 +252,14 @@ class _Seen:
                 # Workers that are functions: torch.multiprocessing ends the others itself, before the group is closed.
                 exits.append(end(code, victim=local_rank in alive or bool(known)))
         return exits
+
+
+def _keep(codes: dict[int, int], pid: int, code: int) -> None:
+    """Note what a worker ended with; forget the oldest, whose recorders were looked at long ago."""
+    codes.pop(pid, None)
+    codes[pid] = code
+    while len(codes) > EXIT_CODES:
+        del codes[next(iter(codes))]
 
 
 _left = shielded(left_behind)

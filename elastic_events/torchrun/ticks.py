@@ -7,6 +7,9 @@ __all__ = ("Ticks",)
 _PARTS = frozenset({"remaining_restarts", "healthy"})
 _MONITOR = "LocalElasticAgent._monitor_workers."
 
+#: Names that are remembered, at most.
+NAMES = 1024
+
 
 class Ticks:
     """Lets a tick's metric pass when it changes, and every `every` seconds; all other records always.
@@ -33,6 +36,8 @@ class Ticks:
         last = self._last.get(name)
         if last is not None and last[1] == value and monotonic_ns - last[0] < self.every_ns:
             return False
+        if len(self._last) >= NAMES:  # that is no agent; of each name the next tick passes, no more than that
+            self._last.clear()
         self._last[name] = (monotonic_ns, value)
         return True
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 import elastic_events
+from tests.reaper import watch
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background with Ctrl-C ignored, and the programs under test would inherit that.
@@ -22,6 +24,12 @@ settings.register_profile(
     "elastic", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("elastic")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have what the tests start ended with them, also where they are killed."""
+    if Path("/proc/self/environ").exists():
+        watch(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
 
 
 @pytest.fixture(

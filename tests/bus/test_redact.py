@@ -388,3 +388,15 @@ def test_what_is_looked_at_less_is_cut_the_same(piece: str, times: int) -> None:
     """A text that is looked at near the words of secrets only is cut as if all of it were."""
     text = piece * times
     assert cut_secrets(text) == thorough(text)
+
+
+@given(
+    st.lists(
+        st.sampled_from([*SECRET_NAMES, *PLAIN_NAMES, "_", "-", ".", " ", "7", "K", "\u212a", "\u017f", "é", "ToKeN"]),
+        max_size=4,
+    ).map("".join)
+)
+def test_a_name_is_a_secret_in_any_case(name: str) -> None:
+    """A name is searched in lower case where that is quicker, and is found as if its case were ignored."""
+    for key in (name, name.upper(), name.swapcase()):
+        assert redact._is_secrets(key) == redact._matches(redact._SECRET, key)

@@ -12,7 +12,7 @@ from elastic_events.bus.context import read_context
 from elastic_events.bus.drain import ENDED_LANES
 from elastic_events.bus.fork import _WAITING, Armed
 from elastic_events.bus.ring import Pipe, Ring
-from elastic_events.recorder.collect import MARKS, Collector
+from elastic_events.recorder.collector import MARKS, Collector
 from elastic_events.recorder.daemon import RETIRED, Daemon
 from elastic_events.recorder.directory import secure, take
 from elastic_events.recorder.request import Request

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 QUICK = [
-    ("thread-jsonl", Fault("open", 3, errno.EMFILE)),
     ("recorder", Fault("mmap", 1, errno.ENOMEM)),
     ("thread-sqlite", Fault("write", 9, errno.EIO)),
 ]
 SLOW = [
+    ("thread-jsonl", Fault("open", 3, errno.EMFILE)),
     ("process-sqlite", Fault("open", 9, errno.EMFILE)),
     ("process-sqlite/collector", Fault("write", 1, errno.ENOSPC, lasting=True)),
     ("process-jsonl/collector", Fault("open", 6, errno.EMFILE)),

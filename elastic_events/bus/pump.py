@@ -151,6 +151,8 @@ class Cursor:
 
     def _read(self, seq: int, frame: bytes | None, found: list[Record], make: Make, since: float, now: float) -> None:
         records = [] if frame is None else _whole([frame], make)
+        if records and type(records[0].seq) is not int:
+            records = []  # a whole frame of somebody else's
         stored = records[0].seq if records else -1
         if stored == seq:
             found += records

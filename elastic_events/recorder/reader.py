@@ -12,6 +12,7 @@ from elastic_events.bus.codec import decode
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.pump import GRACE, Cursor, Make, to_records
 from elastic_events.bus.record import Record
+from elastic_events.bus.ring import END
 from elastic_events.recorder.alive import boot_id, lives
 from elastic_events.recorder.format import (
     CLOSED,
@@ -110,9 +111,12 @@ class ForeignRing:
     def _sequence(self, seq: int) -> int:
         frame = self._frame(seq)
         try:
-            return -1 if frame is None else int(decode(frame)[0])
-        except (ValueError, TypeError, IndexError, RecursionError):
+            found = None if frame is None else decode(frame)[0]
+        except (ValueError, TypeError, LookupError, RecursionError):
             return -1
+        # One that cannot be in this slot is no sequence: the position would be there, and all before it lost.
+        fits = type(found) is int and 0 <= found < END and not (found ^ seq) & (self.capacity - 1)
+        return found if fits else -1
 
 
 class RecorderReader:

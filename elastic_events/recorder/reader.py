@@ -111,12 +111,13 @@ class ForeignRing:
     def _sequence(self, seq: int) -> int:
         frame = self._frame(seq)
         try:
-            found = None if frame is None else decode(frame)[0]
+            found = -1 if frame is None else decode(frame)[0]
         except (ValueError, TypeError, LookupError, RecursionError):
             return -1
         # One that cannot be in this slot is no sequence: the position would be there, and all before it lost.
-        fits = type(found) is int and 0 <= found < END and not (found ^ seq) & (self.capacity - 1)
-        return found if fits else -1
+        if isinstance(found, int) and 0 <= found < END and not (found ^ seq) & (self.capacity - 1):
+            return int(found)
+        return -1
 
 
 class RecorderReader:

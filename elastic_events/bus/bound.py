@@ -1,8 +1,11 @@
 """Fields that every event of one part of a program has."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
+
+from elastic_events.api import Event
+from elastic_events.bus.shape import fields_of
+from elastic_events.bus.signals import is_the_callers
 
 __all__ = ("Bound",)
 
@@ -21,12 +24,16 @@ class Bound:
     def record(self, event: Any, destination: str | None = "null") -> None:
         """As `EventBus.record`, with the bound fields in the event's metadata; those that the event has itself stay."""
         try:
-            metadata = {**self._fields, **(event.metadata or {})}
-            parts = {"name": event.name, "source": event.source, "timestamp": event.timestamp}
-        except Exception:  # noqa: BLE001 - a rendezvous event, which has no metadata, or what raises: an emitter never does
-            self._record(event, destination)
+            whole = event
+            try:
+                name, _, source, timestamp, metadata = fields_of(event, destination)
+                whole = Event(name, source, timestamp, {**self._fields, **(metadata or {})})
+            except BaseException as error:  # a rendezvous event has no metadata, and what raises is told by `record`
+                if is_the_callers(error):
+                    raise
+            self._record(whole, destination)
+        except RecursionError:  # no room for a call
             return
-        self._record(SimpleNamespace(**parts, metadata=metadata), destination)
 
     def __repr__(self) -> str:
         return f"<Bound {self._fields}>"

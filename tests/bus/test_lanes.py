@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -513,6 +514,46 @@ async def test_bound_fields() -> None:
     ]
     assert sink.payload[2].name == "unrecordable"
     assert len(sink.payload) == 4
+
+
+@dataclass
+class Named(Event):
+    """An event with a field of its own."""
+
+    step: int = 0
+
+
+class Raising:
+    """An event whose metadata raise."""
+
+    name, source, timestamp = "raising", "WORKER", 0
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @property
+    def metadata(self) -> Any:
+        """Raise."""
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), RecursionError(), MemoryError()]
+)
+async def test_whatever_a_bound_event_raises_stays_there(error: BaseException) -> None:
+    """Recording with bound fields lets nothing out that recording without them keeps in."""
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        bus.bind(job_id=7).record(Raising(error))
+    assert [one.name for one in sink.payload] == ["unrecordable"]
+
+
+async def test_bound_fields_beside_those_of_a_subclass() -> None:
+    """An event of a class with fields of its own keeps them where others are bound."""
+    sink = ListSink()
+    async with EventBus(sink) as bus:
+        bus.bind(job_id=7).record(Named("named", EventSource.WORKER, step=3))
+    assert sink.payload[0].event.metadata == {"job_id": 7, "step": 3}
 
 
 def test_lane_of_a_bus_in_a_thread_ends_for_another_event_loop() -> None:

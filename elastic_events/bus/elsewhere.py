@@ -1,7 +1,7 @@
 """A drain in another process, as a bus that is drained there sees it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError
@@ -64,6 +64,17 @@ class LaneElsewhere:
             ConfigError: always.
         """
         raise ConfigError(f"the lane {self.name!r} is in the collector's process: it ends with the run")
+
+    async def aclose(self) -> None:
+        """Refuse, as `unsubscribe`."""
+        self.unsubscribe()
+
+    async def __aenter__(self) -> Self:
+        self.unsubscribe()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End with the run."""
 
     def __repr__(self) -> str:
         return f"<LaneElsewhere {self.name}>"

@@ -57,6 +57,8 @@ class Notices:
     def _new(self, now: float) -> Iterator[str]:
         lane = self.lane
         remarks = getattr(lane.sink, "remarks", ())
+        if not isinstance(remarks, list | tuple):  # somebody's own sink means something else by it
+            remarks = ()
         yield from (f"says: {remark}" for remark in remarks[self._remarks :])
         self._remarks = len(remarks)
         lost = lane.ledger.lost

@@ -99,6 +99,17 @@ def test_urls_are_lanes_of_the_other_process_and_no_thread_is_started(other: Oth
         lane.unsubscribe()
 
 
+async def test_lane_of_the_other_process_ends_with_no_block(other: Other) -> None:
+    """Who would end such a lane with a block, or wait for its end, is told why not in the same words."""
+    with EventBus("sqlite:///run.db", rings=other.rings, elsewhere=other) as bus:
+        lane = bus.subscribe("jsonl:///run.jsonl")
+        with pytest.raises(ConfigError, match="ends with the run"):
+            async with lane:
+                pass
+        with pytest.raises(ConfigError, match="ends with the run"):
+            await lane.aclose()
+
+
 def test_what_the_other_process_has_not_delivered_is_said(other: Other) -> None:
     """A flush and a close say what is undelivered there."""
     other.undelivered = {"nats": 3}

@@ -120,3 +120,14 @@ async def test_lane_that_is_lapped_before_it_begins_counts_each_loss_once() -> N
         assert await bus.flush(20)
         assert lane.stats().dropped == {"overwritten": 30}
         assert (lane.stats().delivered, lane.stats().balanced) == (8, True)
+
+
+@pytest.mark.parametrize("remarks", [None, 7, "text"])
+async def test_sink_with_remarks_of_its_own_costs_nobody_anything(remarks: Any) -> None:
+    """An attribute `remarks` that holds no sentences, in a sink of somebody else's, says nothing and ends no drain."""
+    good, bad = ListSink(), ListSink()
+    bad.remarks = remarks  # type: ignore[attr-defined]
+    async with EventBus(good, bad, recorder=False, interval=0.001) as bus:
+        bus.put_metric("m", 1)
+        assert await bus.flush(20)
+    assert len(good.payload) == len(bad.payload) == 1

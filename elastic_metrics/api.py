@@ -101,8 +101,12 @@ def configure(handler: MetricHandler, group: str | None = None) -> None:
     """Let `handler` have the points of `group`, or of all groups without a handler of their own; the last call wins.
 
     Points put before the call still go to the handler of that time. With no bus open, one starts in a background thread.
+
+    Raises:
+        ConfigError: the handler is none, and why; those of before stay.
     """
     global _default_metrics_handler  # noqa: PLW0603 - torch's own name, which programs read
+    before = _default_metrics_handler, _metrics_map.copy()
     if group is None:
         _default_metrics_handler = handler
     else:
@@ -112,7 +116,13 @@ def configure(handler: MetricHandler, group: str | None = None) -> None:
         return
     from elastic_events.recording import default_bus  # a process that only puts does not pay for it
 
-    _routing.changed(default_bus())
+    try:
+        _routing.changed(default_bus())
+    except BaseException:  # or each bus that opens would meet it again
+        _default_metrics_handler = before[0]
+        _metrics_map.pop(group, None)
+        _metrics_map.update(before[1])
+        raise
 
 
 def _table() -> dict[str | None, Any]:

@@ -4,12 +4,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
 import elastic_events
-from elastic_events import EventBus, Record
+from elastic_events import ConfigError, EventBus, Record
 from elastic_metrics import (
     ConsoleMetricHandler,
     MetricData,
@@ -107,6 +108,21 @@ def test_raising_handler_is_counted() -> None:
     assert bus is not None
     assert bus.flush_sync()
     assert bus.stats().lanes["Raises"].failed == 1
+
+
+def test_what_is_no_handler_is_refused_once() -> None:
+    """A wrong handler is refused by `configure` and forgotten: the one of before stays, and other buses open."""
+    keep = Keep()
+    configure(keep)
+    wrongs: list[tuple[str | None, Any]] = [(None, print), ("mine", len)]
+    for group, wrong in wrongs:
+        with pytest.raises(ConfigError, match="no async function"):
+            configure(wrong, group)
+    with EventBus() as bus:
+        put_metric("m", 1)
+        put_metric("n", 2, "mine")
+        assert bus.flush_sync()
+    assert keep.names == ["m", "n"]
 
 
 def test_null_handler_starts_nothing() -> None:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 from elastic_events.api import NodeState, RdzvEvent
 from elastic_events.bus.bus import EventBus
@@ -40,8 +41,9 @@ __all__ = (
 #: The bus started by `start()`, or by a destination or a metric handler that needs one.
 _background: dict[str, EventBus] = {}
 
-#: The sinks by URL that it has: a cell of a notebook that is run again must not write everything twice.
-_urls: set[str] = set()
+#: The sinks by URL that such a bus has, and by which call: a cell of a notebook that is run again must not write
+#: everything twice.
+_urls: WeakKeyDictionary[EventBus, dict[str, object]] = WeakKeyDictionary()
 
 
 def unheard(event: Any, destination: Any) -> None:
@@ -97,10 +99,9 @@ def start(
     bus = _started()
     if bus is None:
         made, link = _make(handlers, drain, options)
+        _urls[made] = dict.fromkeys(_as_asked(handlers))  # before another thread can find it
         bus = _claim(made)
         if bus is made:
-            _urls.clear()
-            _urls.update(_as_asked(handlers))
             handlers = ()
             if link is not None:
                 link.join_children()
@@ -108,13 +109,23 @@ def start(
         elif link is not None:  # another thread was faster
             link.abandon()
     for handler in handlers:
-        fresh = _as_asked([handler]) - _urls
-        if fresh or not isinstance(handler, str) or not bus.lanes:  # a collector knows by itself what it was asked for
-            bus.subscribe(handler)
-            _urls.update(fresh)
+        _join(bus, handler)
     if handle_sigterm:
         signal.signal(signal.SIGTERM, _end)
     return bus
+
+
+def _join(bus: EventBus, handler: Handler) -> None:
+    """Subscribe `handler`, unless it is a URL that the bus has."""
+    known, call = _urls.setdefault(bus, {}), object()
+    fresh = [url for url in _as_asked([handler]) if known.setdefault(url, call) is call]
+    if fresh or not isinstance(handler, str) or not bus.lanes:  # a collector knows by itself what it was asked for
+        try:
+            bus.subscribe(handler)
+        except BaseException:
+            for url in fresh:
+                known.pop(url, None)
+            raise
 
 
 def _as_asked(handlers: Sequence[Handler]) -> set[str]:

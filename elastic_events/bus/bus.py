@@ -15,11 +15,11 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.elsewhere import Elsewhere
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.handler import Handler
+from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import BusStats, FlushResult
 from elastic_events.bus.pump import PipedRing
 from elastic_events.bus.redact import SECRETS, Redactor
 from elastic_events.bus.subscribing import Subscribing
-from elastic_events.bus.subscription import Subscription
 from elastic_events.bus.text import noun
 from elastic_events.bus.thread import MARGIN
 
@@ -111,6 +111,8 @@ class EventBus(Subscribing):
 
     async def flush(self, timeout: float = 5.0) -> FlushResult:
         """Wait until everything recorded before the call is settled in every lane, or the timeout; say what is not."""
+        if self._state == "closed":  # also in a forked child, which has no loop
+            return self._result()
         self._check_task()
         if self._loop is None or not self._loop.is_here:
             return await anyio.to_thread.run_sync(self.flush_sync, timeout)
@@ -183,7 +185,7 @@ class EventBus(Subscribing):
         """Return the sequence number of the next metric point."""
         return self._pump.heads()[1]
 
-    def _build(self, rings: Sequence[PipedRing], lanes: Sequence[tuple[str, Subscription]]) -> None:
+    def _build(self, rings: Sequence[PipedRing], lanes: Sequence[Lane]) -> None:
         super()._build(rings, lanes)
         if self._report_every is not None:
             self._drain.start(partial(self._report_itself, self._report_every))

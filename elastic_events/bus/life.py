@@ -110,8 +110,8 @@ class Life:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         block, loop, heads = self._block, self._loop, self._pump.heads()
-        assert block is not None
-        assert loop is not None
+        if block is None or loop is None:  # in a forked child, where it is closed: what ends the child goes on
+            return
         rest = block.leave(error)
         self._drain.request_close(self.timeout)
         try:
@@ -126,9 +126,9 @@ class Life:
 
     async def aclose(self, timeout: float | None = None) -> FlushResult:
         """Deliver what is left within `timeout` seconds, then end. Idempotent; says what it could not deliver."""
-        self._check_task()
-        if self._state == "closed":
+        if self._state == "closed":  # also in a forked child, which has no loop
             return self._result()
+        self._check_task()
         if self._loop is None or not self._loop.is_here or self._state not in ("open", "closing"):
             return await anyio.to_thread.run_sync(self.close, timeout)
         timeout = self.timeout if timeout is None else timeout
@@ -321,19 +321,31 @@ class Life:
             try:
                 return open_recorder(Path(named), self.context, self._capacity)
             except (OSError, ConfigError) as error:
-                warnings.warn(f"running without the flight recorder: {error}", RuntimeWarning, stacklevel=5)
+                self._warn(f"running without the flight recorder: {error}")
         return [Ring(self._capacity or IN_MEMORY, self._clock) for _ in range(2)]
 
-    def _build(self, rings: Sequence[PipedRing], lanes: Sequence[tuple[str, Subscription]]) -> None:
-        """Make all that reads `rings`; the lanes, by name, begin with the next record."""
+    def _warn(self, sentence: str) -> None:
+        try:
+            warnings.warn(sentence, RuntimeWarning, stacklevel=6)
+        except RuntimeWarning:  # where warnings are errors: an emitter never raises
+            if self._state != "forked":
+                raise
+
+    def _build(self, rings: Sequence[PipedRing], lanes: Sequence[Lane]) -> None:
+        """Make all that reads `rings`; `lanes`, of before a fork, begin again with the next record."""
         self._rings = list(rings)
         self.recorder: str = str(getattr(rings[0], "path", ""))
         self._pump = Pump(self._rings, self.context, self._wall_clock, self._destination)
         self._begin = self._pump.skip()
         self._drain = Drain(self._pump, self.interval, self.timeout, self._told, self._fail)
         self._emitter.events, self._emitter.metrics = (ring.pipe for ring in rings)
-        for name, subscription in lanes:
-            self._drain.add(self._lane(name, subscription, self._begin))
+        for lane in lanes:
+            # The same object, which somebody may hold. A spool is the parent's: in a child the backlog is in memory.
+            subscription = dataclasses.replace(lane.subscription, spool=None)
+            Lane.__init__(
+                lane, lane.name, subscription, self._begin, self._pump.heads, partial(self._ledger, lane.name)
+            )
+            self._drain.add(lane)
 
     def _lane(self, name: str, subscription: Subscription, origins: Sequence[int]) -> Lane:
         return Lane(name, subscription, origins, self._pump.heads, partial(self._ledger, name))
@@ -384,6 +396,7 @@ class Life:
         self._becomes = "new" if self._state == "new" else "open"
         self._renewals = itertools.count()
         self._renewed = False
+        self._drain.over = True  # for whoever asks a lane that had ended
         self._build([Ring(2), Ring(2)], self._lasting())
         self._state = "closed" if in_loop else "forked"
         if in_loop:
@@ -394,10 +407,9 @@ class Life:
             self._emitter.events, self._emitter.metrics = pipes
             front.point()
 
-    def _lasting(self) -> list[tuple[str, Subscription]]:
-        """Return what makes the lanes again. A spool is the parent's: in a child the backlog is in memory."""
-        lanes = (lane for lane in self._drain.lanes if lane.lasting)
-        return [(lane.name, dataclasses.replace(lane.subscription, spool=None)) for lane in lanes]
+    def _lasting(self) -> list[Lane]:
+        """Return the lanes that a child has, too."""
+        return [lane for lane in self._drain.lanes if lane.lasting]
 
     def _reopen(self) -> tuple[Sequence[PipedRing], list[tuple[str, Subscription]]]:
         """Return a child's rings under the drain elsewhere; where there can be none, the lanes that serve its sinks here."""
@@ -405,8 +417,7 @@ class Life:
         try:
             return self._elsewhere.reopen(self.context), []
         except (OSError, ElasticEventsError) as error:
-            with contextlib.suppress(RuntimeWarning):  # where warnings are errors: an emitter never raises
-                warnings.warn(f"drained by a thread of this process: {error}", RuntimeWarning, stacklevel=5)
+            self._warn(f"drained by a thread of this process: {error}")
             urls, self._elsewhere = self._elsewhere.urls, None
             lanes = [(handler_name(url), Subscription.of(url)) for url in urls]
             return [Ring(IN_MEMORY, self._clock) for _ in range(2)], lanes
@@ -418,14 +429,23 @@ class Life:
         """Give a forked child's bus rings, a drain and an identity of its own, with its first use."""
         if self._state != "forked" or next(self._renewals) > 0:
             return
+        try:
+            self._begin_anew()
+        except BaseException:  # Ctrl-C: the next record does it
+            self._renewals = itertools.count()
+            raise
+        self._renewed = True
+        self._state = self._becomes
+        if self._state == "open":
+            if self._is_drained_here:
+                self._launch()
+            self._opened()
+
+    def _begin_anew(self) -> None:
         # Ids are made of the process: a child that kept its parent's would give two records one id.
         context = self._own_context or read_context()
         self.context = msgspec.structs.replace(context, process=process_identity(), pid=os.getpid())
         rings, lanes = (self._make_rings(), []) if self._elsewhere is None else self._reopen()
-        self._build(rings, [*self._lasting(), *lanes])
-        self._state = self._becomes
-        if self._state == "open" and self._is_drained_here:
-            self._launch()
-        self._renewed = True
-        if self._state == "open":
-            self._opened()
+        self._build(rings, self._lasting())
+        for name, subscription in lanes:
+            self._drain.add(self._lane(name, subscription, self._begin))

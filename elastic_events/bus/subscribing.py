@@ -129,6 +129,7 @@ class Subscribing(Life):
         subscription = Subscription.of(handler, **{**options, "capacity": self._rings[0].capacity})
         if self._state == "closed":
             raise BusClosed("this bus is closed: what is recorded now reaches no handler; make a new EventBus")
+        self._renew()  # in a forked child: the lane is the child's own, and so is its spool
         with self._subscribing:
             late = self._state == "open" and self._home is None and self._loop is None
             if late:  # the first lane of its own: nobody has read here so far
@@ -284,5 +285,6 @@ class Subscribing(Life):
             with self._subscribing:
                 lane = self._add(f"log:{name}", subscription, [seq, self._pump.heads()[1]])
             lane.is_new = False  # it begins with the event that the pump is about to hand out
+            lane.lasting = False  # a forked child makes its own, with its first event for it
             return True
         return False

@@ -181,3 +181,152 @@ def test_child_makes_no_lane_again_that_was_unsubscribed(tmp_path: Path) -> None
     assert done.values("child") == list(range(5)), done.stderr
     assert done.stdout == "1\n"
     assert not (tmp_path / "other").exists()
+
+
+def test_child_leaves_the_block_of_its_parents_bus(tmp_path: Path) -> None:
+    """What ends a child inside the block of an event loop's bus ends it as it would without: with its own exit code."""
+    body = """
+    import asyncio
+    async def main():
+        async with EventBus(File()) as bus:
+            child = os.fork()
+            if child == 0:
+                try: print(bool(await bus.flush()), bool(await bus.aclose()), flush=True)
+                finally: sys.exit(7)
+            emit(2, "parent")
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    asyncio.run(main())
+    """
+    done = run(body, tmp_path)
+    assert done.stdout == "True True\n7\n", done.stderr
+    assert done.values("parent") == [0, 1]
+
+
+def test_lane_that_a_child_has_of_its_parent_is_its_own(tmp_path: Path) -> None:
+    """A child that holds a lane of before the fork sees its own numbers there, and ends it."""
+    body = """
+    import asyncio
+    bus = elastic_events.start(File())
+    got = []
+    async def other(record): got.append(record.name)
+    lane, gone = bus.subscribe(other), bus.subscribe(other)
+    emit(3, "parent")
+    assert bus.flush_sync()
+    gone.unsubscribe()
+    if os.fork() == 0:
+        signal.alarm(20)
+        got.clear()
+        emit(2, "child")
+        assert bus.flush_sync()
+        print(lane.stats().delivered, got, flush=True)
+        lane.unsubscribe()
+        emit(2, "later")
+        assert bus.flush_sync()
+        asyncio.run(lane.aclose())
+        asyncio.run(gone.aclose())
+        print(got, flush=True)
+        os._exit(0)
+    os.wait()
+    """
+    done = run(body, tmp_path)
+    assert done.stdout == "2 ['child', 'child']\n['child', 'child']\n", done.stderr
+    assert done.values("later") == [0, 1]
+
+
+def test_destination_is_served_once_in_a_child(tmp_path: Path) -> None:
+    """A logging handler that had events before the fork gets each of the child's once."""
+    body = """
+    with EventBus(File()) as bus:
+        bus.record(Event("parent", EventSource.AGENT), "console")
+        assert bus.flush_sync()
+        if os.fork() == 0:
+            bus.record(Event("child", EventSource.AGENT), "console")
+            assert bus.flush_sync()
+            os._exit(0)
+        os.wait()
+    """
+    done = run(body, tmp_path)
+    assert done.stderr.count("child") == 1, done.stderr
+    assert done.stderr.count("parent") == 1
+
+
+def test_ctrl_c_where_a_child_begins(tmp_path: Path) -> None:
+    """Ctrl-C in the midst of a child's first record ends that record only: the next one has its drain."""
+    body = """
+    import elastic_events.bus.life as life
+    bus, real = elastic_events.start(File()), life.read_context
+    def interrupted():
+        life.read_context = real
+        signal.raise_signal(signal.SIGINT)
+    life.read_context = interrupted
+    if os.fork() == 0:
+        try: emit(1, "first")
+        except KeyboardInterrupt: print("interrupted", flush=True)
+        emit(3, "child")
+        assert bus.flush_sync()
+        os._exit(0)
+    os.wait()
+    """
+    done = run(body, tmp_path)
+    assert done.stdout == "interrupted\n", done.stderr
+    assert done.values("child") == [0, 1, 2]
+
+
+def test_child_without_a_recorder_where_warnings_are_errors(tmp_path: Path) -> None:
+    """A child that can have no recorder file has a ring in memory, also where the warning of it cannot be given."""
+    directory = tmp_path / "recorders"
+    body = """
+    import shutil
+    with EventBus(File(), recorder=os.environ["RECORDERS"]) as bus:
+        if os.fork() == 0:
+            shutil.rmtree(os.environ["RECORDERS"])
+            open(os.environ["RECORDERS"], "w").close()
+            bus.put_metric("child", 0)
+            assert bus.flush_sync()
+            os._exit(0)
+        os.wait()
+    """
+    done = run(body, tmp_path, RECORDERS=str(directory))
+    assert done.values("child") == [0], done.stderr
+
+
+def test_two_threads_that_start_at_once_have_one_sink(tmp_path: Path) -> None:
+    """Who comes second finds the URL that the first one's bus has, however far that has come."""
+    url = f"jsonl:///{tmp_path}/run.jsonl"
+    body = """
+    import elastic_events.recording as recording
+    real, first = recording._claim, []
+    def claim(bus):
+        found = real(bus)
+        if not first:
+            first.append(bus)
+            second = threading.Thread(target=start)
+            second.start()
+            second.join()
+        return found
+    def start(): elastic_events.start(os.environ["URL"], drain="thread")
+    recording._claim = claim
+    start()
+    emit(3)
+    assert elastic_events.stop()
+    """
+    done = run(body, tmp_path, URL=url)
+    assert done.code == 0, done.stderr
+    assert (tmp_path / "run.jsonl").read_text().count('"metric"') == 3
+
+
+def test_spool_of_a_child_is_its_own(tmp_path: Path) -> None:
+    """What a child subscribes before its first record keeps its spool: its sink is away, and its records are on disk."""
+    body = """
+    class Away(File):
+        async def open(self): raise OSError("away")
+    with EventBus() as bus:
+        if os.fork() == 0:
+            bus.subscribe(Away(), spool=OUT + ".spool")
+            emit(3, "child")
+            bus.close(1)
+            os._exit(0)
+        os.wait()
+    """
+    run(body, tmp_path)
+    assert list((tmp_path / "out.spool").glob("metrics-*.spool"))

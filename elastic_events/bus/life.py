@@ -90,7 +90,8 @@ class Life:
 
     async def __aenter__(self) -> Self:
         self._may_open()
-        loop = self._loop = LoopHome(self._drain.run, lambda: self._drain.request_close(self.timeout), self._fail)
+        drain = self._drain  # in a forked child the bus has another one, and this one is to end
+        loop = self._loop = LoopHome(drain.run, lambda: drain.request_close(drain.patience), self._fail)
         try:
             await loop.start()
         except BaseException:
@@ -396,7 +397,8 @@ class Life:
         self._becomes = "new" if self._state == "new" else "open"
         self._renewals = itertools.count()
         self._renewed = False
-        self._drain.over = True  # for whoever asks a lane that had ended
+        # What runs of it ends at once, and whoever asks a lane that had ended is told so.
+        self._drain.over, self._drain.patience = True, 0.0
         self._build([Ring(2), Ring(2)], self._lasting())
         self._state = "closed" if in_loop else "forked"
         if in_loop:

@@ -3,6 +3,7 @@
 import errno
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,7 +82,9 @@ class _File:
             done = self.marks.pop(0)
         if done is not None:
             self.reader.note("settled", done.positions)
-        safe = next((mark for mark in reversed(self.marks) if mark.safe), done)
+        # Those of one file enter in order, and while a sink is away they are many.
+        count = bisect_left(self.marks, True, key=lambda mark: not mark.safe)
+        safe = self.marks[count - 1] if count else done
         if safe is not None and safe is not self._safe:
             self._safe = safe
             for reason in LOSSES:

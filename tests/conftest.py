@@ -13,6 +13,7 @@ from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 import elastic_events
+from elastic_metrics import api as metrics_api
 from tests.reaper import watch
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -76,6 +77,15 @@ def no_bus_left() -> Iterator[None]:
     if left is not None:
         elastic_events.stop()
     assert left is None, left
+
+
+@pytest.fixture
+def unconfigured() -> Iterator[None]:
+    """Have no handlers of metrics afterwards, as in a new process."""
+    yield
+    elastic_events.stop()
+    metrics_api._metrics_map.clear()
+    metrics_api._default_metrics_handler = metrics_api.NullMetricHandler()
 
 
 @pytest.fixture

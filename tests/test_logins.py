@@ -105,6 +105,7 @@ def test_no_command_shows_a_login(tmp_path: Path) -> None:
 
 def test_a_collector_shows_no_login(tmp_path: Path) -> None:
     """A collector whose sink is away says where it looked, not how it would log in there."""
+    (tmp_path / "rings").mkdir(mode=0o700)
     out, err = commands([("collect", "--once", "rings", "nats://joe:hunter2@127.0.0.1:9/s")], tmp_path)
     assert "127.0.0.1" in err
     assert not FOUND.search(out + err)

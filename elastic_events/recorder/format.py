@@ -170,7 +170,7 @@ def read_header(data: "mmap.mmap | bytes") -> Header:
             known = " and ".join(map(str, _READS))
             raise OtherVersionError(f"a recorder file of version {version}; this package reads versions {known}")
         header = msgspec.msgpack.decode(body, type=Header)
-    except (msgspec.MsgspecError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:  # msgspec's errors, and that of text, are ValueErrors
         raise InputError(f"the header of this recorder file is damaged: {error}") from error
     if not all(map(_possible, header.shapes)) or len(data) < Geometry(header.shapes).size:
         raise InputError("this recorder file is shorter than its header says")

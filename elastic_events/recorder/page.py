@@ -116,7 +116,7 @@ class PageReader:
 
 def _read(descriptor: int) -> Standing | None:
     for _ in range(20):  # it is being written
-        with suppress(OSError, msgspec.MsgspecError):
+        with suppress(OSError, ValueError):
             data = os.pread(descriptor, SIZE, 0)
             length, check = int.from_bytes(data[16:20], "little"), int.from_bytes(data[20:24], "little")
             body = data[BODY : BODY + length]

@@ -270,7 +270,7 @@ def _read_answer(reply: Any) -> object:
     try:
         answer = msgspec.json.decode(reply.data)
         error = answer.get("error")
-    except (msgspec.DecodeError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return TransientError("the NATS server's acknowledgement cannot be read")
     if error is None:
         return _DUPLICATE if answer.get("duplicate") else _STORED

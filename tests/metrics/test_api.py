@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -25,6 +24,8 @@ from elastic_metrics import (
 )
 from elastic_metrics import api as metrics_api
 
+pytestmark = pytest.mark.usefixtures("unconfigured")
+
 
 class Keep(MetricHandler):
     """Keeps the points, and the threads it was called in."""
@@ -42,15 +43,6 @@ class Keep(MetricHandler):
     def names(self) -> list[str]:
         """The names of the points."""
         return [point.name for point in self.points]
-
-
-@pytest.fixture(autouse=True)
-def unconfigured() -> Iterator[None]:
-    """Give each test the configuration of a new process."""
-    yield
-    elastic_events.stop()
-    metrics_api._metrics_map.clear()
-    metrics_api._default_metrics_handler = NullMetricHandler()
 
 
 def test_point_goes_to_the_handler_of_its_time() -> None:

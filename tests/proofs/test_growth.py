@@ -1,6 +1,6 @@
 """What is kept by name, process, run or handler is bounded, and what is forgotten changes no answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -151,14 +151,6 @@ def test_names_of_ticks_are_bounded() -> None:
     assert not ticks.passes(f"workers.{MANY - 1}.healthy", 1, 1)
 
 
-@pytest.fixture
-def routes() -> Iterator[None]:
-    """Have no handlers afterwards."""
-    yield
-    metrics_api._metrics_map.clear()
-    metrics_api._metrics_map.update({None: metrics_api.NullMetricHandler()})
-
-
 class Kept(MetricHandler):
     """Keeps how many points came."""
 
@@ -169,7 +161,7 @@ class Kept(MetricHandler):
         self.count += 1
 
 
-@pytest.mark.usefixtures("routes")
+@pytest.mark.usefixtures("unconfigured")
 def test_handlers_that_are_configured_one_after_the_other_are_let_go() -> None:
     """Each gets the points of its time; of those in force no more the last ones keep a lane."""
     handlers = [Kept() for _ in range(3 * (KEPT + ENDED_LANES))]
@@ -182,7 +174,7 @@ def test_handlers_that_are_configured_one_after_the_other_are_let_go() -> None:
     assert [handler.count for handler in handlers] == [1] * len(handlers)
 
 
-@pytest.mark.usefixtures("routes")
+@pytest.mark.usefixtures("unconfigured")
 def test_tables_of_handlers_are_forgotten() -> None:
     """What was in force for points that no ring has any more is forgotten; each point still goes to its own handler."""
     first, second = Kept(), Kept()

@@ -83,16 +83,13 @@ class Queue:
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory that they take."""
-        for run in islice(self._runs, self._known, None):
-            self._weight += run.weigh()
-        self._known = len(self._runs)
-        return self._weight
+        """Bytes of memory that they take; any thread may ask, and changes nothing by it."""
+        return sum(run.weight or weigh(run.records[run.begin :]) for run in tuple(self._runs))
 
     def fits(self, records: Sequence[Record], encoded: int, bytes_: int) -> bool:
         """Whether `records` of `encoded` bytes, and all that is here, take no more than `bytes_` of memory."""
         most = bound(self._count + len(records), self._encoded + encoded)
-        return most <= bytes_ or self.bytes + weigh(records) <= bytes_
+        return most <= bytes_ or self._weigh() + weigh(records) <= bytes_
 
     @property
     def first(self) -> int | None:
@@ -165,7 +162,7 @@ class Queue:
         if not newest:
             self.take(1)
             return
-        _ = self.bytes  # now all is weighed
+        self._weigh()
         run = self._runs[-1]
         gone = run.records.pop()
         run.entries = run.entries[:-1]
@@ -176,6 +173,13 @@ class Queue:
         if not run:
             self._runs.pop()
             self._known -= 1
+
+    def _weigh(self) -> int:
+        """Weigh the runs that are not weighed; return what all take."""
+        for run in islice(self._runs, self._known, None):
+            self._weight += run.weigh()
+        self._known = len(self._runs)
+        return self._weight
 
     def _left(self, count: int, encoded: int, weight: int) -> None:
         self._count -= count

@@ -4,8 +4,9 @@ import errno
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from elastic_events.bus.backlog import Backlog, Found
 from elastic_events.bus.context import Context
 from elastic_events.bus.latest import Latest
+from elastic_events.bus.queued import Queue
 from elastic_events.bus.record import Record
 from elastic_events.bus.weight import weigh
 from elastic_events.recorder.spool import Spool
@@ -440,6 +442,38 @@ def test_the_latest_of_a_key_is_what_came_last_when_a_batch_comes_back() -> None
     assert latest.size == weigh(events(0, 2, 4))
     assert numbers(latest.take(*ALL)) == [0, 2, 4]
     assert latest.size == 0
+
+
+class Weighed:
+    """A record for a queue; while it is weighed, something happens in another thread."""
+
+    kind, size = "event", 10
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile
+
+    @property
+    def memory(self) -> int:
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return 600
+
+
+def test_who_asks_for_its_size_changes_nothing() -> None:
+    """Any thread may ask what a backlog takes, while others are put in and taken out; what it takes is known as before."""
+    queue = Queue()
+
+    def come_and_go() -> None:
+        queue.append(cast("Any", [Weighed(lambda: None)] * 3), (7, 9, 11), 30)
+        queue.take(1)
+
+    first = Weighed(come_and_go)
+    queue.append(cast("Any", [first, Weighed(lambda: None)]), range(2), 20)
+    assert queue.bytes > 0
+    assert queue.bytes == 4 * 600
+    assert queue._weigh() == 4 * 600
+    queue.take(4)
+    assert queue._weigh() == queue.bytes == 0
 
 
 def test_how_many_wait_before_a_mark(tmp_path: Path) -> None:

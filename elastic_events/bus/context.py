@@ -7,7 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ("Context", "completed", "read_context")
+__all__ = ("COLLECTOR", "Context", "completed", "read_context")
+
+#: The role of a process that collects for others.
+COLLECTOR = "collector"
 
 
 class Context(msgspec.Struct, frozen=True):

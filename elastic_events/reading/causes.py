@@ -294,11 +294,12 @@ def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -
 
 def _began_to_end(worker: Worker) -> int:
     """Return until when a worker surely did nothing that its peers could break of: an exit takes time, a kill does not."""
-    process = worker.process
-    if worker.signal in _AT_ONCE or process is None:
-        return _earliest(worker) if worker.signal in _AT_ONCE else worker.started_ns or 0
-    words = [time_ns for time_ns, name, _ in process.said if name != "thread.exception"]
-    return words[-1] if words else process.last_ns
+    if worker.signal in _AT_ONCE:
+        return _earliest(worker)
+    if worker.process is None:
+        return worker.started_ns or 0
+    words = [time_ns for time_ns, name, _ in worker.process.said if name != "thread.exception"]
+    return words[-1] if words else worker.process.last_ns
 
 
 def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:

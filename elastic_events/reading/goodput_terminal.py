@@ -12,7 +12,7 @@ from elastic_events.bus.text import counted
 from elastic_events.reading.buckets import BUCKETS, Bucket, Goodput, headline
 from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
-from elastic_events.reading.words import seconds, spans
+from elastic_events.reading.words import by_attempt, seconds
 
 __all__ = ("explain", "goodput_terminal")
 
@@ -113,9 +113,7 @@ def _remarks(answer: Goodput) -> Iterator[str]:
             "with elastic_events.step(n): ...  (and checkpoint(n), restore(n))."
         )
         return
-    for unsure in dict.fromkeys(attempt.unsure for attempt in answer.attempts if attempt.unsure):
-        numbers = [attempt.attempt for attempt in answer.attempts if attempt.unsure == unsure]
-        yield f"Attempt {spans(numbers)}: {unsure}."
+    yield from by_attempt((attempt.attempt, attempt.unsure) for attempt in answer.attempts)
     usual = f" of {seconds(answer.step_s)} in the median" if answer.step_s is not None else ""
     parts = [f"{counted(answer.steps, 'step')}{usual}"]
     if answer.steps_redone:

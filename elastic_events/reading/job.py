@@ -33,9 +33,10 @@ def assemble(run_id: str, told: list[Told]) -> Story:
 def _joins(told: Iterable[Told]) -> Iterable[Joined]:
     for process, facts, _ in told:
         for said in facts:
-            number = integer(said.facts.get("round")) if said.name == "rendezvous.completed" else None
+            if said.name != "rendezvous.completed":
+                continue
+            number, *about = (integer(said.facts.get(key)) for key in ("round", "rank", "world_size"))
             if number is not None:
-                about = integer(said.facts.get("rank")), integer(said.facts.get("world_size"))
                 yield Joined(process.context.host, number, said.time_ns, *about)
 
 

@@ -336,9 +336,11 @@ def _last_steps(story: Story) -> list[LastStep]:
     for worker in story.workers():
         if worker.rank is None or worker.process is None:
             continue
-        reached[worker.rank] = worker.process.last_step
-        if reached[worker.rank] is None and any(worker.process.ends):
-            del reached[worker.rank]  # its steps have no numbers
+        step = worker.process.last_step
+        if step is None and any(worker.process.ends):  # its steps have no numbers
+            reached.pop(worker.rank, None)
+        else:
+            reached[worker.rank] = step
     ranks: dict[int | None, list[int]] = {}
     for rank, step in reached.items():
         ranks.setdefault(step, []).append(rank)

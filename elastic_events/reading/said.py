@@ -92,12 +92,15 @@ def later(said: Said, by_ns: int, clock: ClockSet | None = None) -> Said:
 
     The death may have been seen before the `clock` was set that the fact itself was told by; where both can be, its time is None.
     """
-    if not by_ns or (isinstance(said.told, str) and "_ns" not in said.told):
-        return said if not by_ns else said._replace(time_ns=said.time_ns + by_ns)
-    times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(said.facts.get(name))) is not None}
+    if not by_ns:
+        return said
     told_ns = said.time_ns + by_ns
+    if isinstance(said.told, str) and "_ns" not in said.told:  # it tells no time, and stays a text
+        return said._replace(time_ns=told_ns)
+    facts = said.facts
+    times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(facts.get(name))) is not None}
     moved = {name: _moved(time, by_ns, told_ns, clock) for name, time in times.items()}
-    return Said(told_ns, said.name, {**said.facts, **moved} if moved else said.facts)
+    return Said(told_ns, said.name, {**facts, **moved} if moved else facts)
 
 
 def _moved(time_ns: int, by_ns: int, told_ns: int, clock: ClockSet | None) -> int | None:

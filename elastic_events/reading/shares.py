@@ -2,10 +2,10 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from elastic_events.bus.context import Context
+from elastic_events.bus.context import COLLECTOR, Context
 from elastic_events.reading.ranks import program, ticks
 from elastic_events.reading.said import Told
 from elastic_events.reading.story import Process
@@ -81,10 +81,6 @@ class Shares:
         return range(first, last + 1)
 
 
-#: The role of a process that collects for others.
-COLLECTOR = "collector"
-
-
 def anew(told: list[Told]) -> list[list[Told]]:
     """Part the jobs of one id. One that had failed goes on, from a queue; but where it had succeeded, another one begins.
 
@@ -92,17 +88,7 @@ def anew(told: list[Told]) -> list[list[Told]]:
     """
     if len({one.process.context.host for one in told}) > 1:
         return [told]
-    jobs: list[list[Told]] = [[]]
-    end, over = 0, False
-    for one in sorted(told, key=lambda one: one.process.first_ns):
-        names = {said.name for said in one.facts}
-        if over and one.process.first_ns > end and "attempt.started" in names:
-            jobs.append([])
-            over = False
-        jobs[-1].append(one)
-        end = max(end, one.process.last_ns)
-        over = over or "job.succeeded" in names
-    return jobs
+    return _parted(told, ("job.succeeded",), lambda one, _job, over: over and "attempt.started" in _names(one))
 
 
 def one_by_one(told: list[Told]) -> list[list[Told]]:
@@ -110,16 +96,28 @@ def one_by_one(told: list[Told]) -> list[list[Told]]:
 
     So does a program that has neither agent nor rank, as those before it had none: a script that ran twice is two runs.
     """
-    jobs: list[list[Told]] = []
-    end, over = 0, True
+    ends = ("job.succeeded", "job.failed")
+    return _parted(told, ends, lambda one, job, over: over or _begins(one.process, job))
+
+
+def _parted(
+    told: list[Told], ends: tuple[str, ...], begins: Callable[[Told, list[Told], bool], bool]
+) -> list[list[Told]]:
+    """Begin a job with each that comes when all before it have ended, if it `begins` one behind a job that is over, or not."""
+    jobs: list[list[Told]] = [[]]
+    end, over = 0, False
     for one in sorted(told, key=lambda one: one.process.first_ns):
-        if one.process.first_ns > end and (over or _begins(one.process, jobs[-1])):
+        if jobs[-1] and one.process.first_ns > end and begins(one, jobs[-1], over):
             jobs.append([])
             over = False
         jobs[-1].append(one)
         end = max(end, one.process.last_ns)
-        over = over or any(said.name in ("job.succeeded", "job.failed") for said in one.facts)
+        over = over or not _names(one).isdisjoint(ends)
     return jobs
+
+
+def _names(one: Told) -> set[str]:
+    return {said.name for said in one.facts}
 
 
 def _begins(process: Process, job: list[Told]) -> bool:

@@ -120,9 +120,8 @@ class Worker:
     first: bool = False  #: the first of its node to fail, by itself
     victim: bool = False  #: ended by the agent, since another had failed
     consequence: bool = False  #: failed by itself, but after another, and as one fails whose peer is gone
-    left: Mapping[str, Any] = field(
-        default_factory=lambda: _NOTHING
-    )  #: what it left in its folder, as its agent read it
+    #: What it left in its folder, as its agent read it.
+    left: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     asked_ns: int = 0  #: when its agent had its last stack; 0: it had none
     stack: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  #: the facts of that
     process: Process | None = None  #: what it recorded itself

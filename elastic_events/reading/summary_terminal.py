@@ -16,7 +16,7 @@ from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.overview import AttemptRow, Clock, Departure, Failure, Summary
 from elastic_events.reading.shown import shown
 from elastic_events.reading.stuck import places
-from elastic_events.reading.words import error_line, seconds, spans
+from elastic_events.reading.words import by_attempt, error_line, seconds, spans
 
 __all__ = ("summary_terminal",)
 
@@ -212,8 +212,7 @@ def _remarks(answer: Summary) -> Iterable[str]:
     yield from _costs(answer)
     yield from _waits(answer)
     yield from _steps(answer)
-    for unsure, rows in _unsure(answer).items():
-        yield f"Attempt {spans(rows)}: {unsure}."
+    yield from by_attempt((row.attempt, row.unsure) for row in answer.attempts)
     yield from _clocks(answer.clocks)
     if answer.unparsed:
         yield f"{counted(answer.unparsed, 'rendezvous message')} of torch could not be understood."
@@ -240,14 +239,6 @@ def _waits(answer: Summary) -> Iterable[str]:
         yield f"Node {one.node} was {seconds(one.seconds)} in a rendezvous {how}, from +{seconds(one.start_s)} on."
     if len(answer.gathering) > _FEW:
         yield f"{counted(len(answer.gathering) - _FEW, 'more node')} gathered in vain."
-
-
-def _unsure(answer: Summary) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for row in answer.attempts:
-        if row.unsure:
-            found.setdefault(row.unsure, []).append(row.attempt)
-    return found
 
 
 def _steps(answer: Summary) -> Iterable[str]:

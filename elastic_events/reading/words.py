@@ -1,6 +1,8 @@
 """Numbers as people read them."""
 
-__all__ = ("error_line", "seconds", "spans")
+from collections.abc import Iterable, Iterator
+
+__all__ = ("by_attempt", "error_line", "seconds", "spans")
 
 _LINE = 160
 
@@ -22,6 +24,15 @@ def seconds(value: float | None) -> str:
         return f"{sign}{minutes}m {rest:02}s"
     hours, minutes = divmod(round(size / 60), 60)
     return f"{sign}{hours}h {minutes:02}m"
+
+
+def by_attempt(said: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Give a sentence for each text that is not empty, with the attempts that it is said of: "Attempt 0-2: TEXT."."""
+    found: dict[str, list[int]] = {}
+    for attempt, text in said:
+        if text:
+            found.setdefault(text, []).append(attempt)
+    yield from (f"Attempt {spans(attempts)}: {text}." for text, attempts in found.items())
 
 
 def spans(numbers: list[int], limit: int = 6) -> str:

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 
 from elastic_events.bus.bus import EventBus
-from elastic_events.bus.context import read_context
+from elastic_events.bus.context import COLLECTOR, read_context
 from elastic_events.bus.errors import ElasticEventsError
 from elastic_events.bus.handler import Sink
 from elastic_events.bus.lane import Lane
@@ -93,7 +93,7 @@ class Run:
         self.requests: dict[int, Request] = {}
         self.ledgers: tuple[LaneLedger, ...] = ()  #: as they were when the bus was closed
         self._spools = directory / SPOOL
-        context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role="collector")
+        context = msgspec.structs.replace(read_context({}), run_id=run_id or "none", role=COLLECTOR)
         self.bus: RunBus = RunBus(say, context=context, interval=IDLE, timeout=LAST_WORDS, recorder=False)
         self.closing = False
         self.used = False  #: a file has come for it

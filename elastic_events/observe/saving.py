@@ -92,12 +92,12 @@ def _wrapped(original: Callable[..., Any], begins: Callable[..., Any]) -> Callab
 
     @wraps(original)
     def call(*args: Any, **options: Any) -> Any:
-        span = begins(*args, **options)
+        begun = begins(*args, **options)
         try:
             return original(*args, **options)
         finally:
-            if span is not None:
-                _ends(span, *sys.exc_info())
+            if begun is not None:
+                _ends(*begun, *sys.exc_info())
 
     return call
 
@@ -118,7 +118,7 @@ def _save_begins(file: Any) -> Any:
     if len(_open.saved) > SAVED:
         del _open.saved[next(iter(_open.saved))]
     _open.nested += 1
-    return checkpoint(_last_step(), observed=True, path=path).__enter__()
+    return path, checkpoint(_last_step(), observed=True, path=path).__enter__()
 
 
 def _load_begins(file: Any) -> Any:
@@ -130,14 +130,13 @@ def _load_begins(file: Any) -> Any:
         if steps.done or _open.loads > LOADS:
             return None
     _open.nested += 1
-    return restore(None, observed=True, path=path).__enter__()
+    return path, restore(None, observed=True, path=path).__enter__()
 
 
 @guarded("checkpoints")
-def _ends(span: Any, *error: Any) -> None:
+def _ends(path: str, span: Any, *error: Any) -> None:
     _open.nested -= 1
-    about = span._metadata  # noqa: SLF001
-    span._metadata = {**about, "file_id": _identity(about["path"])}  # noqa: SLF001
+    span.add(file_id=_identity(path))
     span.__exit__(*error)
     steps.passed()
 

@@ -52,10 +52,8 @@ class Steps:
             self._ended(skipped)
             return
         ended = self.rounds.ended(optimizer, self.done, self._batch is not None)
-        if ended > 1:
-            record_ours(
-                "step.observed", {"step": self.done, "took_ns": 0, "data_ns": 0}
-            )  # how long is not known any more
+        if ended > 1:  # the one before this was a step, too: how long it took is not known any more
+            record_ours("step.observed", {"step": self.done, "took_ns": 0, "data_ns": 0})
             self.done += 1
         if ended:
             self._ended(skipped)

@@ -51,11 +51,9 @@ class _Routes:
     def _retire(self, bus: "EventBus", table: Table) -> None:
         """End the lanes of handlers in force no more, but for the last ones: these may come back, and keep their order."""
         now = {id(handler) for handler in table.values()}
-        self._handlers.sort(
-            key=lambda pair: id(pair[0]) in now
-        )  # those in force to the end; the others as they left it
-        gone = self._handlers[: max(sum(id(handler) not in now for handler, _ in self._handlers) - KEPT, 0)]
-        del self._handlers[: len(gone)]
+        idle = [pair for pair in self._handlers if id(pair[0]) not in now]  # as they left it
+        gone, kept = idle[:-KEPT], idle[-KEPT:]
+        self._handlers = kept + [pair for pair in self._handlers if id(pair[0]) in now]
         sinks = {id(sink) for _, sink in gone}
         for lane in bus._drain.lanes if gone else ():
             if id(lane.subscription.sink) in sinks:
@@ -95,7 +93,7 @@ class Routing:
             if bus is not None:
                 self._routes.setdefault(bus, _Routes())
             for known, routes in list(self._routes.items()):
-                if known.stats().state != "closed":
+                if known._state != "closed":
                     routes.change(known, table)
 
     def after_fork(self) -> None:

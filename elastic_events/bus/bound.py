@@ -24,16 +24,19 @@ class Bound:
     def record(self, event: Any, destination: str | None = "null") -> None:
         """As `EventBus.record`, with the bound fields in the event's metadata; those that the event has itself stay."""
         try:
-            whole = event
-            try:
-                name, _, source, timestamp, metadata = fields_of(event, destination)
-                whole = Event(name, source, timestamp, {**self._fields, **(metadata or {})})
-            except BaseException as error:  # a rendezvous event has no metadata, and what raises is told by `record`
-                if is_the_callers(error):
-                    raise
-            self._record(whole, destination)
+            self._record(self._whole(event, destination), destination)
         except RecursionError:  # no room for a call
             return
+
+    def _whole(self, event: Any, destination: str | None) -> Any:
+        """Return an event with the bound fields too; or `event`, if it has no metadata or raises, which `record` tells."""
+        try:
+            name, _, source, timestamp, metadata = fields_of(event, destination)
+            return Event(name, source, timestamp, {**self._fields, **(metadata or {})})
+        except BaseException as error:
+            if is_the_callers(error):
+                raise
+            return event
 
     def __repr__(self) -> str:
         return f"<Bound {self._fields}>"

@@ -6,6 +6,7 @@ The state and its rules are plain methods; `run` only waits, and calls the handl
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Self
 
 import anyio
@@ -72,6 +73,13 @@ class Lane(Delivery):
         self._hurry: Callable[[bool], object] = getattr(self.sink, "hurry", lambda _on: None)
         self._adopt()
         self.resume()
+
+    def begin_anew(self, origins: Sequence[int], heads: Callable[[], Sequence[int]]) -> None:
+        """Begin in a forked child, with its next records: the same object, which somebody may hold.
+
+        A spool is the parent's; in a child the backlog is in memory.
+        """
+        Lane.__init__(self, self.name, replace(self.subscription, spool=None), origins, heads, self._last_record)
 
     def resume(self) -> None:
         """Make ready to run in an event loop, also after another one that is gone."""

@@ -4,7 +4,6 @@ One file although it is long: each way to open, close or fork is right only besi
 """
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import threading
@@ -341,11 +340,7 @@ class Life:
         self._drain = Drain(self._pump, self.interval, self.timeout, self._told, self._fail)
         self._emitter.events, self._emitter.metrics = (ring.pipe for ring in rings)
         for lane in lanes:
-            # The same object, which somebody may hold. A spool is the parent's: in a child the backlog is in memory.
-            subscription = dataclasses.replace(lane.subscription, spool=None)
-            Lane.__init__(
-                lane, lane.name, subscription, self._begin, self._pump.heads, partial(self._ledger, lane.name)
-            )
+            lane.begin_anew(self._begin, self._pump.heads)
             self._drain.add(lane)
 
     def _lane(self, name: str, subscription: Subscription, origins: Sequence[int]) -> Lane:

@@ -1,5 +1,6 @@
 """The errors that reach a user; the emit path raises none of them unless `strict=True` asks for it."""
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "PERMANENT",
+    "SCARCE",
     "USERS",
     "BusClosed",
     "ConfigError",
@@ -132,6 +134,9 @@ def refused_by(error: BaseException) -> set[int]:
 
 #: Failures that trying again cannot help: the handler said so, or the record does not fit its code.
 PERMANENT = (PermanentError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
+
+#: Errors of a system that is short of something just now: they say nothing about the file, and the next try may be well.
+SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
 
 #: Why a sink does not open, where only the user can put it right.
 USERS = (ConfigError, MissingExtra)

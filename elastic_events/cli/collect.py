@@ -8,9 +8,10 @@ from pathlib import Path
 import anyio
 import click
 
-from elastic_events.bus.errors import ConfigError, ElasticEventsError, InputError
+from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.text import counted
 from elastic_events.cli.output import tell
+from elastic_events.cli.recover import no_directory
 from elastic_events.recorder.daemon import Daemon
 from elastic_events.recorder.directory import rings, secure, take
 from elastic_events.recorder.request import VARIABLES, Request, submit
@@ -31,7 +32,7 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
     there are served: what a collector left when it was killed with its machine, say, goes on to where it was to go.
     """
     if once and not directory.exists():  # a name that is wrong, rather than one that is early
-        raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
+        raise no_directory(directory)
     secure(directory)
     environ = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
     for url in urls:

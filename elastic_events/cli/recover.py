@@ -20,7 +20,12 @@ from elastic_events.recorder.directory import SPOOL
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.console import format_record
 
-__all__ = ("command", "send")
+__all__ = ("command", "no_directory", "send")
+
+
+def no_directory(directory: Path) -> InputError:
+    """Return what to say of a directory of recorders that is not there."""
+    return InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
 
 
 @click.command("recover")
@@ -33,7 +38,7 @@ __all__ = ("command", "send")
 def command(directory: Path, url: str | None, last: int | None, timeout: float) -> None:
     """Read the flight recorders in DIRECTORY: a line for each process, its last records, or all of it into a sink."""
     if not is_folder(directory):
-        raise InputError(f"{directory}: no such directory; name the one that was in ELASTIC_EVENTS_DIR")
+        raise no_directory(directory)
     everything: list[Record] = []
     paths = sorted([*directory.glob("*.ring"), *directory.glob("*.bad")])
     if not paths:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from elastic_events.bus.backlog import Backlog
-from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.errors import SCARCE, ConfigError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.latest import Latest
 from elastic_events.bus.pump import Cursor
@@ -27,7 +27,7 @@ __all__ = ("LATER", "OPENING", "Collector", "Heads", "Outlet")
 OPENING = 1.0
 
 #: Failures to open a file, or to look at the directory, that say nothing about it: the next scan tries again.
-LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT, errno.EIO, errno.EAGAIN}
+LATER = SCARCE | {errno.ENOENT, errno.EIO}
 
 #: Marks that wait, a file. Each stands for those before it: with fewer of them a file learns a little later what is delivered.
 MARKS = 256

@@ -27,12 +27,13 @@ import msgspec
 
 from elastic_events.bus.codec import plain
 from elastic_events.bus.context import Context
+from elastic_events.bus.errors import SCARCE
 from elastic_events.bus.record import Record
 
 __all__ = ("LATER", "START", "Directory", "Head", "Segment", "Torn", "batches", "pack")
 
 #: Errors of a disk that cannot be read just now, which say nothing about the file; EBADF: it was closed.
-LATER = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBADF}
+LATER = SCARCE | {errno.EBADF}
 
 #: Where the first batch begins.
 START = 24

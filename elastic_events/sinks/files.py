@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from elastic_events.bus.errors import ConfigError, TransientError
+from elastic_events.bus.errors import SCARCE, ConfigError, TransientError
 
 __all__ = ("PRIVATE", "check_path", "failure", "open_private", "refusal")
 
@@ -13,9 +13,7 @@ __all__ = ("PRIVATE", "check_path", "failure", "open_private", "refusal")
 PRIVATE = 0o600
 
 #: Errors that say nothing about a path: no room, no descriptor, a disk that fails just now. A delay, no user's mistake.
-_LATER = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
-)
+_LATER = SCARCE | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR}
 
 #: What every opening adds: no link is followed (F75), a FIFO does not block, a child process inherits nothing.
 _CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

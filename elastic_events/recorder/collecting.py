@@ -31,7 +31,7 @@ class Collecting:
         self.interval = interval
         self._collector = collector
         self._at_end = at_end  # calls when every lane has ended
-        self._worker = SinkThread("elastic-events collector")
+        self._thread = SinkThread("elastic-events collector")
         self._turn = anyio.Lock()  # a scan, in the thread, and a sweep, in the loop, are never at once
         self._over = False
 
@@ -59,8 +59,8 @@ class Collecting:
         Raises:
             ConfigError: it cannot be used, or another launcher collects it.
         """
-        await self._worker.run(self._collector.open)
-        await self._worker.run(self._collector.scan)
+        await self._thread.run(self._collector.open)
+        await self._thread.run(self._collector.scan)
         self._collector.sweep()
 
     async def run(self) -> None:
@@ -77,7 +77,7 @@ class Collecting:
                 async with self._turn:
                     if anyio.current_time() >= scan_at:
                         try:
-                            await self._worker.run(self._collector.scan)
+                            await self._thread.run(self._collector.scan)
                         except OSError as error:
                             if error.errno not in LATER:  # no descriptor left, say: the next turn looks again
                                 raise
@@ -98,7 +98,7 @@ class Collecting:
             return
         async with self._turn:
             with suppress(OSError):  # `run` meets it, too
-                await self._worker.run(self._collector.scan)
+                await self._thread.run(self._collector.scan)
         mark |= {name: heads for name, heads in self._collector.heads().items() if name not in mark}
         while self.behind(mark) and not self._over:
             async with self._turn:
@@ -112,7 +112,7 @@ class Collecting:
     def close(self) -> None:
         """Take a last look; note what is delivered, and let the directory go, when every lane has ended."""
         self._over = True
-        self._worker.close()
+        self._thread.close()
         if self._collector.is_open:
             self._collector.last_look()  # in this thread: at interpreter exit no other can be counted on (M4)
             self._at_end(self._collector.close)
@@ -120,8 +120,8 @@ class Collecting:
     def abandon(self) -> None:
         """Let the directory go, though it is just being taken: `open` was cancelled."""
         self._over = True
-        self._worker.soon(self._collector.close)
-        self._worker.close()
+        self._thread.soon(self._collector.close)
+        self._thread.close()
 
     def __repr__(self) -> str:
         return f"<Collecting {self.directory}, {counted(len(self._collector.files), 'file')}>"

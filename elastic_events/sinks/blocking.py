@@ -35,7 +35,7 @@ class BlockingSink(ABC):
     any_loop = True
 
     def __init__(self) -> None:
-        self._worker: SinkThread | None = None
+        self._thread: SinkThread | None = None
         self._stuck: SinkThread | None = None  # of an attempt that nobody waited for to its end
         self._hurried = False
         self._pid = 0
@@ -46,29 +46,29 @@ class BlockingSink(ABC):
         """Start the thread and open; in a forked child, open anew what the parent has open."""
         if self._pid != os.getpid():
             self._stuck = None
-            if self._worker is not None:
+            if self._thread is not None:
                 self.abandon()
         if self._stuck is not None and self._stuck.alive:
             # Not a thread more for each attempt, all at work on one sink.
             raise TransientError("the last attempt to open it has not ended yet")
         self._pid = os.getpid()
         self._unsure = self._written = None
-        self._worker = SinkThread(self.thread_name)
+        self._thread = SinkThread(self.thread_name)
         try:
-            await self._worker.run(self._begin)
+            await self._thread.run(self._begin)
         except Exception:
-            self._worker.close()
-            self._worker = None
+            self._thread.close()
+            self._thread = None
             raise
 
     async def write(self, records: Sequence[Record]) -> None:
         """Write `records` in the thread; see the class of the sink for what "delivered" means."""
-        assert self._worker is not None, "write() before open()"
+        assert self._thread is not None, "write() before open()"
         again = self._unsure is records
         self._unsure = records
         waited_for = [True]
         try:
-            await self._worker.run(self._call, records, again, waited_for)
+            await self._thread.run(self._call, records, again, waited_for)
         except Exception:
             self._unsure = None
             raise
@@ -78,17 +78,17 @@ class BlockingSink(ABC):
 
     async def aclose(self) -> None:
         """Close in the thread, after the calls it has."""
-        worker, self._worker = self._worker, None
-        if worker is not None and self._pid != os.getpid():
+        thread, self._thread = self._thread, None
+        if thread is not None and self._pid != os.getpid():
             self.abandon()
-        elif worker is not None:
+        elif thread is not None:
             try:
-                await worker.run(self.close_now)
+                await thread.run(self.close_now)
             except anyio.get_cancelled_exc_class():
-                self._stuck = worker
+                self._stuck = thread
                 raise
             finally:
-                worker.close()
+                thread.close()
 
     def _begin(self) -> None:
         try:

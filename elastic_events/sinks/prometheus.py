@@ -98,7 +98,7 @@ class PrometheusSink:
         self._worlds: dict[str, tuple[int, int]] = {}  # run -> when its newest record was made, and its world size
         self._events: dict[tuple[str, ...], int] = {}
         self._overflowed = {"event": 0, "metric": 0, "rank": 0}
-        self._worker: SinkThread | None = None
+        self._thread: SinkThread | None = None
         self._server: Endpoint | None = None
         self._pid: int | None = None
 
@@ -113,9 +113,9 @@ class PrometheusSink:
             return
         self._pid = os.getpid()
         self.stats = self.stats or self._find_bus()
-        self._worker = SinkThread("elastic-events prometheus")
+        self._thread = SinkThread("elastic-events prometheus")
         try:
-            await self._worker.run(self._listen)
+            await self._thread.run(self._listen)
         except OSError as error:
             raise ConfigError(
                 f"Prometheus: cannot listen on {self.host}:{self.port}: {error.strerror or error}; "
@@ -142,10 +142,10 @@ class PrometheusSink:
 
     async def aclose(self) -> None:
         """Stop listening."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.run(self._stop)
-            worker.close()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await thread.run(self._stop)
+            thread.close()
 
     def __repr__(self) -> str:
         return f"<PrometheusSink {self.host}:{self.port}, {len(self._metrics)} metric series>"
@@ -265,7 +265,7 @@ class PrometheusSink:
                     family.add_metric([lane, reason], count)
             yield family
 
-    # --- the endpoint: called in the worker's thread ---
+    # --- the endpoint: called in its thread ---
 
     def _listen(self) -> None:
         self._server = Endpoint(self.host, self.port, Fresh(self.render))
@@ -278,7 +278,7 @@ class PrometheusSink:
 
     def _drop_inherited(self) -> None:
         """Close the child's copy of the listening socket: it would keep the port taken after the parent's end."""
-        self._worker = None
+        self._thread = None
         if self._server is not None:
             self._server.socket.close()
             self._server = None

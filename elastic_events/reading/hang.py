@@ -25,7 +25,8 @@ class Lag(msgspec.Struct, frozen=True):
     """Ranks that the others waited for."""
 
     ranks: list[int]  #: in order
-    place: str  #: "never began it", "never left it", "never left step 411", "never left its checkpoint of step 40"
+    #: "never began it", "never ended it", "never left it", "never left step 411", "never left its checkpoint of step 40"
+    place: str
 
 
 class Hang(msgspec.Struct, frozen=True):
@@ -127,7 +128,7 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
     if not behind and waiting[0].left and waiting[0].span is None:
         return None  # all are behind the last step: what they do there is not known
     since = max(place.since for place in waiting)
-    until = _until(story, attempt, places)
+    until = _until(story, attempt, places, waiting)
     first = attempt.first_failure
     died = first is not None and (not behind or any(place.worker is first for place in behind))
     if until - since <= (max(bound, NOTICED) if died else bound):
@@ -155,9 +156,10 @@ def _error(place: _Place) -> int | None:
     return place.process.errors.get(len(place.process.starts) - 1)
 
 
-def _until(story: Story, attempt: Attempt, places: list[_Place]) -> int:
-    """Return when the first rank gave up waiting, or the attempt ended."""
+def _until(story: Story, attempt: Attempt, places: list[_Place], waiting: list[_Place]) -> int:
+    """Return when the first rank gave up waiting, or the attempt ended: an agent may see the one long after the other."""
     ends = [error for place in places if (error := _error(place)) is not None]
+    ends += [raised_ns for place in waiting if (raised_ns := place.worker.raised_ns) is not None]
     if attempt.first_failure is not None and attempt.first_failure.ended_ns is not None:
         ends.append(attempt.first_failure.ended_ns)
     return min([*ends, story.span(attempt)[1]])
@@ -169,4 +171,5 @@ def _lag(place: _Place, front: int) -> str:
     if not place.left:
         own = place.process.label(len(place.process.starts) - 1)
         return "never left it" if place.position == front else f"never left step {own}"
-    return "never began it"
+    # What is observed of a step is its end.
+    return "never ended it" if place.process.observed else "never began it"

@@ -78,6 +78,22 @@ def test_the_word_of_a_collector_is_no_sign_of_life() -> None:
     assert [(quiet.rank, quiet.before_others_s) for quiet in answer(run).quiet] == [(1, 20)]
 
 
+def test_what_is_observed_of_a_step_is_its_end() -> None:
+    """Where steps are observed, nobody knows whether who did not end a step had begun it; who raised had given up to wait."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(2))
+    for step in range(20):
+        for rank in range(2):
+            run.tell(1.5 + step / 2, run.worker(rank), "step.observed", step=step, took_ns=500_000_000)
+    run.tell(11.5, run.worker(0), "step.observed", step=20, took_ns=500_000_000)
+    failed(run, 60, 2, first=1, signal="SIGKILL")
+    (hang,) = answer(run).hangs
+    assert (hang.waiting, hang.place, hang.lasted_s) == ([0], "behind step 20", 48.5)
+    assert [(lag.ranks, lag.place) for lag in hang.behind] == [([1], "never ended it")]
+    run.tell(11.6, run.worker(0), "worker.exception", type="RuntimeError")
+    assert answer(run).hangs == []  # that it had raised its agent saw much later
+
+
 def test_a_rank_that_hangs_within_the_step() -> None:
     """Where all are in the same step, those that ran into a timeout had waited; who did not leave it is what they waited for."""
     run = trained(3)

@@ -117,6 +117,8 @@ class _Words:
     def _leaving(self, how: str, status: Any) -> None:
         if status is None or status == 0:
             return
+        if how == "sys.exit" and threading.current_thread() is not threading.main_thread():
+            return  # it ends that thread, and nothing else
         code = status & 0xFF if isinstance(status, int) else 1  # as the system cuts it (exit(3)); a text is 1
         message = f"{how}({status!r})"[:MESSAGE]
         record(Event("worker.exit", EventSource.WORKER, 0, {"code": code, "message": message, **_caller()}))

@@ -7,6 +7,9 @@ from elastic_events.reading.story import Worker
 
 __all__ = ("Fault", "fault_of")
 
+#: Nanoseconds that a script may go on training while one of its threads has ended with an exception, until it ends of that.
+_UNNOTICED = 10_000_000_000
+
 
 class Fault(NamedTuple):
     """Why a worker ended, as far as it or what it left says."""
@@ -37,13 +40,19 @@ def fault_of(worker: Worker) -> Fault:
 
 def _chosen(worker: Worker) -> Mapping[str, Any]:
     """Return the facts of the event that tells the end. An exit that another thread's exception led to is that exception."""
-    said = worker.process.said if worker.process is not None else []
-    newest = {name: facts for _, name, facts in said}
+    process = worker.process
+    if process is None:
+        return {}
+    newest = {name: (time_ns, facts) for time_ns, name, facts in process.said}
     if "worker.exception" in newest:
-        return newest["worker.exception"]
-    thread, exit_ = newest.get("thread.exception"), newest.get("worker.exit")
-    if exit_ is not None and (worker.signal or exit_.get("code") != worker.exit_code):
+        return newest["worker.exception"][1]
+    trained_ns = max(process.ends, default=0)
+    exit_ns, exit_ = newest.get("worker.exit", (0, None))
+    if exit_ is not None and (worker.signal or exit_.get("code") != worker.exit_code or exit_ns < trained_ns):
         exit_ = None  # the script caught it, and went on
+    thread_ns, thread = newest.get("thread.exception", (0, None))
+    if thread_ns + _UNNOTICED < trained_ns:
+        thread = None  # the script did without that thread
     if thread is not None and not worker.signal:
         return thread
     return exit_ or {}

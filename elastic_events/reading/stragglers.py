@@ -273,6 +273,8 @@ def _quiet(story: Story, usual: float | None, pause: int) -> Iterator[Quiet]:
             middle = _middle(lasts, at)
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
+            if worker.raised_ns is not None:
+                until = min(until, worker.raised_ns)  # who says why it ends is not quiet, however long that takes
             if until - process.last_ns > bound:
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9

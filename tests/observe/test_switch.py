@@ -2,13 +2,16 @@
 
 import multiprocessing
 import sys
+import threading
 import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from elastic_events.observe import last_words
 from elastic_events.observe.switch import PARTS, asked, is_worker
+from elastic_events.testing import capture
 from tests.observe.jobs import needs_observer
 from tests.torchrun.jobs import needs_torch
 from tests.torchrun.test_inert import cheapest, ours, python
@@ -79,3 +82,14 @@ def test_a_fault_of_the_observer_breaks_no_import(tmp_path: Path) -> None:
     done = python("-c", "import torch; print('trained')", PYTHONPATH=str(tmp_path), ELASTIC_EVENTS_OBSERVE="on")
     assert done.stdout == "trained\n"
     assert "not observing this process: RuntimeError: planted" in done.stderr
+
+
+def test_a_thread_that_exits_is_no_end_of_the_process() -> None:
+    """`sys.exit` in a thread ends that thread, and says nothing of why the process ends later."""
+    words = last_words._Words(None, None)
+    with capture() as captured:
+        thread = threading.Thread(target=words._leaving, args=("sys.exit", 3))
+        thread.start()
+        thread.join()
+        words._leaving("sys.exit", 4)
+    assert [event.metadata["code"] for event in captured.events] == [4]

@@ -94,6 +94,17 @@ def test_what_is_observed_of_a_step_is_its_end() -> None:
     assert answer(run).hangs == []  # that it had raised its agent saw much later
 
 
+def test_who_said_why_it_ends_is_not_quiet() -> None:
+    """A process that raised may take long to end: it recorded no more, and nobody wonders why."""
+    run = trained(3)
+    for rank in (0, 2):
+        run.steps(run.worker(rank), range(20, 40), 11, 0.5)
+    failed(run, 21, 3, first=1)
+    assert [quiet.rank for quiet in answer(run).quiet] == [1]
+    run.tell(11.1, run.worker(1), "worker.exception", type="KeyboardInterrupt")
+    assert answer(run).quiet == []
+
+
 def test_a_rank_that_hangs_within_the_step() -> None:
     """Where all are in the same step, those that ran into a timeout had waited; who did not leave it is what they waited for."""
     run = trained(3)

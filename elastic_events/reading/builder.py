@@ -5,7 +5,7 @@ only left torch's own stream is read through the same state machine that the plu
 """
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -32,12 +32,16 @@ def key_of(context: Context) -> tuple[str, str]:
 def build(records: Iterable[Record]) -> list[Story]:
     """Return the stories that `records` tell, one a run, in the order in which they began.
 
-    The records of one process have to come in the order in which it recorded them; processes may be mixed at will. One
-    that comes again, from another source or the same, counts once.
+    They may come in any order; one that comes again, from another source or the same, counts once.
     """
+    records = list(records)
     builder = Builder()
     for record in records:
         builder.add(record)
+    if builder.disordered:
+        builder = Builder(builder.disordered)
+        for record in records:
+            builder.add(record)
     return builder.stories()
 
 
@@ -56,14 +60,20 @@ _MARKS = 65_536
 
 
 class Builder:
-    """Takes records one by one; keeps what a story needs of them."""
+    """Takes records one by one; keeps what a story needs of them.
 
-    def __init__(self) -> None:
+    Those of one process have to come in the order in which it recorded them; processes may be mixed at will. The events of
+    `disordered` ones are held until all have come, and taken in their order.
+    """
+
+    def __init__(self, disordered: Collection[tuple[str, str]] = ()) -> None:
         #: Processes whose events came in another order than they were recorded in, as when dead letters were replayed:
         #: what was made of them is not to be relied on.
         self.disordered: set[tuple[str, str]] = set()
         #: Told now and then how much of a source was read: 0 to 1.
         self.progress: Callable[[float], object] = lambda _share: None
+        self._wait_for = disordered
+        self._held: list[Record] = []
         self._heard: dict[tuple[str, str], Speaker] = {}
         self._ledgers: dict[str, dict[Any, Closed]] = {}
         self._source = ""
@@ -103,6 +113,10 @@ class Builder:
     def add(self, record: Record) -> None:
         """Take one record of any kind."""
         kind, time_ns, context = record.kind, record.time_ns, record.context
+        if self._wait_for and kind in ("event", "rdzv") and key_of(context) in self._wait_for:
+            self._runs.add(context.run_id)
+            self._held.append(record)
+            return
         if kind == "ledger":
             self.ledger(context, record.seq, record.fields[0], time_ns)
             return
@@ -128,6 +142,9 @@ class Builder:
 
     def stories(self) -> list[Story]:
         """Return the stories of what was taken, once: what was kept for them is gone then."""
+        self._wait_for = ()
+        for record in sorted(self._held, key=attrgetter("seq")):
+            self.add(record)
         _set_clocks_back(self._heard.values())
         self._losses = [(s.run_id, Lost(s.context, s.lost)) for s in self._heard.values() if s.lost]
         runs: dict[str, list[Speaker]] = {}

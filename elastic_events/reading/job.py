@@ -194,9 +194,10 @@ class _Job:
         if known is not None:
             return known
         gathered = [rendezvous.round for rendezvous in agent.rendezvous if rendezvous.completed]
-        attempt = self._shared(agent, None, gathered[-1] if gathered else None, None, own)
+        number = gathered[-1] if gathered else None
+        attempt = self._shared(agent, None, number, None, own)
         if attempt is None:
-            attempt = Attempt(len(self.story.attempts))
+            attempt = Attempt(len(self.story.attempts), number)
             self.story.attempts.append(attempt)
         self._join(agent, attempt, own)
         return attempt

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
-from elastic_events.reading.builder import Builder, key_of
+from elastic_events.reading.builder import Builder
 from elastic_events.reading.database import scan, spoken, words
 from elastic_events.reading.lines import scan_lines
 from elastic_events.reading.story import Process, Story
@@ -120,19 +120,12 @@ def _named(source: str | Path) -> str:
 
 
 def _put_in_order(sources: Iterable[str | Path], disordered: Collection[tuple[str, str]]) -> Builder:
-    """Read all again, and give the events of the `disordered` processes in the order in which these recorded them."""
-    builder = Builder()
-    held: list[Record] = []
+    """Read all again, and take the events of the `disordered` processes in the order in which these recorded them."""
+    builder = Builder(disordered)
     for source in sources:
         builder.begin(_named(source))
         for record in read_records(source):
-            if record.kind in ("event", "rdzv") and key_of(record.context) in disordered:
-                held.append(record)
-            else:
-                builder.add(record)
-    held.sort(key=attrgetter("seq"))
-    for record in held:
-        builder.add(record)
+            builder.add(record)
     return builder
 
 

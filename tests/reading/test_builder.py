@@ -3,12 +3,14 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
-from elastic_events.reading.answers import pick
+from elastic_events.reading.answers import as_json, pick
 from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
+from elastic_events.reading.overview import summary
 from elastic_events.reading.perfetto import trace_events
 from elastic_events.reading.story import Story
 from tests.reading.runs import START, Run, two_attempts
@@ -52,6 +54,37 @@ def test_processes_may_come_in_any_order() -> None:
         assert [a.workers[1].cause for a in story.attempts] == [a.workers[1].cause for a in expected.attempts]
         assert [a.last_step for a in story.attempts] == [2, 5]
         assert story.wall_s == 20.0
+
+
+def test_records_of_a_process_may_come_in_any_order() -> None:
+    """A stream that was shuffled tells what it told in order, also of a host whose clock was set in the middle."""
+    run = two_attempts()
+    agent = run.agent()
+    for at, record in enumerate(run.records):
+        if record.context == agent and record.time_ns >= START + 9 * 10**9:
+            run.records[at] = replace(record, time_ns=record.time_ns + 2 * 10**9)
+    expected = [as_json(summary(story)) for story in build(run.records)]
+    for seed in range(20):
+        shuffled = random.Random(seed).sample(run.records, len(run.records))
+        assert [as_json(summary(story)) for story in build(shuffled)] == expected
+
+
+def test_an_attempt_whose_start_was_lost_is_not_the_one_that_another_node_joins() -> None:
+    """Its first agent told its rendezvous' round: who gathers in the next round begins another attempt."""
+    run = Run()
+    early, late = run.agent("a"), run.agent("b", 20)
+    run.tell(0, early, "job.started")
+    run.tell(1, early, "rendezvous.completed", round=0, world_size=1, rank=0)
+    run.tell(1, early, "worker.started", rank=0, local_rank=0, pid=101, attempt=0)
+    run.failed(3, early, 0, 0, pid=101, signal="SIGKILL")
+    run.tell(4, late, "job.started")
+    for agent in (late, early):
+        run.tell(6, agent, "rendezvous.completed", round=1, world_size=2)
+    for agent, own, rank in ((late, 0, 1), (early, 1, 0)):
+        run.tell(6, agent, "attempt.started", attempt=own, round=1, world_size=2, group_world_size=2)
+        run.tell(6, agent, "worker.started", rank=rank, local_rank=0, pid=102 + rank, attempt=own)
+    (story,) = build(run.records)
+    assert [{worker.pid for worker in attempt.workers} for attempt in story.attempts] == [{101}, {102, 103}]
 
 
 def test_nodes_are_one_job_by_their_round() -> None:

@@ -16,6 +16,8 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn
 
@@ -71,11 +73,13 @@ class _Words:
         before, thread_before = sys.excepthook, threading.excepthook
 
         def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-            self.raised(error, trace)
+            with suppress(Exception):  # what its own `__str__` raises, Python would tell of instead of it
+                self.raised(error, trace)
             before(kind, error, trace)
 
         def thread_excepthook(args: threading.ExceptHookArgs, /) -> None:
-            self._raised_in_thread(args)
+            with suppress(Exception):
+                self._raised_in_thread(args)
             thread_before(args)
 
         sys.excepthook, threading.excepthook = excepthook, thread_excepthook
@@ -115,12 +119,12 @@ class _Words:
 
     @guarded("errors")
     def _leaving(self, how: str, status: Any) -> None:
-        if status is None or status == 0:
+        if status is None or (isinstance(status, int) and not status):
             return
         if how == "sys.exit" and threading.current_thread() is not threading.main_thread():
             return  # it ends that thread, and nothing else
         code = status & 0xFF if isinstance(status, int) else 1  # as the system cuts it (exit(3)); a text is 1
-        message = f"{how}({status!r})"[:MESSAGE]
+        message = f"{how}({_shown(repr, status)})"[:MESSAGE]
         record(Event("worker.exit", EventSource.WORKER, 0, {"code": code, "message": message, **_caller()}))
 
     @guarded("errors")
@@ -143,11 +147,19 @@ def _about(error: BaseException, trace: TracebackType | None) -> dict[str, Any]:
 
 def _message(error: BaseException) -> str:
     """Return the message; of one that holds the traceback of a child, what it begins and ends with."""
-    text = str(error)
+    text = _shown(str, error)
     if "Traceback (most recent call last)" in text:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         text = f"{lines[0]} {lines[-1]}"
     return text[:MESSAGE]
+
+
+def _shown(show: Callable[[Any], str], value: Any) -> str:
+    """Return the text of a value, whatever the script's own `__str__` or `__repr__` raises."""
+    try:
+        return show(value)
+    except Exception:  # noqa: BLE001 - whatever
+        return f"<{show.__name__}() failed>"
 
 
 def _caller() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What asks for the observer, and what it costs where nobody does."""
 
 import multiprocessing
+import subprocess
 import sys
 import threading
 import tomllib
@@ -93,3 +94,42 @@ def test_a_thread_that_exits_is_no_end_of_the_process() -> None:
         thread.join()
         words._leaving("sys.exit", 4)
     assert [event.metadata["code"] for event in captured.events] == [4]
+
+
+def test_an_exception_that_cannot_be_shown_is_shown_as_without_us() -> None:
+    """One whose `__str__` raises is told by its type, and what Python prints of it, in whatever thread, is what it was."""
+
+    class OddError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+        __repr__ = __str__
+
+        def __eq__(self, _other: object) -> bool:
+            raise ValueError("neither")
+
+        __hash__ = Exception.__hash__
+
+    words = last_words._Words(None, None)
+    with capture() as captured:
+        words.raised(OddError(), None)
+        words._leaving("sys.exit", OddError())
+    raised, left = captured.events
+    assert (str(raised.metadata["type"]).rpartition(".")[2], raised.metadata["message"]) == (
+        "OddError",
+        "<str() failed>",
+    )
+    assert (left.metadata["code"], left.metadata["message"]) == (1, "sys.exit(<repr() failed>)")
+    script = (
+        "import sys, threading\nfrom elastic_events.observe import last_words\n"
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\n    __repr__ = __str__\n"
+        "def work(): raise Odd(Odd())\n"
+        "if len(sys.argv) > 1: last_words.begin()\n"
+        "thread = threading.Thread(target=work)\nthread.start()\nthread.join()\nwork()\n"
+    )
+    ends = [
+        subprocess.run([sys.executable, "-c", script, *more], capture_output=True, text=True, timeout=60, check=False)
+        for more in ((), ("observed",))
+    ]
+    assert ends[0].returncode == 1
+    assert (ends[1].returncode, ends[1].stderr) == (1, ends[0].stderr)

@@ -1,6 +1,6 @@
 """What a story needs of JSON Lines, and no more: of a metric only when it was, and of one context or mark its text once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,13 @@ import msgspec
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
+from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder, Marks
 from elastic_events.reading.speaker import Speaker
 from elastic_events.sinks.jsonl_read import read_lines
-from elastic_events.sinks.stored import FIELDS, Head
+from elastic_events.sinks.stored import FIELDS, Head, from_json
 
-__all__ = ("scan_lines",)
+__all__ = ("lines_of", "scan_lines")
 
 #: Different texts of contexts that are kept.
 _KEPT = 65_536
@@ -51,6 +52,21 @@ def scan_lines(path: Path, builder: Builder, damaged: Callable[[int, str], objec
     for count, _ in enumerate(read_lines(path, taker.take, damaged)):
         if not count % _MANY:
             builder.progress(min(1.0, taker.bytes / total))
+
+
+def lines_of(path: Path, names: Iterable[str]) -> Iterator[Record]:
+    """Give the records of the processes of these identities, and perhaps others: a line without any of them is not decoded.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    # JSON may write in several ways what is no letter, digit or hyphen: such an identity is looked for in every line.
+    marks = [name.encode() if name.isascii() and name.replace("-", "").isalnum() else b"" for name in names]
+
+    def parse(line: bytes) -> Record | None:
+        return from_json(line) if any(mark in line for mark in marks) else None
+
+    yield from filter(None, read_lines(path, parse, lambda _line, _reason: None))
 
 
 class _Taker:

@@ -177,10 +177,12 @@ class _Run:
         marks: list[Mark] = []
         for attempt, workers in attempts.values():
             boxes += self._shared(attempt, workers)
-            ends: dict[str, Mark] = {}
-            for mark in (mark for worker in workers for mark in self.marks(attempt, worker)):
-                ends.setdefault(mark.kind, mark)
-            marks += (mark for mark in ends.values() if mark.kind != "succeeded")
+            told = {"", "succeeded"}
+            for worker in workers:
+                kind = self._kind(attempt, worker)
+                if kind not in told:
+                    told.add(kind)
+                    marks += self.marks(attempt, worker)
         return Row(name, "node", number, len(slots), boxes, marks, _ranks(slots))
 
     def _shared(self, attempt: Attempt, workers: list[Worker]) -> Iterator[Box]:
@@ -201,15 +203,21 @@ class _Run:
 
     def marks(self, attempt: Attempt, worker: Worker) -> Iterator[Mark]:
         """Give how one worker ended."""
-        if worker.outcome == "unknown" or worker.ended_ns is None:
+        kind = self._kind(attempt, worker)
+        if not kind or worker.ended_ns is None:
             return
-        kind = worker.outcome
-        if kind == "failed":
-            kind = "first" if worker is self.first[attempt.number] else "victim" if worker.victim else "failed"
         said = fault_of(worker).message
         message = [error_line(said)] if said else []
         words = [f"rank {worker.rank}", worker.cause or worker.outcome, *message]
         yield Mark(self.seconds(worker.ended_ns), kind, attempt.number, ": ".join(words))
+
+    def _kind(self, attempt: Attempt, worker: Worker) -> str:
+        """Return the kind of its mark; empty: it has none."""
+        if worker.outcome == "unknown" or worker.ended_ns is None:
+            return ""
+        if worker.outcome != "failed":
+            return worker.outcome
+        return "first" if worker is self.first[attempt.number] else "victim" if worker.victim else "failed"
 
     def band(self, attempt: Attempt) -> Band:
         """Return an attempt as a whole."""

@@ -12,7 +12,7 @@ from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder
 from elastic_events.reading.database import scan, spoken, words
-from elastic_events.reading.lines import scan_lines
+from elastic_events.reading.lines import lines_of, scan_lines
 from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.options import without_login
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
@@ -142,7 +142,7 @@ def last_words(
                 for record in records:
                     _keep(found[process], record, count)
             continue
-        for record in read_records(source):
+        for record in lines_of(path, wanted) if path.is_file() else read_records(source):
             speaker = wanted.get(record.context.process)
             if speaker is not None and spoken(record):
                 _keep(found[speaker], record, count)

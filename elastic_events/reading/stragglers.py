@@ -74,13 +74,14 @@ class Slow(Answer, frozen=True):
 class _Rank:
     """What is kept of one rank, over all attempts."""
 
-    __slots__ = ("after", "lasted", "late", "later", "longest", "node", "numbers", "rank", "slower")
+    __slots__ = ("after", "lasted", "late", "later", "longest", "most", "node", "numbers", "rank", "slower")
 
     def __init__(self, rank: int | None) -> None:
         self.rank = rank
         self.node = ""
         self.lasted = array("q")  # of finished steps
-        self.longest: int | None = None  # the number of the longest
+        self.most = -1  # the longest of these
+        self.longest: int | None = None  # and its number
         self.late = array("q")  # how long after the first rank it began a step
         self.after = array("q")  # how long after the quickest quarter it ended a step
         self.numbers: list[int | None] = []  # of the steps that other ranks finished as well
@@ -132,7 +133,7 @@ def slow(story: Story) -> Slow:
                 len(rank.lasted),
                 medians[at] / 1e9,
                 _percentile(rank.lasted, 0.99) / 1e9,
-                max(rank.lasted) / 1e9,
+                rank.most / 1e9,
                 rank.longest,
                 medians[at] / usual if usual else 1.0,
                 behinds[at] / 1e9,
@@ -171,8 +172,10 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> None
         rank.node = worker.node.name if worker.node is not None else worker.host
         owners[process] = rank
         lasted = durations(process)
-        if lasted and max(lasted) > max(rank.lasted, default=-1):
-            entry = [at for at, end in enumerate(process.ends) if end][lasted.index(max(lasted))]
+        most = max(lasted, default=-1)
+        if most > rank.most:
+            rank.most = most
+            entry = [at for at, end in enumerate(process.ends) if end][lasted.index(most)]
             rank.longest = None if entry in process.names else process.steps[entry]
         rank.lasted.extend(lasted)
     groups = [_Group([owners[p] for p in told], told) for told in alike(p for p in owners if p.starts)]

@@ -188,7 +188,7 @@ def _identity(path: str) -> str | None:
     """Return what tells a file from others, also behind a rename: a checkpoint is as a rule written beside its place first."""
     try:
         about = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # of no file: with a null character, or one that the locale cannot encode
         return None
     return f"{about.st_size}-{about.st_mtime_ns}"
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,22 @@ def test_an_older_torch_has_one_logger_for_all(both: logging.Logger) -> None:
         "checkpoint.ended",
     ]
     assert captured.events[-1].metadata["error"] == "RuntimeError"
+
+
+def test_a_file_that_cannot_be_named_ends_its_checkpoint(tmp_path: Path) -> None:
+    """A save that the script survives is a checkpoint that failed, not one that never ended, and the next one is observed."""
+
+    def write(path: str) -> None:
+        Path(path).write_text("weights", "utf-8")
+
+    save = saving.saving(write, lambda path: path)
+    with capture() as captured:
+        with pytest.raises(ValueError, match="null"):
+            save("half\0name")
+        save(str(tmp_path / "whole"))
+    assert [(event.name, event.metadata.get("error")) for event in captured.events] == [
+        ("checkpoint.started", None),
+        ("checkpoint.ended", "ValueError"),
+        ("checkpoint.started", None),
+        ("checkpoint.ended", None),
+    ]

@@ -66,7 +66,9 @@ def _nodes(answer: Summary) -> str:
     hosts = len({name.rpartition(":")[0] or name for name in answer.nodes})
     at_once = max((row.nodes or len(answer.nodes) for row in answer.attempts), default=len(answer.nodes))
     if at_once == hosts < len(answer.nodes):
-        return f"{counted(hosts, 'node')}, {counted(len(answer.nodes), 'agent')} one after another"
+        # Of two that ran at once, as when a run's id is given twice, an attempt has both.
+        how = " one after another" if len(answer.attempts) >= len(answer.nodes) else ""
+        return f"{counted(hosts, 'node')}, {counted(len(answer.nodes), 'agent')}{how}"
     return counted(len(answer.nodes), "node")
 
 

@@ -223,3 +223,15 @@ def test_an_agent_that_was_started_again_is_no_node_more() -> None:
         run.tell(at + 6, agent, "attempt.ended", attempt=0, outcome="failed")
         run.tell(at + 6, agent, "job.failed", reason="workers failed")
     assert "1 node, 2 agents one after another, 1 rank, 2 attempts" in shown(run)
+
+
+def test_agents_of_one_host_at_once_are_not_told_one_after_another() -> None:
+    """Two jobs that were given one id ran beside each other: their one attempt has both agents."""
+    run = Run()
+    for pid in (10, 20):
+        agent = run.agent(pid=pid)
+        run.tell(0, agent, "job.started")
+        run.start(1, agent, 0, range(1), restart=pid, group_world_size=1)
+        run.tell(6, agent, "attempt.ended", attempt=0, outcome="succeeded")
+        run.tell(6, agent, "job.succeeded")
+    assert "1 node, 2 agents, " in shown(run)

@@ -26,7 +26,9 @@ def fault_of(worker: Worker) -> Fault:
     """Return why `worker` ended: its exception, else its exit, else what it left in its folder. Empty: nobody said."""
     said = _chosen(worker)
     known = {**worker.left, **said} if said else worker.left
-    message = worker.message or _message(said)
+    message = _message(said)
+    if worker.message and (not said or worker.message.startswith(f"{said.get('type')}".rpartition(".")[2])):
+        message = worker.message
     line = known.get("line")
     return Fault(
         message,
@@ -53,6 +55,8 @@ def _chosen(worker: Worker) -> Mapping[str, Any]:
     thread_ns, thread = newest.get("thread.exception", (0, None))
     if thread_ns + _UNNOTICED < trained_ns:
         thread = None  # the script did without that thread
+    if worker.message:
+        return {}  # in its error file, by a launcher that it ran, or by the script itself before it left
     if thread is not None and not worker.signal:
         return thread
     return exit_ or {}

@@ -1,5 +1,7 @@
 """Of what a worker failed, where it said more than one thing of its end: what the script caught is no cause."""
 
+from typing import Any
+
 import pytest
 
 from elastic_events.reading.builder import build
@@ -45,3 +47,24 @@ def test_what_the_script_survived_is_not_what_it_failed_of(
 def test_an_exit_of_another_code_was_caught() -> None:
     """What ended with another code than it called for ended otherwise."""
     assert message((90, EXIT), trains=80, code=4) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"name": EXIT, "code": 3}, ("ValueError: inner", 24)),
+        ({"name": RAISED, "type": "subprocess.CalledProcessError", "message": "exit 1"}, ("exit 1", 7)),
+        ({"name": RAISED, "type": "a.ValueError", "message": "in full"}, ("ValueError: inner", 7)),
+    ],
+)
+def test_message_and_place_are_of_one_thing(said: dict[str, Any], told: tuple[str, int]) -> None:
+    """A torchrun that a rank ran leaves its own worker's error in the rank's error file: it has not the rank's place."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.tell(5, run.worker(0), said.pop("name"), line=7, file="outer.py", **said)
+    left = {"message": "ValueError: inner", "line": 24, "file": "inner.py"}
+    run.failed(6, run.agent(), 0, 0, exit_code=3, pid=100, **left)
+    (story,) = build(run.records)
+    first = summary(story).attempts[0].first_failure
+    assert first is not None
+    assert ((first.message or "").removeprefix("subprocess.CalledProcessError: "), first.line) == told

@@ -47,7 +47,7 @@ assert threading.active_count() == 1, "a thread drains"
 over = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
 began, n = time.monotonic(), 0
-while not over.is_set():
+while n == 0 or not over.is_set():  # one at least, however early it is told to end
     due = int((time.monotonic() - began) * rate) + 1
     while n < due:
         put_metric("m", n)

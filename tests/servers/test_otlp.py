@@ -49,9 +49,9 @@ async def opened(settings: str | OtlpSettings) -> AsyncIterator[OtlpSink]:
         await sink.aclose()
 
 
-def impatient(url: str, timeout: float = 0.3) -> OtlpSettings:
-    """Return settings with a short timeout."""
-    return OtlpSettings(f"{url}/v1/logs", f"{url}/v1/metrics", timeout=timeout)
+def impatient(url: str) -> OtlpSettings:
+    """Return settings with a short timeout, in which a server on a busy machine answers all the same."""
+    return OtlpSettings(f"{url}/v1/logs", f"{url}/v1/metrics", timeout=2)
 
 
 async def test_every_field_of_an_event_arrives(collector: Collector) -> None:
@@ -338,7 +338,7 @@ async def test_silence_is_a_timeout(collector: Collector) -> None:
     """A server that takes the request and says nothing costs one timeout."""
     collector.answers = [Answer(None)]
     async with opened(impatient(collector.url)) as sink:
-        with pytest.raises(TransientError, match="did not answer"), anyio.fail_after(5):
+        with pytest.raises(TransientError, match="did not answer"), anyio.fail_after(30):
             await sink.write([event(1)])
         await sink.write([event(1)])
     assert len(collector.logs) == 1
@@ -357,7 +357,7 @@ async def test_a_half_open_connection_is_left_behind(collector: Collector, proxy
     async with opened(impatient(f"http://127.0.0.1:{proxy.port}")) as sink:
         await sink.write([event(1)])
         proxy.stall()
-        with pytest.raises(TransientError), anyio.fail_after(5):
+        with pytest.raises(TransientError), anyio.fail_after(30):
             await sink.write([event(2)])
         await proxy.drop()
         proxy.flow()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,10 +25,14 @@ def ours(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.split(".")[0] in ("elastic_events", "elastic_metrics", "anyio", "msgspec")}
 
 
-def cheapest(tmp_path: Path, code: str, modules: set[str]) -> int:
-    """Return the microseconds that these modules, and no other ones of ours, cost in `code`: the least of five times."""
-    costs = []
-    for _ in range(5):
+def cheapest(tmp_path: Path, code: str, modules: set[str], enough: int) -> int:
+    """Return the microseconds that these modules, and no other ones of ours, cost in `code`: the least of many times.
+
+    Or less than `enough`, as soon as it was seen: on a busy machine it takes some turns to be left alone.
+    """
+    costs = [sys.maxsize]
+    end = time.monotonic() + 30
+    while min(costs) >= enough and time.monotonic() < end:
         done = python("-X", "importtime", "-c", code, PYTHONPYCACHEPREFIX=str(tmp_path))
         rows = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines() if "|" in line]
         own = {name.strip(): int(cost) for cost, _, name in rows if cost.strip().isdigit()}
@@ -50,7 +55,7 @@ def test_the_entry_point_is_there() -> None:
 
 def test_importing_the_plug_in_imports_nothing_else(tmp_path: Path) -> None:
     """The module that torch loads, and the packages it is in, cost less than two milliseconds together."""
-    assert cheapest(tmp_path, "import logging, typing; import elastic_events.torchrun.plugin", TINY) < 2000
+    assert cheapest(tmp_path, "import logging, typing; import elastic_events.torchrun.plugin", TINY, 2000) < 2000
 
 
 @needs_torch

@@ -57,7 +57,7 @@ def is_null(handler: logging.Handler) -> bool:
 
 
 def _destination(handler: object) -> str:
-    return next((name for name, known in _log_handlers.items() if known is handler), "console")
+    return next((name for name, known in list(_log_handlers.items()) if known is handler), "console")
 
 
 def _get_or_create_logger(destination: str = "null") -> logging.Logger:

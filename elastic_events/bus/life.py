@@ -369,7 +369,7 @@ class Life:
         if front.give_back(self) or not self.recorder:
             return
         self._close_rings()
-        rings = [Ring(2, begin=ring.head) for ring in self._rings]  # which count what comes too late
+        rings = [Ring(2, numbers=ring.numbers) for ring in self._rings]  # which count what comes too late
         self._emitter.events, self._emitter.metrics = (ring.pipe for ring in rings)
         for cursor, ring in zip(self._pump.cursors, rings, strict=True):
             cursor.ring = ring
@@ -383,13 +383,16 @@ class Life:
         What was not open yet can be opened here, too. A drain in a thread starts again with the first emit or flush; one in
         an event loop has no loop here: it is closed.
         """
-        if self._state == "closed":
+        if self._state == "closed":  # who closed it may not have let go of the parent's file yet, and is not here
+            self._emitter.events = self._emitter.metrics = None
+            front.closed(cast("EventBus", self))
             return
         self._subscribing = threading.Lock()
         self._told = self._teller()
         in_loop = self._loop is not None
         self._block = self._loop = self._home = self._failure = None
-        self._becomes = "new" if self._state == "new" else "open"
+        if self._state != "forked":  # a child's child finds it as it was before both
+            self._becomes = "new" if self._state == "new" else "open"
         self._renewals = itertools.count()
         self._renewed = False
         # What runs of it ends at once, and whoever asks a lane that had ended is told so.

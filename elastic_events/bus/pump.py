@@ -1,7 +1,7 @@
 """The part of the drain that reads the rings: a cursor a ring, arithmetic for what was lost, one decode a record."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
@@ -62,6 +62,8 @@ class ReadableRing(Protocol):
 class PipedRing(ReadableRing, Protocol):
     """A ring that can be emitted to and read: in memory, or in a mapped file."""
 
+    numbers: Iterator[int]
+
     @property
     def pipe(self) -> Pipe:
         """What the hot path needs."""
@@ -112,9 +114,9 @@ class Cursor:
         self._start = 0  # where it began; a record before that is one that came late
 
     def behind(self, head: int | None = None) -> int:
-        """Return how many records up to `head` are neither read nor given up."""
+        """Return how many records up to `head` are neither read nor given up. Any thread may ask."""
         head = self.ring.head if head is None else head
-        return max(head - self.position, 0) + sum(1 for seq in self.late if seq < head)
+        return max(head - self.position, 0) + sum(seq < head for seq in list(self.late))
 
     def look(self, most: int, now: float, make: Make, until: int = END) -> list[Record]:
         """Read up to `most` records, none from `until` on, and note what is lost; `now` is monotonic seconds."""

@@ -4,6 +4,7 @@ import errno
 import threading
 import time
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -124,7 +125,8 @@ class Collector:
         self._outlet = outlet
         self._about = about
         self._exit_code = exit_code
-        self._files: dict[str, _File] = {}
+        # A scan that nobody waits for any more may go on in its thread beside a sweep: read as a list, changed at one stroke.
+        self._files: OrderedDict[str, _File] = OrderedDict()
         self._foreign: set[str] = set()  # files of other versions whose processes live
         self._lock: int | None = None
         self._is_loop = False  # we took it ourselves: a launcher's event loop
@@ -154,17 +156,17 @@ class Collector:
     @property
     def files(self) -> list[RecorderReader]:
         """The files that are not done with."""
-        return [file.reader for file in self._files.values()]
+        return [file.reader for file in list(self._files.values())]
 
     @property
     def live(self) -> list[RecorderReader]:
         """Those of them that are still written."""
-        return [file.reader for file in self._files.values() if not file.over]
+        return [file.reader for file in list(self._files.values()) if not file.over]
 
     @property
     def pids(self) -> list[int]:
         """The processes that still write, and whose pids mean something here."""
-        headers = [file.reader.header for file in self._files.values() if not file.over]
+        headers = [file.reader.header for file in list(self._files.values()) if not file.over]
         return [header.context.pid for header in headers if header.pid_namespace == pid_namespace() != ""]
 
     def heads(self) -> Heads:
@@ -178,7 +180,7 @@ class Collector:
 
     def close(self, *, keep: bool = False) -> None:
         """Note what was delivered, and let the directory go, unless its lock is to be kept."""
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.commit()
         if self._lock is not None:
             self._forget_delivered()
@@ -240,7 +242,7 @@ class Collector:
 
     def judge(self) -> None:
         """Look which files will not be written any more."""
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.over = file.over or file.reader.closed or not file.reader.alive
 
     def sweep(self, *, last: bool = False) -> float:
@@ -257,8 +259,8 @@ class Collector:
             outlet = self._outlet(file.reader)
             if outlet is not None and (last or _room(outlet[0])):
                 filled = max(filled, self._sweep(file, *outlet))
-                if self._files.pop(name, None):
-                    self._files[name] = file  # to the end: the next sweep begins where this one stopped
+                with suppress(KeyError):  # the scan has removed it
+                    self._files.move_to_end(name)  # the next sweep begins where this one stopped
         return filled
 
     def last_look(self) -> None:
@@ -275,11 +277,11 @@ class Collector:
 
     def commit(self) -> None:
         """Note what was delivered since the last sweep."""
-        for file in self._files.values():
+        for file in list(self._files.values()):
             file.commit()
 
     def _forget_delivered(self) -> None:
-        for name in [name for name, file in self._files.items() if file.ended and not file.marks]:
+        for name in [name for name, file in list(self._files.items()) if file.ended and not file.marks]:
             # What cannot be removed, from a disk that has become read-only, say, stays known: else it would be read again.
             with suppress(OSError):
                 self._files[name].reader.path.unlink(missing_ok=True)

@@ -295,7 +295,8 @@ class Daemon:
 
     def _note(self, *, ended: bool = False) -> None:
         if self._page is not None:
-            lanes = (*self._past, *(ledger for run in self._runs.values() for ledger in run.standing()))
+            # Those of now first: where the page is full, the last ones are left out.
+            lanes = (*(ledger for run in self._runs.values() for ledger in run.standing()), *self._past)
             self._page.write(Standing(os.getpid(), time.time_ns(), lanes, ended=ended, stays=self._stay))
 
     def _complain(self, what: str, sentence: str) -> None:

@@ -115,7 +115,7 @@ class Link:
                 if self.private:
                     secure(self.directory.parent)
                 secure(self.directory)
-                for request in self.requests.values():
+                for request in list(self.requests.values()):
                     submit(self.directory, request)
                 made = open_rings(self.directory, context, self.capacity, source=self.source)
                 break
@@ -124,14 +124,14 @@ class Link:
         else:
             raise ConfigError(f"{self.directory} is removed again and again: name another directory")
         self.file = made[0].file
-        for key in self._keys:
+        for key in list(self._keys):
             self.file.request(key)
         return made
 
     @property
     def urls(self) -> list[str]:
         """The sinks that were asked for."""
-        return [request.url for request in self.requests.values()]
+        return [request.url for request in list(self.requests.values())]
 
     @staticmethod
     def takes(url: str) -> bool:
@@ -156,7 +156,7 @@ class Link:
         lock = take(self.directory)
         if lock is not None:
             if not any(rings(self.directory)):
-                for key in self.requests:
+                for key in list(self.requests):
                     drop(self.directory, key)
                 remove(self.directory, whole=self.private)
             let_go(lock)
@@ -180,7 +180,7 @@ class Link:
                 kick(self.directory)
                 return True
             try:
-                for request in self.requests.values():  # the last collector may have dropped them with their run
+                for request in list(self.requests.values()):  # the last collector may have dropped them with their run
                     submit(self.directory, request)
                 self._launched = time.monotonic()
                 launch(self.directory, lock)

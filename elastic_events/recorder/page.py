@@ -16,6 +16,7 @@ from zlib import crc32
 
 import msgspec
 
+from elastic_events.recorder.alive import guard, release
 from elastic_events.recorder.directory import PAGE
 
 __all__ = ("LaneLedger", "PageReader", "PageWriter", "Standing")
@@ -79,7 +80,10 @@ class PageWriter:
 
 
 class PageReader:
-    """The programs' end. Keeps the page open, so that the last word of a collector that has removed it can be read."""
+    """The programs' end. Keeps the page open, so that the last word of a collector that has removed it can be read.
+
+    Its descriptor is guarded: a program that has closed all of them, to become a daemon, has files of its own there.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / PAGE
@@ -100,12 +104,12 @@ class PageReader:
         """Let it go."""
         with suppress(IndexError):
             while True:
-                os.close(self._held.pop())
+                release(self._held.pop())
 
     def _take(self) -> int:
         """Open the page that has the name now; a new collector may have made a new one."""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = guard(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
         except OSError:
             with suppress(IndexError):
                 return self._held.pop()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from threading import get_native_id
 
 import msgspec
 
@@ -67,9 +68,9 @@ def submit(directory: Path, request: Request) -> None:
     with suppress(OSError):
         if path.read_bytes() == body:
             return
-    part = folder / f".{request.key:016x}.{os.getpid()}.part"
+    part = folder / f".{request.key:016x}.{get_native_id()}.part"  # a thread's own: two may ask the same at once
     with suppress(FileNotFoundError):
-        part.unlink()  # of a process that was killed and had our pid
+        part.unlink()  # of a thread that was killed and had our number
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(part, flags, 0o600), "wb") as file:

@@ -15,8 +15,10 @@ from elastic_events.bus.errors import ElasticEventsError
 from elastic_events.bus.handler import Sink
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.record import Record
+from elastic_events.bus.redact import cut_secrets
 from elastic_events.bus.retry import Retry
 from elastic_events.bus.tell import Told
+from elastic_events.bus.text import both_ends
 from elastic_events.recorder.directory import SPOOL, secure
 from elastic_events.recorder.page import LaneLedger
 from elastic_events.recorder.request import VARIABLES, Request
@@ -29,6 +31,9 @@ IDLE = 0.25
 
 #: Seconds that a sink may take to write the rest and its ledger when its run is over.
 LAST_WORDS = 5.0
+
+#: Characters of an error in the ledgers of the page.
+ERROR = 1000
 
 #: A sink that is away is a delay, never a reason to give up: what it refuses is another matter.
 FOREVER = Retry(budget=float("inf"), cap=2.0)
@@ -158,7 +163,10 @@ class Run:
     def _standing(self, *, over: bool = False) -> Iterator[LaneLedger]:
         for key, lane in self.lanes.items():
             every = self.requests[key].everyone
-            yield LaneLedger(lane.name, self.run_id, key, every, lane.stats()._asdict(), over)
+            stats = lane.stats()
+            if len(stats.last_error) > ERROR:  # a server's answer may be a page, and the page has room for all lanes
+                stats = stats._replace(last_error=both_ends(cut_secrets(stats.last_error), ERROR))
+            yield LaneLedger(lane.name, self.run_id, key, every, stats._asdict(), over)
 
 
 def _take_environment(environ: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from operator import length_hint
 from pathlib import Path
 from zlib import crc32
@@ -172,13 +173,13 @@ class MappedRing:
         self.path: Path = file.path
         self.capacity: int = geometry.shapes[ring].capacity
         self._slots = MappedSlots(data, geometry, ring)
-        self._numbers = iter(range(END))
-        self.pipe: Pipe = (self._numbers.__next__, self._slots, self.capacity - 1, time.monotonic_ns)
+        self.numbers: Iterator[int] = iter(range(END))
+        self.pipe: Pipe = (self.numbers.__next__, self._slots, self.capacity - 1, time.monotonic_ns)
 
     @property
     def head(self) -> int:
         """The next sequence number."""
-        return END - length_hint(self._numbers)
+        return END - length_hint(self.numbers)
 
     def frames(self, first: int, stop: int) -> list[bytes | None]:
         """Return what the slots of `first` to `stop` hold."""

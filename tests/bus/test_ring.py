@@ -342,3 +342,31 @@ def test_a_ring_that_laps_a_look_gives_no_record_twice() -> None:
     cursor.ring = ring
     assert [record.seq for record in look(cursor)] == [4, 5]
     assert cursor.lost == []
+
+
+def test_any_thread_may_ask_how_far_a_cursor_is_behind() -> None:
+    """What the drain waits for may come, or be given up, while another thread counts it."""
+    ring = Ring(8)
+    cursor = Cursor(ring)
+    for _ in range(3):
+        ring.pipe[0]()  # interrupted
+    look(cursor)
+
+    class Head(int):
+        def __gt__(self, seq: object) -> bool:  # asked for each that is late: the drain has its turn
+            cursor.late.pop(seq, None)  # type: ignore[call-overload]
+            return True
+
+    assert len(cursor.late) == 3
+    assert cursor.behind(Head(3)) == 3
+    assert not cursor.late
+
+
+def test_numbers_of_another_ring_count_the_emitters_of_both() -> None:
+    """An emitter that still has the ring of before takes a number that the new one counts."""
+    old = Ring(2)
+    put(old)
+    new = Ring(2, numbers=old.numbers)
+    put(old)
+    put(new)
+    assert (old.head, new.head) == (3, 3)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import msgspec
@@ -20,8 +21,10 @@ from elastic_events.recorder.directory import (
     take,
 )
 from elastic_events.recorder.launch import why_not
+from elastic_events.recorder.link import Link
 from elastic_events.recorder.page import SIZE, LaneLedger, PageReader, PageWriter, Standing, lanes_of
 from elastic_events.recorder.request import Request, drop, inherited, read_requests, submit
+from elastic_events.recorder.served import Run
 from tests.collector.programs import Place, place, until
 
 __all__ = ("place",)
@@ -186,3 +189,63 @@ def test_no_url_shows_in_a_process_list(place: Place, place_of_secret: str) -> N
         assert b"hunter2" not in Path(f"/proc/{pid}/{place_of_secret}").read_bytes()
     _, err = program.communicate("\n", timeout=60)
     assert "hunter2" not in err
+
+
+def test_a_page_closes_no_file_of_somebody_elses(tmp_path: Path) -> None:
+    """A program that closed all descriptors, to become a daemon, keeps the file that has the page's number now."""
+    writer, reader = PageWriter(tmp_path), PageReader(tmp_path)
+    writer.write(Standing(1, 2))
+    assert reader.read() == Standing(1, 2)
+    (descriptor,) = reader._held
+    os.close(descriptor)
+    with open(os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT), "w") as log:
+        assert log.fileno() == descriptor
+        assert reader.read() == Standing(1, 2)
+        log.write("x")
+    reader.close()
+    writer.close()
+
+
+def test_the_same_may_be_asked_by_two_threads_at_once(tmp_path: Path) -> None:
+    """What one thread is about to write stays as it is when another asks for the same."""
+    request = Request("jsonl:////run.jsonl")
+    (tmp_path / REQUESTS).mkdir()
+    mine = tmp_path / REQUESTS / f".{request.key:016x}.{threading.get_native_id()}.part"
+    mine.write_text("half")
+    other = threading.Thread(target=submit, args=(tmp_path, request))
+    other.start()
+    other.join()
+    assert mine.read_text() == "half"
+    assert set(read_requests(tmp_path, {})[0]) == {request.key}
+
+
+def test_a_collector_is_started_while_a_sink_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any thread may flush, which starts a collector where there is none, while another one subscribes."""
+    link = Link(tmp_path)
+    link.requests[1] = Request("jsonl:////one.jsonl")
+
+    def subscribing(directory: Path, request: Request) -> None:
+        link.requests[2] = Request("jsonl:////two.jsonl")  # the other thread has its turn
+        submit(directory, request)
+
+    monkeypatch.setattr("elastic_events.recorder.link.submit", subscribing)
+    monkeypatch.setattr("elastic_events.recorder.link.launch", lambda _directory, _lock: None)
+    assert link.see_to_it()
+    assert len(link.urls) == 2
+
+
+def test_a_long_error_leaves_room_for_all_lanes(tmp_path: Path) -> None:
+    """A server's answer may be a page: what a program sees of its lanes is all of them, and the error's two ends."""
+    run = Run("run", tmp_path, lambda _what, _sentence: None)
+    lane = run.add(Request(f"jsonl:///{tmp_path}/run.jsonl", "run"))
+    lane.last_error = "begin" + "x" * 100_000 + "end"
+    writer, reader = PageWriter(tmp_path), PageReader(tmp_path)
+    writer.write(Standing(1, 2, run.standing()))
+    standing = reader.read()
+    assert standing is not None
+    (ledger,) = standing.lanes
+    error = ledger.ledger["last_error"]
+    assert (error[:5], error[-3:]) == ("begin", "end")
+    reader.close()
+    writer.close()
+    lane.abandon("test")

@@ -21,6 +21,7 @@ from elastic_events.recorder.collecting import Collecting
 from elastic_events.recorder.collector import Collector
 from elastic_events.recorder.format import METRICS
 from elastic_events.recorder.reader import RecorderReader
+from elastic_events.recorder.writer import open_rings
 from elastic_events.testing import GatedSink, ListSink
 from tests.recorder.test_recorder import change_version, record_some
 
@@ -307,6 +308,26 @@ def test_scan_that_is_late_does_nothing_after_the_last_look(folder: Path) -> Non
     collector.scan()
     collector.close()
     assert (folder / "half.ring").exists()
+
+
+def test_scan_that_nobody_waits_for_and_a_sweep_are_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush that gave up leaves its scan to the thread: the loop goes on with its sweeps, and both come to their end."""
+    bus = EventBus()
+    collector = collector_of(folder, bus)
+    collector.open()
+    for number in range(3):
+        open_rings(folder, Context(run_id="r", process=f"p{number}"), 2)
+    alive = RecorderReader.alive.fget
+    assert alive is not None
+
+    def judged(reader: RecorderReader) -> bool:
+        collector.sweep()  # the loop has its turn
+        return alive(reader)
+
+    monkeypatch.setattr(RecorderReader, "alive", property(judged))
+    collector.scan()
+    assert len(collector.files) == 3
+    collector.close()
 
 
 async def test_file_is_kept_until_its_death_is_delivered(folder: Path) -> None:

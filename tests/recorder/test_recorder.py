@@ -386,6 +386,16 @@ async def test_bus_writes_through_its_recorder(folder: Path) -> None:
     assert len(list(reader.rest())) == 101
 
 
+def test_emitter_that_comes_too_late_is_counted(folder: Path) -> None:
+    """An emitter that was on its way when a bus with a recorder was closed is one of those that came too late."""
+    with EventBus(recorder=folder) as bus:
+        take = bus._emitter.events[0]  # type: ignore[index]
+        bus.record(Event("x", EventSource.WORKER))
+    take()
+    bus.record(Event("x", EventSource.WORKER))
+    assert (bus.stats().accepted, bus.stats().closed) == (3, 2)
+
+
 def test_pid_that_is_used_again_is_another_process(folder: Path) -> None:
     """A file whose pid runs, but started at another time, belongs to a dead process (F13)."""
     mine = read_context()

@@ -333,3 +333,44 @@ def test_spool_of_a_child_is_its_own(tmp_path: Path) -> None:
     """
     run(body, tmp_path)
     assert list((tmp_path / "out.spool").glob("metrics-*.spool"))
+
+
+def test_childs_child_opens_a_bus_that_was_not_open(tmp_path: Path) -> None:
+    """A program makes its bus, becomes a daemon by two forks, and opens it then: as if it had not forked."""
+    body = """
+    bus = EventBus(File())
+    for _ in range(2):
+        if os.fork():
+            sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    with bus:
+        record(Event("daemon", EventSource.WORKER))
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+    assert [row[1] for row in done.rows if row[0] == "event"] == ["daemon"]
+
+
+def test_child_of_a_bus_that_is_about_to_be_closed_leaves_the_parents_file_alone(tmp_path: Path) -> None:
+    """A thread that closes a bus is held up by its last words: what a child records meanwhile is none of the parent's."""
+    body = """
+    async def nothing(record): pass
+    bus = EventBus(nothing, recorder=sys.argv[0] + ".d")
+    bus.open()
+    closing, go_on = threading.Event(), threading.Event()
+    bus._say_lost = lambda: (closing.set(), go_on.wait(30))
+    closer = threading.Thread(target=bus.close)
+    closer.start()
+    closing.wait(30)
+    child = os.fork()
+    if child == 0:
+        record(Event("of-the-child", EventSource.WORKER))
+        bus.record(Event("of-the-child", EventSource.WORKER))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    (file,) = os.listdir(sys.argv[0] + ".d")
+    assert b"of-the-child" not in open(f"{sys.argv[0]}.d/{file}", "rb").read()
+    go_on.set()
+    closer.join()
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr

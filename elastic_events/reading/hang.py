@@ -123,6 +123,9 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
         and (gave_up := [place for place in waiting if _error(place) is not None])
     ):
         waiting = gave_up  # who ran into a timeout had waited; who did not is what it waited for
+    meeting = [place for place in places if place.span is not None and place.span.joint and place.position == front[0]]
+    if meeting and not any(_came(place) for place in waiting):
+        waiting = meeting  # for those that never came to it
     there = {place.worker.rank for place in waiting}
     behind = [place for place in places if place.worker.rank not in there]
     if not behind and waiting[0].left and waiting[0].span is None:
@@ -138,7 +141,7 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
     place = f"in the {at.what} of step {at.step}" if at is not None else f"{'behind' if front[1] else 'in'} step {step}"
     lags: dict[str, list[int]] = {}
     for one in behind:
-        lags.setdefault(_lag(one, front[0]), []).append(one.worker.rank or 0)
+        lags.setdefault(_lag(one, front[0], at), []).append(one.worker.rank or 0)
     return Hang(
         attempt.number,
         place,
@@ -165,11 +168,16 @@ def _until(story: Story, attempt: Attempt, places: list[_Place], waiting: list[_
     return min([*ends, story.span(attempt)[1]])
 
 
-def _lag(place: _Place, front: int) -> str:
+def _came(place: _Place) -> bool:
+    """Whether a process did something else behind its last step, a checkpoint as a rule."""
+    return any(span.start_ns >= place.since for span in place.process.spans)
+
+
+def _lag(place: _Place, front: int, at: Span | None) -> str:
     if place.span is not None:
         return f"never left its {place.span.what} of step {place.span.step}"
     if not place.left:
         own = place.process.label(len(place.process.starts) - 1)
         return "never left it" if place.position == front else f"never left step {own}"
     # What is observed of a step is its end.
-    return "never ended it" if place.process.observed else "never began it"
+    return "never ended it" if place.process.observed and at is None else "never began it"

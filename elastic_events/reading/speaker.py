@@ -338,7 +338,8 @@ class Speaker:
             self._spans = [] if self._spans is None else self._spans
             self._leave_open(_called(what, facts), len(self._spans))
             path = facts.get("path") if type(facts.get("path")) is str else None
-            self._spans.append(Span(what, whole(said), time_ns, path=path, observed=facts.get("observed") is True))
+            observed, joint = facts.get("observed") is True, type(facts.get("call")) is str
+            self._spans.append(Span(what, whole(said), time_ns, path=path, observed=observed, joint=joint))
             return
         entry = self._close(what, facts)
         if entry is None and what == "restore" and self._spans is not None:  # what was restored may be known only then

@@ -30,6 +30,7 @@ class Span:
     path: str | None = None  #: of the file, where it was observed
     file_id: str | None = None  #: its size and time, which it keeps where it is renamed
     observed: bool = False  #: by a hook: the script did not mark it
+    joint: bool = False  #: by `torch.distributed.checkpoint`, in which all ranks meet
 
 
 @dataclass(slots=True, eq=False)

@@ -248,3 +248,21 @@ def test_the_planted_rank_of_the_simulation(tmp_path: Path) -> None:
     (story,) = read_stories([tmp_path / "run.db"])
     found = slow(story)
     assert ([one.rank for one in found.quiet], found.hangs) == ([truth.quiet], [])
+
+
+@pytest.mark.parametrize("came", [False, True])
+def test_a_checkpoint_in_which_all_ranks_meet(came: bool) -> None:
+    """In torch's distributed checkpoint ranks wait for those that never came to it; who has left it waits for the others."""
+    run = trained(3)
+    for rank in (0, 2):
+        run.tell(11 + rank / 10, run.worker(rank), "checkpoint.started", step=19, observed=True, call="save")
+    if came:
+        run.tell(11.1, run.worker(1), "checkpoint.started", step=19, observed=True, call="save")
+        run.tell(11.2, run.worker(1), "checkpoint.ended", step=19, observed=True, call="save")
+    failed(run, 90, 3, first=1, signal="SIGKILL")
+    (hang,) = answer(run).hangs
+    told = (hang.waiting, hang.place, [(lag.ranks, lag.place) for lag in hang.behind])
+    if came:
+        assert told == ([1], "behind step 19", [([0, 2], "never left its checkpoint of step 19")])
+    else:
+        assert told == ([0, 2], "in the checkpoint of step 19", [([1], "never began it")])

@@ -64,6 +64,12 @@ class _Agent:
         self.rendezvous: list[Rendezvous] = []  # of the attempt to come
         self.began = False  # it said so: else it may be older than its first record
 
+    @property
+    def gathered(self) -> int | None:
+        """The round of the last rendezvous that it completed and of whose attempt it has said nothing."""
+        rounds = [rendezvous.round for rendezvous in self.rendezvous if rendezvous.completed]
+        return rounds[-1] if rounds else None
+
 
 class _Named(NamedTuple):
     """The workers of one agent in one attempt, by what they are known by."""
@@ -142,6 +148,7 @@ class _Job:
 
     def attempt_started(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         number, own, size = (integer(facts.get(key)) for key in ("round", "attempt", "world_size"))
+        number = agent.gathered if number is None else number
         attempt = self._shared(agent, time_ns, number, size)
         if attempt is None:
             attempt = Attempt(len(self.story.attempts), number, time_ns)
@@ -179,7 +186,8 @@ class _Job:
                 continue
             if size is not None and attempt.world_size not in (size, None):
                 continue
-            running = len(attempt.ends) < len(attempt.nodes)
+            # Of one whose start was lost nothing but the time says whether this is a part of it.
+            running = len(attempt.ends) < len(attempt.nodes) and attempt.world_size is not None
             if running or time_ns is None or time_ns - (attempt.started_ns or 0) <= _TOGETHER:
                 return attempt
             return None
@@ -193,11 +201,9 @@ class _Job:
             known = agent.latest
         if known is not None:
             return known
-        gathered = [rendezvous.round for rendezvous in agent.rendezvous if rendezvous.completed]
-        number = gathered[-1] if gathered else None
-        attempt = self._shared(agent, None, number, None, own)
+        attempt = self._shared(agent, None, agent.gathered, None, own)
         if attempt is None:
-            attempt = Attempt(len(self.story.attempts), number)
+            attempt = Attempt(len(self.story.attempts), agent.gathered)
             self.story.attempts.append(attempt)
         self._join(agent, attempt, own)
         return attempt

@@ -87,6 +87,43 @@ def test_an_attempt_whose_start_was_lost_is_not_the_one_that_another_node_joins(
     assert [{worker.pid for worker in attempt.workers} for attempt in story.attempts] == [{101}, {102, 103}]
 
 
+def test_a_node_whose_attempt_has_no_round_is_part_of_that_of_its_rendezvous() -> None:
+    """The round of the rendezvous before it stands for that of the attempt: two of two nodes each are not one."""
+    run = Run()
+    first, stays, late = run.agent("a"), run.agent("b"), run.agent("c")
+    for agent in (first, stays):
+        run.tell(0, agent, "job.started")
+        run.tell(1, agent, "rendezvous.completed", round=0, world_size=2)
+    for rank, agent in enumerate((first, stays)):
+        run.tell(1, agent, "attempt.started", attempt=0, round=0, world_size=2, group_world_size=2)
+        run.tell(1, agent, "worker.started", rank=rank, pid=101 + rank, attempt=0)
+    run.tell(5, stays, "attempt.ended", attempt=0, outcome="failed")
+    run.tell(5, late, "job.started")
+    for agent in (late, stays):
+        run.tell(7, agent, "rendezvous.completed", round=1, world_size=2)
+    run.tell(7, late, "attempt.started", attempt=0, world_size=2, group_world_size=2)
+    run.tell(7, late, "worker.started", rank=1, pid=103, attempt=0)
+    run.tell(7, stays, "attempt.started", attempt=1, round=1, world_size=2, group_world_size=2)
+    run.tell(7, stays, "worker.started", rank=0, pid=104, attempt=1)
+    (story,) = build(run.records)
+    assert [{worker.pid for worker in attempt.workers} for attempt in story.attempts] == [{101, 102}, {103, 104}]
+
+
+def test_of_an_attempt_without_its_start_only_what_starts_then_is_a_part() -> None:
+    """Nothing is left of its rendezvous and its start: who starts seconds later, in a round, begins another one."""
+    run = Run()
+    early, late = run.agent("a"), run.agent("b", 20)
+    run.tell(0, early, "job.started")
+    run.tell(1, early, "worker.started", rank=0, pid=101, attempt=0)
+    run.tell(6, late, "job.started")
+    for agent, own, rank in ((late, 0, 1), (early, 1, 0)):
+        run.tell(9, agent, "rendezvous.completed", round=1, world_size=2)
+        run.tell(9, agent, "attempt.started", attempt=own, round=1, world_size=2, group_world_size=2)
+        run.tell(9, agent, "worker.started", rank=rank, pid=102 + rank, attempt=own)
+    (story,) = build(run.records)
+    assert [{worker.pid for worker in attempt.workers} for attempt in story.attempts] == [{101}, {102, 103}]
+
+
 def test_nodes_are_one_job_by_their_round() -> None:
     """A late joiner's attempt 0 is the others' attempt 1: attempts of several agents are joined by rendezvous round."""
     run = Run()

@@ -1,5 +1,6 @@
 """`elastic-events summary`: a run on one screen."""
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -20,6 +21,9 @@ __all__ = ("command",)
 
 #: Seconds between two looks at a job that is watched.
 INTERVAL = 2.0
+
+#: Seconds after the end of a job in which its last ledger is waited for, and between two looks then.
+GRACE, SOON = 10.0, 0.25
 
 
 @click.command("summary")
@@ -71,9 +75,9 @@ def _lines(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
 
 
 def _watch(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
-    """Give the answer of each look until the job has ended; wait for sources that are not there yet."""
-    outcome, waits = "unknown", False
-    while outcome == "unknown":
+    """Give the answer of each look until the job has ended and its ledger is there; wait for sources that are not there yet."""
+    waits, until = False, math.inf
+    while time.monotonic() < until:
         skipped = Skipped()
         try:
             story = choose(stories_of(sources, skipped), run)
@@ -82,8 +86,11 @@ def _watch(sources: tuple[str, ...], run: str | None) -> Iterator[Summary]:
                 tell(f"waiting: {error}")
             waits = True
         else:
-            run, outcome = story.run_id, story.outcome
+            run = story.run_id
             yield retell(story, sources)
-        if outcome == "unknown":
-            time.sleep(INTERVAL)
+            if story.outcome != "unknown":
+                # A collector closes its sinks, and says what became of all records, a moment after the job has ended.
+                until = min(until, time.monotonic() + GRACE) if story.unclosed else 0.0
+        if until > 0:
+            time.sleep(INTERVAL if until == math.inf else SOON)
     skipped.tell()

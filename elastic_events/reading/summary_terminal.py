@@ -245,8 +245,9 @@ def _waits(answer: Summary) -> Iterable[str]:
 
 def _steps(answer: Summary) -> Iterable[str]:
     for last in answer.last_steps[:_STEPS]:
-        reached = "finished no step" if last.step is None else f"came to step {last.step}"
-        yield f"{'Rank' if len(last.ranks) == 1 else 'Ranks'} {spans(last.ranks)} {reached}."
+        who, its = ("Rank", "its") if len(last.ranks) == 1 else ("Ranks", "their")
+        none = f"finished no step in {its} last attempt" if len(answer.attempts) > 1 else "finished no step"
+        yield f"{who} {spans(last.ranks)} {none if last.step is None else f'came to step {last.step}'}."
     if len(answer.last_steps) > _STEPS:
         rest = sum(len(last.ranks) for last in answer.last_steps[_STEPS:])
         yield f"{counted(rest, 'more rank')} came to other steps, up to {answer.last_steps[-1].step}."

@@ -13,8 +13,10 @@ from typing import get_args
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from elastic_events.bus.context import Context
+from elastic_events.bus.record import Record
 from elastic_events.reading.buckets import Goodput
 from elastic_events.reading.compare import Diff
 from elastic_events.reading.overview import Summary
@@ -133,12 +135,17 @@ def test_explain(tmp_path: Path) -> None:
     assert "ETTR = productive / wall time" in done.stdout
 
 
+def closed(run: Run) -> list[Record]:
+    """The records of a run, and the ledger behind them."""
+    facts = {"lane": "jsonl", "accepted": len(run.records), "delivered": len(run.records)}
+    return [*run.records, replace(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,))]
+
+
 def test_watch_ends_with_the_job(tmp_path: Path) -> None:
     """`summary --watch` shows a job that runs, and ends by itself once the job has; Ctrl-C ends it before, quietly."""
-    whole = two_attempts().records
-    path = jsonl(tmp_path / "run.jsonl", whole)
+    path = jsonl(tmp_path / "run.jsonl", closed(two_attempts()))
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-1]))
+    path.write_bytes(b"".join(lines[:-2]))
     call = [sys.executable, "-c", "from elastic_events.cli import main; main()", "summary", "--watch", "run.jsonl"]
 
     def watch() -> tuple["subprocess.Popen[bytes]", int]:
@@ -182,13 +189,13 @@ def watched(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize(("run", "code"), [(failed, 1), (two_attempts, 0)])
 def test_check_judges_what_was_seen_last(tmp_path: Path, run: Callable[[], Run], code: int) -> None:
     """`summary --watch --check --json` waits for its file, prints a line an answer, and judges the end, not the begin."""
-    lines = jsonl(tmp_path / "whole.jsonl", run().records).read_bytes().splitlines(keepends=True)
+    lines = jsonl(tmp_path / "whole.jsonl", closed(run())).read_bytes().splitlines(keepends=True)
     process = watched(tmp_path, "--check", "--json")
     try:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stderr.readline().startswith("waiting: run.jsonl: no such file")
-        (tmp_path / "run.jsonl").write_bytes(b"".join(lines[:-1]))
+        (tmp_path / "run.jsonl").write_bytes(b"".join(lines[:-2]))
         assert json.loads(process.stdout.readline())["outcome"] == "unknown"
         (tmp_path / "run.jsonl").write_bytes(b"".join(lines))
         rest, errors = process.communicate(timeout=30)

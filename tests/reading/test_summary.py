@@ -11,7 +11,7 @@ from elastic_events.reading.overview import final_worker, summary
 from elastic_events.reading.rows import timeline
 from elastic_events.reading.summary_terminal import summary_terminal
 from elastic_events.reading.words import error_line, seconds, spans
-from tests.reading.runs import Run, two_attempts
+from tests.reading.runs import START, Run, two_attempts
 
 
 def shown(run: Run, width: int = 200) -> str:
@@ -235,3 +235,11 @@ def test_agents_of_one_host_at_once_are_not_told_one_after_another() -> None:
         run.tell(6, agent, "attempt.ended", attempt=0, outcome="succeeded")
         run.tell(6, agent, "job.succeeded")
     assert "1 node, 2 agents, " in shown(run)
+
+
+def test_a_rank_that_begins_again_is_said_to_have_finished_nothing_of_its_last_attempt() -> None:
+    """While a restart is watched, who came to step 2 before is not said to have finished no step."""
+    run = two_attempts()
+    until = {run.worker(1, 1): 14, run.worker(0, 1): 16}
+    run.records = [r for r in run.records if r.time_ns <= START + until.get(r.context, 14) * 10**9]
+    assert "Rank 1 finished no step in its last attempt." in shown(run)

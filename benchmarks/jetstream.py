@@ -29,7 +29,7 @@ import anyio
 from elastic_events import EventBus
 from elastic_events.bus.context import read_context
 from elastic_events.bus.errors import TransientError
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsSink, read_nats
 
@@ -85,7 +85,7 @@ async def measure(server: Server, options: argparse.Namespace) -> bool:
     """Write all, read all, print the table."""
     context = read_context()
     records = [
-        Record("metric", n, 1_790_000_000_000_000_000 + n, n, f"metric.{n % 20}", "train", (n * 0.5,), context)
+        record_of("metric", n, 1_790_000_000_000_000_000 + n, n, f"metric.{n % 20}", "train", (n * 0.5,), context)
         for n in range(options.records)
     ]
     batches = [records[n : n + options.batch] for n in range(0, len(records), options.batch)]

@@ -13,7 +13,7 @@ import json, resource, sys, tempfile, time
 from pathlib import Path
 from elastic_events.bus.backlog import Backlog
 from elastic_events.bus.context import read_context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.recorder.spool import Spool
 
 kind, limit, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -22,10 +22,10 @@ FEED, BATCH = 500, 500
 
 def records(first):
     if kind == "metrics":
-        return [Record("metric", n, n, n, "loss", "torchelastic", (0.5,), context, 40) for n in range(first, first + FEED)]
+        return [record_of("metric", n, n, n, "loss", "torchelastic", (0.5,), context, 40) for n in range(first, first + FEED)]
     about = {"epoch": 1, "loss": 0.5, "path": "/data/shard", "ok": True}
     return [
-        Record("event", n, n, n, "step", "null", ("WORKER", 0, {"step": n, **about}), context, 120)
+        record_of("event", n, n, n, "step", "null", ("WORKER", 0, {"step": n, **about}), context, 120)
         for n in range(first, first + FEED)
     ]
 

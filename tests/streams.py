@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 
 __all__ = ("DATA", "STREAMS", "load", "same", "values")
 
@@ -46,10 +46,10 @@ def same(first: list[Record], second: list[Record]) -> bool:
 def _record(entry: dict[str, Any], seq: int, context: Context) -> Record:
     payload, wall = entry["payload"], entry["wall_ns"]
     if entry["kind"] == "metric":
-        return Record(
+        return record_of(
             "metric", seq, wall, wall, payload["name"], payload["group_name"], (payload["value"],), context, 64
         )
     name = payload.pop("name")
     channel = entry["logger"].removeprefix("torchelastic-events-")
     kind = "rdzv" if entry["kind"] == "rdzv" else "event"
-    return Record(kind, seq, wall, wall, name, channel, tuple(payload.values()), context, len(json.dumps(payload)))
+    return record_of(kind, seq, wall, wall, name, channel, tuple(payload.values()), context, len(json.dumps(payload)))

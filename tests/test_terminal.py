@@ -17,6 +17,7 @@ from elastic_events.sinks.console import ConsoleSink
 from tests.programs import environment
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
+from tests.records import changed
 
 #: A window's title, a line of its own, bidirectional marks, a one-byte CSI, a line separator, a lone surrogate.
 NASTY = "\x1b]0;owned\x07\r\nForged line.\n\u202eabc\u2066\x9b31m\u2028\x7f\x00\ud800"
@@ -72,7 +73,7 @@ def nasty_records(long: str) -> list[Record]:
         context = msgspec.structs.replace(
             record.context, run_id="run" + long, host=f"a{long}", process=f"{record.context.process}{long}", role=long
         )
-        event = msgspec.structs.replace(record, context=context, channel=long, fields=spoilt(record.fields, long))
+        event = changed(record, context=context, channel=long, fields=spoilt(record.fields, long))
         records.append(event)
     last = records[-1]
     rdzv = ("run" + long, f"message{long}", long, 1, f"FAILED{long}", long, 0, 0, long)
@@ -91,7 +92,7 @@ def nasty_records(long: str) -> list[Record]:
         ),
     ]
     for seq, (kind, fields) in enumerate(kinds, 1000):
-        records.append(msgspec.structs.replace(last, kind=kind, seq=seq, name=f"n{long}", fields=fields))
+        records.append(changed(last, kind=kind, seq=seq, name=f"n{long}", fields=fields))
     return records
 
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Literal, NamedTuple, Protocol
 
 from elastic_events.bus.queued import Queue
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import MetricRecord, Record
 
 __all__ = ("Backlog", "Found", "Overflow", "Spooled", "Spooling")
 
@@ -36,7 +36,7 @@ class Spooled(Protocol):
     def before(self, mark: int) -> int:
         """As of `Queue`, or more: the numbers are on disk. 0 where there are none."""
 
-    def take(self, most: int, bytes_: float = ..., before: float = ...) -> tuple[list[Record], list[int]]:
+    def take(self, most: int, bytes_: float = ..., before: float = ...) -> tuple[list[Record], Sequence[int]]:
         """As of `Queue`, but perhaps fewer than there are; none while the disk cannot be read."""
 
     def untake(self, records: Sequence[Record], entries: Sequence[int]) -> None:
@@ -77,7 +77,7 @@ class _Part(NamedTuple):
 
     queue: Queue | Spooled
     records: list[Record]
-    entries: list[int]
+    entries: Sequence[int]
 
 
 class Backlog:
@@ -153,7 +153,7 @@ class Backlog:
         before = self._collect_losses()
         spooling = self.spool is not None
         for kind, run in _runs(records):
-            queue = self._metrics if kind == "metric" else self._events
+            queue = self._metrics if kind is MetricRecord else self._events
             over = len(queue) + len(run) - self.records
             if not spooling and self.overflow == "drop_oldest" and 0 < over <= len(queue):  # all at once
                 queue.take(over)
@@ -279,15 +279,15 @@ class Backlog:
         return self._lost.total()
 
 
-_KIND, _SIZE = attrgetter("kind"), attrgetter("size")
+_SIZE = attrgetter("size")
 
 
-def _runs(records: Sequence[Record]) -> list[tuple[str, Sequence[Record]]]:
+def _runs(records: Sequence[Record]) -> list[tuple[type[Record], Sequence[Record]]]:
     """Return `records` in runs of one kind: all of them, nearly always."""
-    kinds = list(map(_KIND, records))
+    kinds = list(map(type, records))
     if kinds and kinds.count(kinds[0]) == len(kinds):
         return [(kinds[0], records)]
-    return [(kind, list(run)) for kind, run in groupby(records, _KIND)]
+    return [(kind, list(run)) for kind, run in groupby(records, type)]
 
 
 def _size(records: Sequence[Record]) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from elastic_events.bus.record import Kind
+from elastic_events.bus.record import EventRecord, Kind, MetricRecord, Record
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.walk import Walk, plain
 
@@ -30,12 +30,12 @@ decode: Callable[[bytes], tuple[Any, ...]] = msgspec.msgpack.Decoder(tuple).deco
 
 _Flat = str | int | Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)] | bool | None
 
-#: First byte of a frame, which tells the length of its array -> what decodes a metric of a number, or an event whose metadata
-#: hold texts and numbers, all finite, as nearly all do, and refuses others. It takes no longer than to decode anything, and
-#: what they weigh, and that strict JSON has them as they are, is known then.
-DECODE_FLAT: dict[bytes, Callable[[bytes], tuple[Any, ...]]] = {
-    b"\x95": msgspec.msgpack.Decoder(tuple[int, int, str, str, _Flat]).decode,
-    b"\x97": msgspec.msgpack.Decoder(tuple[int, int, str, str, str, int, dict[str, _Flat]]).decode,
+#: First byte of a frame, which tells the length of its array -> what makes the record of a metric of a number, or of an event
+#: whose metadata hold texts and numbers, all finite, as nearly all do, and refuses others. What they weigh, and that strict
+#: JSON has them as they are, is known then. Only for frames that begin with this byte: a longer one would say who speaks.
+DECODE_FLAT: dict[int, Callable[[bytes], Record]] = {
+    0x95: msgspec.msgpack.Decoder(MetricRecord[_Flat]).decode,
+    0x97: msgspec.msgpack.Decoder(EventRecord[_Flat]).decode,
 }
 
 

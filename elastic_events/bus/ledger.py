@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import Undelivered
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.bus.redact import cut_secrets
 
 __all__ = ("BusStats", "FlushResult", "LaneStats", "Ledger")
@@ -64,7 +64,7 @@ class LaneStats(NamedTuple):
         body = {"lane": lane, "dropped": self.dropped, **{name: getattr(self, name) for name in names}}
         if self.failed:
             body |= {"failed_by": self.failed_by, "last_error": cut_secrets(self.last_error)}
-        return Record("ledger", seq, time_ns, monotonic_ns, "bus.ledger", lane, (body,), context)
+        return record_of("ledger", seq, time_ns, monotonic_ns, "bus.ledger", lane, (body,), context)
 
 
 class BusStats(NamedTuple):
@@ -121,7 +121,7 @@ class Ledger:
         """Return those of `records` that are the lane's, and note that the pump has handed them out."""
         first, end = self.origins[ring], self._ends[ring]
         # In order of time; an interrupted emitter's may not be that of seq.
-        if min(map(_SEQ, records)) < first or (end != math.inf and max(map(_SEQ, records)) >= end):
+        if (first and min(map(_SEQ, records)) < first) or (end != math.inf and max(map(_SEQ, records)) >= end):
             records = [record for record in records if first <= record.seq < end]
         self._seen[ring] += len(records)
         return records

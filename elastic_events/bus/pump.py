@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
-from operator import attrgetter
+from operator import add, attrgetter, itemgetter
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from elastic_events.bus.codec import DECODE_FLAT, KINDS, decode
 from elastic_events.bus.context import Context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.bus.ring import END, Pipe
-from elastic_events.bus.weight import weights
 
 __all__ = ("BREATH", "FEW", "GRACE", "MANY", "Cursor", "Make", "PipedRing", "Pump", "Receiver", "pace", "to_records")
 
@@ -80,7 +80,7 @@ class Receiver(Protocol):
         """Take the records this lane wants; never waits."""
 
 
-_SEQ = attrgetter("seq")
+_SEQ, _MONOTONIC, _FIRST = attrgetter("seq"), attrgetter("monotonic_ns"), itemgetter(0)
 
 #: Makes the records of frames, or raises where one of them is missing or damaged.
 Make = Callable[[Sequence[Any]], list[Record]]
@@ -288,23 +288,23 @@ class Pump:
 
 
 def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recovered: bool = False) -> list[Record]:
-    """Return the records of `frames`; `offset` is wall minus monotonic time in nanoseconds.
-
-    All at once: a call a record would cost as much as the rest.
-    """
-    rows, are_flat = _decoded(frames)
-    if are_flat or len(set(map(len, rows))) == 1:
-        seqs, times, names, channels, *payload = zip(*rows, strict=True)
-        with suppress(TypeError):
-            if not are_flat:
-                "".join(names + channels)  # the quickest way to see that all of them are text
-            walls = [one + offset for one in times]
-            sizes, fields = list(map(len, frames)), list(zip(*payload, strict=True))
-            memory, strict = (weights(sizes, payload), fields) if are_flat else (repeat(0), repeat(None))
-            about = repeat(KINDS[len(rows[0])]), seqs, walls, times, names, channels, fields
-            return list(map(Record, *about, repeat(context), sizes, repeat(recovered), repeat(None), memory, strict))
+    """Return the records of `frames`; `offset` is wall minus monotonic time in nanoseconds."""
+    # Of one length, since what a longer one holds beyond its kind's fields would be taken for who speaks, and the rest.
+    firsts = set(map(_FIRST, frames))
+    flat = DECODE_FLAT.get(firsts.pop()) if len(firsts) == 1 else None
+    if flat is not None:
+        with suppress(msgspec.ValidationError):
+            records = list(map(flat, frames))
+            # A call a record would cost as much as the rest.
+            _stamp(records, "time_ns", map(add, map(_MONOTONIC, records), repeat(offset)))
+            _stamp(records, "context", repeat(context))
+            _stamp(records, "size", map(len, frames))
+            if recovered:
+                _stamp(records, "recovered", repeat(True))
+            return records
+    rows = list(map(decode, frames))
     return [
-        Record(
+        record_of(
             KINDS[len(row)],
             int(row[0]),
             row[1] + offset,
@@ -320,13 +320,9 @@ def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recove
     ]
 
 
-def _decoded(frames: Sequence[bytes]) -> tuple[list[tuple[Any, ...]], bool]:
-    """Return the arrays of `frames`, and whether they are of one kind, and flat (`DECODE_FLAT`)."""
-    flat = DECODE_FLAT.get(frames[0][:1]) if frames and frames[0] else None
-    if flat is not None:
-        with suppress(msgspec.ValidationError):
-            return list(map(flat, frames)), True
-    return list(map(decode, frames)), False
+def _stamp(records: list[Record], name: str, values: Iterable[Any]) -> None:
+    """Set what no frame holds, of records that nobody has seen yet."""
+    any(map(force_setattr, records, repeat(name), values))
 
 
 def _in_time_order(looks: dict[int, list[Record]]) -> list[tuple[int, list[Record]]]:

@@ -121,10 +121,10 @@ class Queue:
         self._count += len(records)
         self._encoded += encoded
 
-    def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], list[int]]:
+    def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], Sequence[int]]:
         """Remove the first records: up to `most`, no more than `bytes_` encoded, with entry numbers below `before`."""
         records: list[Record] = []
-        entries: list[int] = []
+        entries: list[Sequence[int]] = []
         bounded = self._encoded > bytes_
         while self._runs:
             run = self._runs[0]
@@ -139,13 +139,13 @@ class Queue:
             if number:
                 some, numbers, encoded, weight = run.cut(number)
                 records += some
-                entries += numbers
+                entries.append(numbers)
                 self._left(number, encoded, weight)
             if not whole:
                 break
             self._runs.popleft()
             self._known = max(self._known - 1, 0)
-        return records, entries
+        return records, entries[0] if len(entries) == 1 else list(chain.from_iterable(entries))
 
     def untake(self, records: Sequence[Record], entries: Sequence[int]) -> None:
         """Put what was taken at the front again."""

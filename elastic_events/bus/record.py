@@ -1,20 +1,36 @@
 """One record as handlers see it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 
 from elastic_events.api import Event, EventMetadataValue, EventSource, NodeState, RdzvEvent
 from elastic_events.bus.context import Context
 
-__all__ = ("RINGS", "Kind", "MetricData", "Record")
+__all__ = (
+    "RINGS",
+    "EventRecord",
+    "Kind",
+    "LedgerRecord",
+    "MetricData",
+    "MetricRecord",
+    "RdzvRecord",
+    "Record",
+    "record_of",
+)
 
 Kind = Literal["event", "rdzv", "metric", "ledger"]
 
+#: What a payload holds.
+V = TypeVar("V", bound=EventMetadataValue)
+
 #: Kind -> the letter of the ring that holds it, in a record's id.
 RINGS: dict[Kind, str] = {"event": "e", "rdzv": "e", "metric": "m", "ledger": "l"}
+
+#: Who speaks before anybody says who.
+_NOBODY = Context()
 
 
 class MetricData(NamedTuple):
@@ -26,11 +42,19 @@ class MetricData(NamedTuple):
     value: Any
 
 
-class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
+class _Head(msgspec.Struct, frozen=True, eq=False, gc=False, array_like=True):
+    seq: int  #: position in its ring; a gap is a record that was lost
+    monotonic_ns: int  #: the host's monotonic clock, nanoseconds
+    name: str  #: of the event or metric
+    channel: str  #: an event's destination, a metric's group
+
+
+class Record(_Head, frozen=True, eq=False, gc=False, kw_only=True):
     """One event, rendezvous event, metric point or ledger, shared by all lanes: treat it as read-only.
 
-    What a record holds was decoded from bytes and cannot hold the record: the garbage collector need not look, which
-    would stop every thread of the process, training included, for a millisecond at a time.
+    Each kind is a class, whose first fields are the frame's own, so that the decoder makes records and nothing besides. What
+    a record holds was decoded from bytes and cannot hold the record: the garbage collector need not look, which would stop
+    every thread of the process, training included, for a millisecond at a time.
 
     `fields` is the kind's own payload, in this order:
 
@@ -40,19 +64,20 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
     - ledger: a dict, the lane's own counts when its sink was closed
     """
 
-    kind: Kind
-    seq: int  #: position in its ring; a gap is a record that was lost
-    time_ns: int  #: wall clock, nanoseconds since the epoch
-    monotonic_ns: int  #: the host's monotonic clock, nanoseconds
-    name: str  #: of the event or metric
-    channel: str  #: an event's destination, a metric's group
-    fields: tuple[Any, ...]
-    context: Context
+    time_ns: int = 0  #: wall clock, nanoseconds since the epoch
+    context: Context = _NOBODY
     size: int = 0  #: encoded bytes
     recovered: bool = False  #: read from the flight recorder of a process that was dead by then
-    built: Any = None
+    flat: bool = True  #: payload of texts and finite numbers only, as its decoder made sure; say False for any other
     memory: int = 0  #: bytes of memory that it takes; 0: nobody has weighed it
-    strict: Any = None  #: `fields` again, where it is known that strict JSON has them as they are
+    built: Any = None
+
+    kind: ClassVar[Kind]
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """The kind's own payload."""
+        raise NotImplementedError(f"a record is made by its kind's class, not by {type(self).__name__}")
 
     @property
     def id(self) -> str:
@@ -82,9 +107,7 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def metadata(self) -> Mapping[str, EventMetadataValue]:
         """Those of an event; of a ledger its counts; empty for other kinds. Read-only: the lanes share it."""
-        if self.kind == "event":
-            return cast("Mapping[str, EventMetadataValue]", self.fields[2])
-        return cast("Mapping[str, EventMetadataValue]", self.fields[0]) if self.kind == "ledger" else {}
+        return {}
 
     @property
     def metric(self) -> MetricData | None:
@@ -95,6 +118,97 @@ class Record(msgspec.Struct, frozen=True, eq=False, gc=False):
         if self.built is None:
             msgspec.structs.force_setattr(self, "built", _BUILD[self.kind](self))
         return self.built
+
+
+class MetricRecord(Record, Generic[V], frozen=True, eq=False):
+    """A metric point."""
+
+    kind: ClassVar[Kind] = "metric"
+    value: V
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """The value."""
+        return (self.value,)
+
+
+class EventRecord(Record, Generic[V], frozen=True, eq=False):
+    """An event."""
+
+    kind: ClassVar[Kind] = "event"
+    source: V
+    timestamp: V  #: milliseconds, 0 = not given
+    metadata: dict[str, V]
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """Source, timestamp and metadata."""
+        return (self.source, self.timestamp, self.metadata)
+
+
+class RdzvRecord(Record, frozen=True, eq=False):
+    """A rendezvous event."""
+
+    kind: ClassVar[Kind] = "rdzv"
+    run_id: Any
+    message: Any
+    hostname: Any
+    pid: Any
+    node_state: Any
+    master_endpoint: Any
+    rank: Any
+    local_id: Any
+    error_trace: Any
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """Its own arguments."""
+        head = (self.run_id, self.message, self.hostname, self.pid, self.node_state)
+        return (*head, self.master_endpoint, self.rank, self.local_id, self.error_trace)
+
+
+class LedgerRecord(Record, frozen=True, eq=False):
+    """A lane's own counts when its sink was closed."""
+
+    kind: ClassVar[Kind] = "ledger"
+    ledger: Any
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """The counts."""
+        return (self.ledger,)
+
+    @property
+    def metadata(self) -> Mapping[str, EventMetadataValue]:
+        """The counts."""
+        return cast("Mapping[str, EventMetadataValue]", self.ledger)
+
+
+def record_of(
+    kind: Kind,
+    seq: int,
+    time_ns: int,
+    monotonic_ns: int,
+    name: str,
+    channel: str,
+    fields: Sequence[Any],
+    context: Context,
+    size: int = 0,
+    recovered: bool = False,
+) -> Record:
+    """Return a record of `kind`, whose payload nobody has looked at.
+
+    Raises:
+        LookupError, TypeError: there is no such kind, or it has more fields, or fewer.
+    """
+    return CLASSES[kind](
+        *(seq, monotonic_ns, name, channel, *fields),
+        time_ns=time_ns,
+        context=context,
+        size=size,
+        recovered=recovered,
+        flat=False,
+    )
 
 
 def _event(record: Record) -> Event:
@@ -122,3 +236,8 @@ def _member(enum: type[Enum], value: Any) -> Any:
 
 #: Kind -> what makes the caller's object again.
 _BUILD = {"event": _event, "rdzv": _rdzv, "metric": _metric, "ledger": _ledger}
+
+#: Kind -> its class.
+CLASSES: dict[Kind, Callable[..., Record]] = {
+    one.kind: one for one in (EventRecord, RdzvRecord, MetricRecord, LedgerRecord)
+}

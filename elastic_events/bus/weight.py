@@ -1,7 +1,6 @@
 """Bytes of memory that records take while they wait: a limit in encoded bytes let fifty times as much through."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from operator import attrgetter
 from sys import getsizeof
 from typing import Any
@@ -10,7 +9,7 @@ from msgspec.structs import force_setattr
 
 from elastic_events.bus.record import Record
 
-__all__ = ("bound", "weigh", "weights")
+__all__ = ("bound", "weigh")
 
 #: Bytes of a record beside what it holds: itself, its numbers and names, its place in a queue, the object made of it.
 _RECORD = 544
@@ -34,7 +33,7 @@ _FLAT_EVENT = [
     _RECORD + getsizeof(dict.fromkeys(map(str, range(entries)))) + _ENTRY * entries for entries in range(_SHORT // 2)
 ]
 
-_FIELDS, _SIZE, _MEMORY = attrgetter("fields"), attrgetter("size"), attrgetter("memory")
+_FLATNESS, _SIZE, _METADATA = attrgetter("flat"), attrgetter("size"), attrgetter("metadata")
 
 
 def bound(count: int, encoded: int) -> int:
@@ -42,28 +41,16 @@ def bound(count: int, encoded: int) -> int:
     return _RECORD * count + _MOST * encoded
 
 
-def weights(sizes: Sequence[int], payload: Sequence[Sequence[Any]]) -> list[int]:
-    """Return what metrics, or events, take whose frames are of `sizes`, and hold texts and numbers; 0 where that is not known.
-
-    `payload` is a column for each of their fields.
-    """
-    if len(payload) == 1:
-        return [_RECORD + _CHARACTER * size for size in sizes]
-    return [
-        _FLAT_EVENT[entries] + _CHARACTER * size if size <= _SHORT else 0
-        for size, entries in zip(sizes, map(len, payload[-1]), strict=True)
-    ]
-
-
 def weigh(records: Sequence[Record]) -> int:
-    """Return the bytes of memory that `records` take, which are events or metrics."""
-    known = list(map(_MEMORY, records))
-    if all(known):
-        return sum(known)
-    if records[0].kind == "metric" and _are_flat(chain.from_iterable(map(_FIELDS, records))):
-        encoded: int = sum(map(_SIZE, records))  # at once, since they are many
-        return _RECORD * len(records) + _CHARACTER * encoded
-    return sum(map(_weight, records))
+    """Return the bytes of memory that `records` take, which are events or metrics; of flat ones without a look at each."""
+    if not records or not all(map(_FLATNESS, records)):
+        return sum(map(_weight, records))
+    sizes: list[int] = list(map(_SIZE, records))
+    if records[0].kind == "metric":
+        return _RECORD * len(records) + _CHARACTER * sum(sizes)
+    if max(sizes) > _SHORT:
+        return sum(map(_weight, records))
+    return sum(map(_FLAT_EVENT.__getitem__, map(len, map(_METADATA, records)))) + _CHARACTER * sum(sizes)
 
 
 def _weight(record: Record) -> int:
@@ -74,8 +61,11 @@ def _weight(record: Record) -> int:
 
 
 def _weight_alone(record: Record) -> int:
-    if record.kind == "metric" and _are_flat(record.fields):
+    # As they weigh many at once: what a sum was made of is taken out of it one by one.
+    if record.kind == "metric" and (record.flat or _are_flat(record.fields)):
         return _RECORD + _CHARACTER * record.size
+    if record.flat and record.size <= _SHORT:
+        return _FLAT_EVENT[len(record.metadata)] + _CHARACTER * record.size
     names = getsizeof(record.name) + getsizeof(record.channel)
     return _RECORD + names + _content(record.fields)
 

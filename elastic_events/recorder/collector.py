@@ -16,7 +16,7 @@ from elastic_events.bus.errors import SCARCE, ConfigError, InputError
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.latest import Latest
 from elastic_events.bus.pump import Cursor
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.recorder.alive import boot_id, is_another, is_locked, pid_namespace, runs
 from elastic_events.recorder.directory import LOOP, holds, let_go, rings, secure, take
 from elastic_events.recorder.format import LOSSES, OtherVersionError
@@ -337,7 +337,7 @@ class Collector:
         }
         name = "agent.died" if header.source == "AGENT" else "worker.died"
         seq = file.reader.rings[0].position
-        return Record("event", seq, time.time_ns(), now, name, "null", ("AGENT", 0, about), context, 0, True)
+        return record_of("event", seq, time.time_ns(), now, name, "null", ("AGENT", 0, about), context, 0, True)
 
     def _code(self, pid: int) -> int | None:
         try:

@@ -28,7 +28,7 @@ import msgspec
 from elastic_events.bus.codec import plain
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import SCARCE
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 
 __all__ = ("LATER", "START", "Directory", "Head", "Segment", "Torn", "batches", "pack")
 
@@ -283,13 +283,10 @@ def _unpack(body: bytes, head: Head) -> tuple[list[Record], list[int]]:
         return [], []
     try:
         speakers, numbers, rows = _decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        contexts = [Context(*speaker) for speaker in speakers]
+        records = [record_of(*row[:7], contexts[row[7]], *row[8:]) for row in rows]
+    except (msgspec.MsgspecError, ValueError, TypeError, LookupError, RecursionError):
         return [], []
-    contexts = [Context(*speaker) for speaker in speakers]
-    records = [
-        Record(kind, seq, time_ns, monotonic_ns, name, channel, fields, contexts[context], size, recovered)
-        for kind, seq, time_ns, monotonic_ns, name, channel, fields, context, size, recovered in rows
-    ]
     return records, numbers if isinstance(numbers, list) else list(range(numbers, numbers + len(records)))
 
 

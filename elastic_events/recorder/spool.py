@@ -66,7 +66,7 @@ class _Series:
         first = self.first
         return 0 if first is None else min(len(self), max(mark - first, 0))
 
-    def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], list[int]]:
+    def take(self, most: int, bytes_: float = math.inf, before: float = math.inf) -> tuple[list[Record], Sequence[int]]:
         """Give the first records, of one batch on disk; none while the disk cannot be read."""
         self._load()
         records, entries = self._ahead.take(most, bytes_, before)

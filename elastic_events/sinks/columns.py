@@ -1,41 +1,69 @@
-"""Fields of many records at once: whether a store has them as they are, so that nobody has to look at each."""
+"""Parts of many records at once, and whether a store has them as they are, so that nobody has to look at each."""
 
 import math
-from collections.abc import Sequence
-from itertools import chain
-from operator import is_
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import chain, groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 
-__all__ = ("are_known", "are_strict_events", "numbers")
+from msgspec.structs import astuple
+
+from elastic_events.bus.record import Record
+
+__all__ = ("Columns", "alike", "are_numbers", "are_strict_events", "columns")
 
 _NUMBERS = frozenset({int, float})
 _TEXT = frozenset({str})
+_CONTEXT = attrgetter("context")
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
-def are_known(strict: Sequence[object], fields: Sequence[object]) -> bool:
-    """Whether `strict` of each record says that strict JSON has its `fields`: these, and no others put in their place."""
-    return all(map(is_, strict, fields))
+def alike(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
+    """Return runs of one kind and speaker: all of `records`, nearly always."""
+    kinds, contexts = list(map(type, records)), list(map(_CONTEXT, records))
+    # By count, which compares by identity first: grouping asks each record for both, and costs as much as a column.
+    if records and kinds.count(kinds[0]) == contexts.count(contexts[0]) == len(records):
+        return [records]
+    return [list(group) for _, group in groupby(records, attrgetter("kind", "context"))]
 
 
-def numbers(fields: Sequence[Sequence[Any]], below: int) -> list[float] | None:
-    """Return the values of metrics if each is one number, finite, and an integer from -2**63 to `below`; None for others."""
-    values = list(chain.from_iterable(fields))
-    if len(values) != len(fields) or not _NUMBERS.issuperset(map(type, values)):
-        return None
+class Columns(NamedTuple):
+    """The parts of records of one kind."""
+
+    seqs: tuple[int, ...]
+    times: tuple[int, ...]
+    clocks: tuple[int, ...]
+    names: tuple[Any, ...]
+    channels: tuple[Any, ...]
+    payload: Sequence[Sequence[Any]]
+    recovered: tuple[bool, ...]
+    flat: bool  #: whether all of them are
+
+
+def columns(records: Sequence[Record]) -> Columns:
+    """Return the parts of records of one kind, by one call a record: to ask each for each part takes twice as long."""
+    seqs, clocks, names, channels, *rest = zip(*map(astuple, records), strict=True)
+    *payload, times, _, _, recovered, flat, _, _ = rest
+    return Columns(seqs, times, clocks, names, channels, payload, recovered, all(flat))
+
+
+def are_numbers(values: Sequence[Any], below: int) -> bool:
+    """Whether the values of metrics are numbers, finite, and integers from -2**63 to `below`."""
+    kinds = set(map(type, values))
+    if not _NUMBERS.issuperset(kinds):
+        return False
     try:
         finite = math.isfinite(sum(values))
     except OverflowError:
-        return None
-    return values if finite and min(values) >= -(2**63) and max(values) < below else None
+        return False
+    return finite and (int not in kinds or (min(values) >= -(2**63) and max(values) < below))
 
 
-def are_strict_events(fields: Sequence[Sequence[Any]]) -> bool:
+def are_strict_events(sources: Sequence[Any], timestamps: Sequence[Any], metadata: Sequence[Any]) -> bool:
     """Whether strict JSON has the fields of events as they are: texts and numbers, finite and of 64 bits, in metadata by text."""
     try:
-        sources, timestamps, metadata = zip(*fields, strict=True)
         held = list(map(dict.values, metadata))
-    except (TypeError, ValueError):  # not the fields of an event
+    except TypeError:  # no metadata
         return False
     shapes = set(map(tuple, metadata))
     if not _TEXT.issuperset(map(type, chain.from_iterable(shapes))):

@@ -15,7 +15,7 @@ import msgspec
 
 from elastic_events.bus.errors import PERMANENT, ConfigError, MissingExtra, PermanentError
 from elastic_events.bus.handler import BATCH, CallableSink, Sink
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.sinks.options import parse_duration
 
 __all__ = ("SUFFIX", "Rollup")
@@ -196,7 +196,7 @@ class Rollup:
         if record.kind != "ledger":
             return record
         counts = {"absorbed": self.absorbed, "emitted": self.emitted, "lost": self.lost}
-        return msgspec.structs.replace(record, fields=({**record.fields[0], **counts},))
+        return msgspec.structs.replace(record, ledger={**record.fields[0], **counts})
 
     # --- passing on ---
 
@@ -294,7 +294,7 @@ class _Window:
         context = msgspec.structs.replace(last.context, process=f"{last.context.process}{SUFFIX}")
         # The last point of a window is in no other: its sequence number, with room for the sums, is theirs alone.
         return [
-            Record(
+            record_of(
                 *("metric", last.seq * 64 + place, last.time_ns, last.monotonic_ns, f"{last.name}.{what}"),
                 *(last.channel, (number,), context, last.size, last.recovered),
             )

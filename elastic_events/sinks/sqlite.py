@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from heapq import merge
-from itertools import chain, groupby
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.blocking import EncodingSink
+from elastic_events.sinks.columns import alike
 from elastic_events.sinks.files import check_path
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.sqlite_retention import Retention
@@ -110,13 +111,8 @@ class SqliteSink(EncodingSink["_Rows"]):
 
     def encode(self, records: Sequence[Record]) -> "_Rows":
         """Return the rows of `records`."""
-        first = records[0]
-        kinds, contexts = list(map(_KIND, records)), list(map(_CONTEXT, records))
-        # By count, which compares by identity first: grouping asks each record for both.
-        if kinds.count(first.kind) == contexts.count(first.context) == len(records):
-            return _Rows(records, [(first.kind, first.context, to_values(records))])
-        groups = groupby(records, attrgetter("kind", "context"))
-        return _Rows(records, [(*key, to_values(list(group))) for key, group in groups])
+        groups = [(group[0].kind, group[0].context, to_values(group)) for group in alike(records)]
+        return _Rows(records, groups)
 
     def write_encoded(self, parts: Sequence["_Rows"]) -> None:
         """Insert the rows that are not there yet, in one transaction."""
@@ -252,7 +248,6 @@ def read_sqlite(
 
 
 _STARTED: Any = None
-_KIND, _CONTEXT = attrgetter("kind"), attrgetter("context")
 
 #: Connections of a parent process, in its forked child: never used, never closed.
 _inherited: list[sqlite3.Connection] = []

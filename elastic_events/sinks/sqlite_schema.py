@@ -3,9 +3,8 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, repeat
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +13,8 @@ import msgspec
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
-from elastic_events.bus.record import Kind, Record
-from elastic_events.sinks.columns import are_known, are_strict_events, numbers
+from elastic_events.bus.record import Kind, Record, record_of
+from elastic_events.sinks.columns import are_numbers, are_strict_events, columns
 from elastic_events.sinks.files import check_path, failure, open_private
 from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
 
@@ -177,21 +176,23 @@ def find_context(connection: sqlite3.Connection, context: Context) -> tuple[int,
 def to_values(records: Sequence[Record]) -> list[Any]:
     """Return the values of the rows of `records`, of one kind, one row behind the other; by columns where they allow it."""
     kind = records[0].kind
-    *head, names, channels, fields, recovered, known = [list(map(column, records)) for column in _COLUMNS]
-    payload: Iterable[Iterable[Any]] | None = None
+    seqs, times, clocks, names, channels, values, recovered, flat = columns(records)
+    payload: Sequence[Sequence[Any]] | None = None
     if kind == "metric":
-        values = numbers(fields, 2**63)  # which a column gives back as they were
-        payload = None if values is None else (values,)
+        payload = values if are_numbers(values[0], 2**63) else None  # which a column gives back as they were
     elif kind == "event":
-        payload = _event_columns(fields) if are_known(known, fields) or are_strict_events(fields) else None
+        payload = _event_columns(*values, flat=flat)
     if payload is None or not (_TEXT.issuperset(map(type, names)) and _TEXT.issuperset(map(type, channels))):
         return list(chain.from_iterable(map(to_row, records)))
-    return list(chain.from_iterable(zip(*head, names, channels, *payload, recovered, repeat(None))))
+    return list(chain.from_iterable(zip(seqs, times, clocks, names, channels, *payload, recovered, repeat(None))))
 
 
-def _event_columns(fields: Sequence[Sequence[Any]]) -> Iterable[Iterable[Any]] | None:
+def _event_columns(
+    sources: Sequence[Any], timestamps: Sequence[Any], metadata: Sequence[Any], *, flat: bool
+) -> Sequence[Sequence[Any]] | None:
     """Return the columns of events that strict JSON has as they are, if columns give them back as they were, else None."""
-    sources, timestamps, metadata = zip(*fields, strict=True)
+    if not (flat or are_strict_events(sources, timestamps, metadata)):
+        return None
     if not (_INTEGERS.issuperset(map(type, timestamps)) and max(timestamps) < 2**63):
         return None
     if not _TEXT.issuperset(map(type, sources)):
@@ -230,9 +231,6 @@ def to_row(record: Record) -> tuple[Any, ...]:
     return (*head, *payload, record.recovered, exact)
 
 
-_COLUMNS = [
-    attrgetter(name) for name in ("seq", "time_ns", "monotonic_ns", "name", "channel", "fields", "recovered", "strict")
-]
 _TEXT, _INTEGERS = frozenset({str}), frozenset({int})
 _encoder = msgspec.json.Encoder()
 
@@ -266,7 +264,7 @@ def from_row(kind: Kind, row: Sequence[Any], context: Context) -> Record:
     if kind in ("event", "ledger"):
         size += len(fields[-1])
         fields[-1] = msgspec.json.decode(fields[-1])
-    return Record(kind, seq, time_ns, monotonic_ns, name, channel, tuple(fields), context, size, bool(recovered))
+    return record_of(kind, seq, time_ns, monotonic_ns, name, channel, tuple(fields), context, size, bool(recovered))
 
 
 _HEAD = ("seq", "time_ns", "monotonic_ns", "name", "channel")

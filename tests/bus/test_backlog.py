@@ -17,7 +17,7 @@ from elastic_events.bus.backlog import Backlog, Found
 from elastic_events.bus.context import Context
 from elastic_events.bus.latest import Latest
 from elastic_events.bus.queued import Queue
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.bus.weight import weigh
 from elastic_events.recorder.spool import Spool
 
@@ -27,8 +27,10 @@ ALL = (10**6, 10**12)
 
 def record(number: int, kind: Any = "event", size: int = 10) -> Record:
     """Make a record that its number tells from the others."""
-    fields = (float(number),) if kind == "metric" else ("WORKER", 0, {"n": number})
-    return Record(kind, number, number, number, f"r{number}", "c", fields, CONTEXT, size)
+    fields: tuple[Any, ...] = (float(number),) if kind == "metric" else ("WORKER", 0, {"n": number})
+    if kind == "rdzv":
+        fields = ("r", "joined", "h", 1, "RUNNING", "", None, None, "")
+    return record_of(kind, number, number, number, f"r{number}", "c", fields, CONTEXT, size)
 
 
 def metrics(*numbers: int, size: int = 10) -> list[Record]:
@@ -447,7 +449,7 @@ def test_the_latest_of_a_key_is_what_came_last_when_a_batch_comes_back() -> None
 class Weighed:
     """A record for a queue; while it is weighed, something happens in another thread."""
 
-    kind, size = "event", 10
+    kind, size, flat = "event", 10, False
 
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         self.meanwhile = meanwhile

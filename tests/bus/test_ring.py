@@ -55,6 +55,23 @@ def test_reads_each_record_once_in_order() -> None:
     assert look(cursor) == []
 
 
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("header", [b"\x99", b"\xdc\x00\x09"])
+def test_a_frame_that_is_too_long_does_not_say_who_speaks(place: int, header: bytes) -> None:
+    """A record's context and the rest are the reader's to say, whatever a damaged or hostile frame holds besides its own."""
+    ring = Ring(8)
+    cursor = Cursor(ring)
+    _, slots, _, now = ring.pipe
+    for seq in range(3):
+        put(ring, 0.5)
+        if seq == place:
+            slots[seq] = header + encode((seq, now(), "m", "g", 0.5, 7, {"run_id": "forged"}, 1, True))[1:]
+    records = look(cursor)
+    assert [record.seq for record in records] == [seq for seq in range(3) if seq != place]
+    assert all(record.context is CONTEXT and record.time_ns == record.monotonic_ns for record in records)
+    assert cursor.lost == [("undecodable", place, 1)]
+
+
 def test_two_cursors_read_the_same_records() -> None:
     """Reading takes nothing: a second cursor sees what the first has read."""
     ring = Ring(8)

@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from elastic_events.bus.pump import to_records
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Ring
+from elastic_events.bus.weight import weigh
 
 COUNT = 256
 
@@ -88,6 +90,19 @@ def test_what_is_dropped_and_given_back_is_weighed_the_same() -> None:
     assert backlog.size == last.size > 0
 
 
+def test_an_event_weighs_the_same_whatever_waits_beside_it() -> None:
+    """Short and long texts, lists and empty ones, in batches of one kind and mixed: each takes out of a sum what it put in."""
+    metadata: tuple[dict[str, Any], ...] = ({"a": 1}, {"a": "x" * 600}, {"a": [1, {}]}, {}, {"a": 1, "b": "c"})
+    makes = [lambda to, _, about=about: to.record(event(**about)) for about in metadata]
+    records = list(chain.from_iterable(zip(*map(recorded, makes), strict=True)))
+    assert {record.flat for record in records} == {True, False}
+    alone = {id(record): weigh([record]) for record in records}
+    for size in (2, 3, 7, len(records)):
+        for begin in range(0, len(records), size):
+            batch = records[begin : begin + size]
+            assert weigh(batch) == sum(alone[id(record)] for record in batch)
+
+
 METRICS = (1, -1.5, True, 2**64 - 1, -(2**63), float("inf"), None, "a text", [1], {"a": 1})
 METADATA: tuple[dict[str, Any], ...] = (
     {},
@@ -113,5 +128,5 @@ def test_a_record_is_the_same_whatever_stands_beside_it(emit: str) -> None:
     assert shown == [repr((o.kind, o.seq, o.time_ns, o.name, o.channel, o.fields, o.size)) for o in alone]
     values = [one.fields[-1] for one in alone]
     assert repr(values) == repr(list(METRICS if emit == "put_metric" else METADATA))
-    assert any(one.memory for one in alone), "what is flat is weighed as it is read"
-    assert not any(one.memory for one in together)
+    assert any(one.flat for one in alone), "what is flat is known as it is read"
+    assert not any(one.flat for one in together)

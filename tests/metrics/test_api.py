@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 import elastic_events
-from elastic_events import ConfigError, EventBus, Record
+from elastic_events import ConfigError, EventBus
+from elastic_events.bus.record import record_of
 from elastic_metrics import (
     ConsoleMetricHandler,
     MetricData,
@@ -209,7 +210,7 @@ def test_records_of_other_processes_go_to_the_handlers_of_now() -> None:
 
     async def source() -> None:
         context = msgspec.structs.replace(bus.context, process="another")
-        bus._feed([Record("metric", 0, 1, 1, "theirs", "torchelastic", (1,), context)])
+        bus._feed([record_of("metric", 0, 1, 1, "theirs", "torchelastic", (1,), context)])
         fed.set()
 
     bus._drain.start(source)

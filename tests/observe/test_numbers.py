@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
 from elastic_events.reading.overview import summary
@@ -28,7 +28,9 @@ class Job:
         agent = process == "agent"
         context = Context("job", process, "host", 1 if agent else 2 + ord(process), None if agent else 0)
         source = "AGENT" if agent else "WORKER"
-        self.records.append(Record("event", next(self._seq), at, at, name, "null", (source, 0, metadata), context, 0))
+        self.records.append(
+            record_of("event", next(self._seq), at, at, name, "null", (source, 0, metadata), context, 0)
+        )
 
     def attempt(self, number: int, process: str, steps: int, load: str = "", save: str = "") -> None:
         """One attempt that loads, steps and saves, and fails."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 
 __all__ = ("START", "Run", "two_attempts")
 
@@ -34,12 +34,12 @@ class Run:
         """Record an event with any metadata."""
         time_ns = START + round(at * 1e9)
         fields = ("AGENT", 0, metadata)
-        self.records.append(Record("event", len(self.records), time_ns, time_ns, name, "null", fields, who))
+        self.records.append(record_of("event", len(self.records), time_ns, time_ns, name, "null", fields, who))
 
     def metric(self, at: float, who: Context, name: str, value: Any) -> None:
         """Record a metric point."""
         time_ns = START + round(at * 1e9)
-        self.records.append(Record("metric", len(self.records), time_ns, time_ns, name, "train", (value,), who))
+        self.records.append(record_of("metric", len(self.records), time_ns, time_ns, name, "train", (value,), who))
 
     def steps(self, who: Context, numbers: range, begin: float, each: float, *, ended: bool = True) -> float:
         """Record steps one after the other; the last one stays open unless `ended`. Return when the last one ended."""

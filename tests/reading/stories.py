@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
 from tests.reading.runs import START, Run
+from tests.records import changed
 
 __all__ = ("Job", "Lived", "jobs")
 
@@ -230,7 +231,7 @@ def _numbered(record: Record, ahead: int) -> Record:
     source, timestamp, metadata = record.fields
     died = metadata.get("died_ns")
     metadata = metadata if died is None else {**metadata, "died_ns": died + ahead * 10**9}
-    return msgspec.structs.replace(record, time_ns=record.time_ns + ahead * 10**9, fields=(source, timestamp, metadata))
+    return changed(record, time_ns=record.time_ns + ahead * 10**9, fields=(source, timestamp, metadata))
 
 
 def _set(draw: Any, records: list[Record], hosts: list[str]) -> list[Record]:
@@ -250,7 +251,7 @@ def _set(draw: Any, records: list[Record], hosts: list[str]) -> list[Record]:
         source, timestamp, metadata = record.fields
         died = metadata.get("died_ns")
         metadata = metadata if died is None or died < at else {**metadata, "died_ns": died + by}
-        return msgspec.structs.replace(record, time_ns=record.time_ns + by, fields=(source, timestamp, metadata))
+        return changed(record, time_ns=record.time_ns + by, fields=(source, timestamp, metadata))
 
     return [after(record) for record in records]
 
@@ -283,6 +284,6 @@ def _harmed(draw: Any, harm: str, records: list[Record]) -> list[Record]:
 
 def _without(record: Record, fields: set[str]) -> Record:
     source, timestamp, metadata = record.fields
-    return msgspec.structs.replace(
+    return changed(
         record, fields=(source, timestamp, {key: value for key, value in metadata.items() if key not in fields})
     )

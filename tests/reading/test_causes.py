@@ -1,6 +1,5 @@
 """Causes before consequences: who died first over all nodes, who went, and what the job came to."""
 
-import msgspec
 import pytest
 
 from elastic_events.bus.context import Context
@@ -11,6 +10,7 @@ from elastic_events.reading.rows import timeline
 from elastic_events.reading.story import Story
 from tests.reading.runs import START, Run
 from tests.reading.test_summary import shown
+from tests.records import changed
 
 
 def told(run: Run) -> Story:
@@ -241,7 +241,7 @@ def test_a_death_on_a_clock_that_is_set_back() -> None:
     late = run.records[-1]
     ahead = 3600 * 10**9
     facts = {**late.fields[2], "died_ns": ns(5) + ahead}
-    run.records[-1] = msgspec.structs.replace(late, time_ns=late.time_ns + ahead, fields=("AGENT", 0, facts))
+    run.records[-1] = changed(late, time_ns=late.time_ns + ahead, fields=("AGENT", 0, facts))
     assert told(run).attempts[0].workers[1].died_ns == ns(5)
 
 

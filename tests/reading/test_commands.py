@@ -13,7 +13,6 @@ from typing import get_args
 
 import msgspec
 import pytest
-from msgspec.structs import replace
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record
@@ -26,6 +25,7 @@ from elastic_events.reading.stragglers import Slow
 from tests.programs import environment
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
+from tests.records import changed
 from tests.test_cli import command
 
 READINGS = ("summary", "timeline", "goodput", "slow")
@@ -138,7 +138,7 @@ def test_explain(tmp_path: Path) -> None:
 def closed(run: Run) -> list[Record]:
     """The records of a run, and the ledger behind them."""
     facts = {"lane": "jsonl", "accepted": len(run.records), "delivered": len(run.records)}
-    return [*run.records, replace(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,))]
+    return [*run.records, changed(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,))]
 
 
 def test_watch_ends_with_the_job(tmp_path: Path) -> None:

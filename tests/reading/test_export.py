@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.reading.builder import build
 from elastic_events.reading.perfetto import trace
 from tests.reading.runs import START, Run, two_attempts
@@ -181,7 +181,7 @@ def odd_records() -> list[Record]:
     for value in (1, 2.5, math.nan, math.inf, True, "high", None, 2**70):
         run.metric(31, worker, "value", value)
     fields = ("run", "a message", "host", 7, "RUNNING", "", None, 0, "trace\nback")
-    run.records.append(Record("rdzv", 999, START, START, "rdzv", "dynamic_rendezvous", fields, worker))
+    run.records.append(record_of("rdzv", 999, START, START, "rdzv", "dynamic_rendezvous", fields, worker))
     return run.records
 
 

@@ -12,6 +12,7 @@ from elastic_events.reading.source import last_words, read_stories
 from elastic_events.reading.story import Story
 from tests.reading.runs import Run, two_attempts
 from tests.reading.test_source import database, jsonl
+from tests.records import changed
 
 
 def test_numbers_are_new_once() -> None:
@@ -65,7 +66,7 @@ def test_a_ledger_that_comes_twice(tmp_path: Path) -> None:
     """A ledger counts once, too; a source that has none is named, although another one has."""
     run = two_attempts()
     facts = {"lane": "sqlite", "accepted": 1, "delivered": 1}
-    ledger = msgspec.structs.replace(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,))
+    ledger = changed(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,))
     whole, cut = database(tmp_path / "whole.db", [*run.records, ledger]), jsonl(tmp_path / "cut.jsonl", run.records)
     (story,) = read_stories([whole, whole, cut])
     assert (story.ledgers, story.unclosed) == ([facts], [str(cut)])
@@ -76,6 +77,6 @@ def test_a_node_that_closed_no_sink(tmp_path: Path) -> None:
     run = Run()
     for host in ("a", "b"):
         run.tell(0, run.agent(host), "job.started")
-    ledger = msgspec.structs.replace(run.records[0], kind="ledger", name="bus.ledger", fields=({"lane": "x"},))
+    ledger = changed(run.records[0], kind="ledger", name="bus.ledger", fields=({"lane": "x"},))
     (story,) = read_stories([database(tmp_path / "run.db", [*run.records, ledger])])
     assert story.unclosed == ["b"]

@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-from msgspec.structs import replace
-
 from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
 from elastic_events.reading.overview import Summary, summary
 from tests.reading.runs import Run
+from tests.records import changed
 
 HOSTS = ("a", "b")
 
@@ -35,7 +34,7 @@ def post(run: Run, at: float, group: int, state: str, rank: int | None = None, *
     }
     run.raw(at, run.agent(HOSTS[group]), f"torchelastic.worker.status.{state}", facts)
     if rank is not None:
-        run.records[-1] = replace(run.records[-1], fields=("WORKER", 0, facts))
+        run.records[-1] = changed(run.records[-1], fields=("WORKER", 0, facts))
 
 
 def told(run: Run) -> Summary:

@@ -3,7 +3,6 @@
 import io
 from typing import Any
 
-import msgspec
 from rich.console import Console
 
 from elastic_events.bus.context import Context
@@ -13,6 +12,7 @@ from elastic_events.reading.said import NAMELESS
 from elastic_events.reading.story import Story
 from elastic_events.reading.summary_terminal import summary_terminal
 from tests.reading.runs import START, Run
+from tests.records import changed
 
 
 class Scripts(Run):
@@ -33,7 +33,7 @@ class Scripts(Run):
         """Record a ledger."""
         facts = {"lane": "sqlite", "accepted": accepted, "delivered": accepted, "dropped": {}}
         self.tell(at, who, "x")
-        self.records[-1] = msgspec.structs.replace(self.records[-1], kind="ledger", name="bus.ledger", fields=(facts,))
+        self.records[-1] = changed(self.records[-1], kind="ledger", name="bus.ledger", fields=(facts,))
 
     def told(self) -> list[Story]:
         """Return the stories, in either order of the records the same."""

@@ -12,6 +12,7 @@ from elastic_events.reading.rows import timeline
 from elastic_events.reading.summary_terminal import summary_terminal
 from elastic_events.reading.words import error_line, seconds, spans
 from tests.reading.runs import START, Run, two_attempts
+from tests.records import changed
 
 
 def shown(run: Run, width: int = 200) -> str:
@@ -77,7 +78,7 @@ def test_what_a_sink_lost_has_its_reasons() -> None:
     run = two_attempts()
     facts = {"lane": "db", "accepted": 9, "delivered": 2, "dropped": {"overwritten": 3}, "failed": 4}
     facts |= {"failed_by": {"OSError": 3, "PermanentError": 1}, "last_error": "OSError: disk full"}
-    run.records.append(msgspec.structs.replace(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,)))
+    run.records.append(changed(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,)))
     line = (
         "Records through db: 9 accepted, 2 delivered, 3 dropped (overwritten), 4 failed (3 OSError, 1 PermanentError)."
     )
@@ -88,7 +89,7 @@ def test_what_a_later_record_replaced_is_no_loss() -> None:
     """A sink that wanted the latest of each key lost nothing, and its line says how many were replaced."""
     run = two_attempts()
     facts = {"lane": "board", "accepted": 9, "delivered": 2, "dropped": {"coalesced": 7}, "failed": 0}
-    run.records.append(msgspec.structs.replace(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,)))
+    run.records.append(changed(run.records[-1], kind="ledger", name="bus.ledger", fields=(facts,)))
     line = "Records through board: 9 accepted, 2 delivered, 7 replaced by a later one of their key, none lost."
     assert line in " ".join(shown(run).split())
 

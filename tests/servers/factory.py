@@ -4,7 +4,7 @@ from typing import Any
 
 from elastic_events import api  # noqa: F401 - it knows how to build an Event from a record
 from elastic_events.bus.context import Context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 
 EPOCH = 1_790_000_000_000_000_000
 
@@ -20,7 +20,7 @@ def metric(
 ) -> Record:
     """Return a metric point; time runs a millisecond a sequence number."""
     time_ns = fields.pop("time_ns", EPOCH + seq * 1_000_000)
-    return Record("metric", seq, time_ns, seq * 1_000_000, name, group, (value,), speaker or context(), 60, **fields)
+    return record_of("metric", seq, time_ns, seq * 1_000_000, name, group, (value,), speaker or context(), 60, **fields)
 
 
 def event(
@@ -28,7 +28,7 @@ def event(
 ) -> Record:
     """Return an event."""
     body = {"step": seq} if metadata is None else metadata
-    return Record(
+    return record_of(
         *("event", seq, EPOCH + seq * 1_000_000, seq * 1_000_000, name, "null", ("WORKER", 0, body)),
         speaker or context(),
         90,
@@ -38,10 +38,12 @@ def event(
 def rdzv(seq: int, message: str = "The node joined.", speaker: Context | None = None) -> Record:
     """Return a rendezvous event."""
     fields = ("run-1", message, "node-a", 4242, "RUNNING", "node-a:29500", 0, 1, "")
-    return Record("rdzv", seq, EPOCH + seq, seq, "dynamic_rendezvous.py:join", "null", fields, speaker or context(), 90)
+    return record_of(
+        "rdzv", seq, EPOCH + seq, seq, "dynamic_rendezvous.py:join", "null", fields, speaker or context(), 90
+    )
 
 
 def ledger(seq: int, lane: str = "nats", **counts: Any) -> Record:
     """Return the ledger of a lane."""
     body = {"lane": lane, "dropped": {}, **counts}
-    return Record("ledger", seq, EPOCH + seq, seq, "bus.ledger", lane, (body,), context())
+    return record_of("ledger", seq, EPOCH + seq, seq, "bus.ledger", lane, (body,), context())

@@ -23,7 +23,7 @@ from elastic_events.api import Event, EventSource
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
 from elastic_events.bus.pump import FEW
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import record_of
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.otlp import OtlpSettings, OtlpSink, from_url, read_settings
 from tests.servers.collector import Answer, Collector
@@ -66,7 +66,7 @@ async def test_every_field_of_an_event_arrives(collector: Collector) -> None:
         "d": {"x": {}},
         "event.name": "mine",
     }
-    record = Record(
+    record = record_of(
         "event", 7, EPOCH, 5, "worker.failed", "console", ("AGENT", 1_700_000_000_123, metadata), context(3)
     )
     async with opened(collector.url) as sink:
@@ -88,7 +88,7 @@ async def test_every_field_of_an_event_arrives(collector: Collector) -> None:
 async def test_every_field_of_a_rendezvous_arrives(collector: Collector) -> None:
     """The message is the body, a traceback OpenTelemetry's own attribute, the rest is under elastic.rdzv."""
     record = rdzv(1)
-    failed = Record(
+    failed = record_of(
         *("rdzv", 2, EPOCH, 1, "join", "null", (*record.fields[:4], "FAILED", "e", None, None, "Traceback")), context()
     )
     async with opened(collector.url) as sink:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 
 __all__ = ("CONTEXT", "event", "ledger", "metric", "metrics", "rdzv")
 
@@ -15,24 +15,26 @@ NOW = 1_795_000_000_000_000_000
 
 def metric(seq: int, value: Any = 0.5, name: str = "loss", **more: Any) -> Record:
     """Make a metric point."""
-    return Record(**{**_head("metric", seq, name, "train", (value,)), **more})
+    return record_of(**{**_head("metric", seq, name, "train", (value,)), **more})
 
 
 def event(seq: int, metadata: Any = None, name: str = "worker.failed", **more: Any) -> Record:
     """Make an event."""
-    return Record(**{**_head("event", seq, name, "null", ("WORKER", 0, {} if metadata is None else metadata)), **more})
+    return record_of(
+        **{**_head("event", seq, name, "null", ("WORKER", 0, {} if metadata is None else metadata)), **more}
+    )
 
 
 def rdzv(seq: int, message: str = "joined", **more: Any) -> Record:
     """Make a rendezvous event."""
     fields = ("run", message, "host", 7, "RUNNING", "", None, 0, "")
-    return Record(**{**_head("rdzv", seq, "dynamic_rendezvous.py:join", "dynamic_rendezvous", fields), **more})
+    return record_of(**{**_head("rdzv", seq, "dynamic_rendezvous.py:join", "dynamic_rendezvous", fields), **more})
 
 
 def ledger(seq: int, lane: str = "sqlite", **more: Any) -> Record:
     """Make a lane's ledger."""
     body = {"lane": lane, "accepted": 3, "delivered": 2, "dropped": {"overwritten": 1}}
-    return Record(**{**_head("ledger", seq, "bus.ledger", lane, (body,)), **more})
+    return record_of(**{**_head("ledger", seq, "bus.ledger", lane, (body,)), **more})
 
 
 def metrics(count: int, start: int = 0, **more: Any) -> list[Record]:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.record import Record
+from elastic_events.bus.record import Record, record_of
 from elastic_events.torchrun import Exit, Fact, Repair, Ticks
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import unpack
@@ -165,7 +165,7 @@ def test_unpacking_bears_anything() -> None:
 
 def point(name: str, value: Any, at: float) -> Record:
     """A metric point."""
-    return Record("metric", 0, 0, int(at * 1e9), name, "torchelastic", (value,), Context())
+    return record_of("metric", 0, 0, int(at * 1e9), name, "torchelastic", (value,), Context())
 
 
 def test_ticks_are_thinned_to_changes_and_one_a_second() -> None:

@@ -105,6 +105,7 @@ class Link:
             ConfigError: the directory cannot be used any more.
             OSError: the disk is full, or worse.
         """
+        self._early, self._said = None, False  # what the parent recorded, the parent waits for
         made = self._make(context)
         self.see_to_it()
         return made

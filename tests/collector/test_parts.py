@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from elastic_events.bus.context import read_context
 from elastic_events.recorder.directory import (
     LOCK,
     LOOP,
@@ -25,6 +26,7 @@ from elastic_events.recorder.link import Link
 from elastic_events.recorder.page import SIZE, LaneLedger, PageReader, PageWriter, Standing, lanes_of
 from elastic_events.recorder.request import Request, drop, inherited, read_requests, submit
 from elastic_events.recorder.served import Run
+from elastic_events.recorder.writer import open_rings
 from tests.collector.programs import Place, place, until
 
 __all__ = ("place",)
@@ -249,3 +251,15 @@ def test_a_long_error_leaves_room_for_all_lanes(tmp_path: Path) -> None:
     reader.close()
     writer.close()
     lane.abandon("test")
+
+
+def test_a_child_waits_for_none_of_its_parents_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the parent recorded before `start`, and is not delivered, is the parent's to wait for, and to tell."""
+    monkeypatch.setattr("elastic_events.recorder.link.launch", lambda _directory, _lock: None)
+    link = Link(tmp_path)
+    parents = open_rings(tmp_path, read_context(), 2)
+    link._early = (parents[0].file, [1, 0])
+    childs = link.reopen(read_context())
+    assert link.flush([ring.head for ring in childs], 0.0) == {}
+    for ring in (*parents, *childs):
+        ring.close()

@@ -17,7 +17,7 @@ from elastic_events.reading.clocks import set_back
 from elastic_events.reading.job import assemble
 from elastic_events.reading.once import Once
 from elastic_events.reading.said import DEATHS, NAMELESS, Mark
-from elastic_events.reading.shares import Closed, Lost, Shares, anew, one_by_one
+from elastic_events.reading.shares import Closed, Lost, Shares, anew, at_once, one_by_one
 from elastic_events.reading.speaker import Speaker
 from elastic_events.reading.story import Story
 
@@ -161,7 +161,8 @@ class Builder:
             speakers.reverse()
             while speakers:
                 told.append(speakers.pop().told(numbers))
-            jobs = one_by_one(told) if run_id == NAMELESS else anew(told)
+            part = one_by_one if run_id == NAMELESS else anew
+            jobs = [job for some in at_once(told) for job in part(some)]
             shares = Shares(jobs)
             for at, job in enumerate(jobs):
                 story = assemble(run_id, job)

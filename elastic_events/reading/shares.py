@@ -10,7 +10,7 @@ from elastic_events.reading.ranks import program, ticks
 from elastic_events.reading.said import Told
 from elastic_events.reading.story import Process
 
-__all__ = ("Closed", "Lost", "Shares", "anew", "one_by_one")
+__all__ = ("Closed", "Lost", "Shares", "anew", "at_once", "one_by_one")
 
 
 class Closed(NamedTuple):
@@ -79,6 +79,66 @@ class Shares:
         while first and ticks(context) < self._oldest[first].get(context.host, 2**63):
             first -= 1
         return range(first, last + 1)
+
+
+class _Reign(NamedTuple):
+    """The time in which an agent has a rank 0."""
+
+    round: Any
+    begin_ns: int
+    end_ns: int
+
+    def meets(self, other: "_Reign") -> bool:
+        return self.round == other.round and self.begin_ns < other.end_ns and other.begin_ns < self.end_ns
+
+
+def at_once(told: list[Told]) -> list[list[Told]]:
+    """Part jobs under one name that ran at once on one host: no two agents of a job have a rank 0 at a time, in one round.
+
+    Where an agent has no rank 0, or none names the pid of a rank, it may be of any of them: then all are told as one job.
+    """
+    agents = [one for one in told if "worker.started" in _names(one)]
+    if len(agents) < 2 or len({one.process.context.host for one in agents}) > 1:
+        return [told]
+    jobs: list[list[_Reign]] = []
+    owner: dict[Any, int] = {}  # pid -> place of its job
+    for agent in sorted(agents, key=lambda one: one.process.first_ns):
+        reigns = _reigns(agent)
+        if not reigns:
+            return [told]
+        at = next((at for at, others in enumerate(jobs) if not _meet(reigns, others)), len(jobs))
+        if at == len(jobs):
+            jobs.append([])
+        jobs[at] += reigns
+        owner[agent.process.context.pid] = at
+        owner.update((said.facts.get("pid"), at) for said in agent.facts if said.name == "worker.started")
+    parts: list[list[Told]] = [[] for _ in jobs]
+    for one in told:
+        context = one.process.context
+        if context.pid not in owner and (context.rank is not None or one.process.steps):
+            return [told]
+        parts[owner.get(context.pid, 0)].append(one)
+    return parts
+
+
+def _reigns(agent: Told) -> list[_Reign]:
+    """Return when an agent had a rank 0."""
+    reigns: list[_Reign] = []
+    round_: Any = None
+    for said in agent.facts:
+        facts = said.facts
+        if said.name == "attempt.started":
+            round_ = facts.get("round")
+        elif facts.get("rank") == 0 and said.name == "worker.started":
+            reigns.append(_Reign(round_, said.time_ns, agent.process.last_ns))
+        elif reigns and (facts.get("rank") == 0 or said.name == "attempt.ended"):
+            last = reigns[-1]
+            reigns[-1] = last._replace(end_ns=min(last.end_ns, said.time_ns))
+    return reigns
+
+
+def _meet(some: list[_Reign], others: list[_Reign]) -> bool:
+    return any(one.meets(other) for one in some for other in others)
 
 
 def anew(told: list[Told]) -> list[list[Told]]:

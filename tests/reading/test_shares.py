@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from elastic_events.bus.context import Context
@@ -100,3 +101,50 @@ def test_a_run_without_a_ledger_says_so() -> None:
     first, second = run.told()
     assert (first.ledgers, len(second.ledgers)) == ([], 1)
     assert START <= first.began_ns < second.began_ns
+
+
+def overlapping(run_id: str, *, round_: Any = None, pids: bool = True, ranks: int = 2) -> Run:
+    """Return two jobs of one id that run at once on one host: the first one succeeds, a rank of the second one fails."""
+    run = Run(run_id)
+    for at, number, name in ((0.0, 1, "succeeded"), (0.5, 2, "failed")):
+        agent = run.agent(pid=10 * number)
+        run.tell(at, agent, "job.started")
+        run.tell(at, agent, "attempt.started", attempt=0, world_size=2, round=round_, ranks=[0, 1])
+        for rank in range(ranks):
+            own = {"pid": 1000 * number + rank} if pids else {}
+            run.tell(at, agent, "worker.started", rank=rank, local_rank=rank, attempt=0, **own)
+            run.steps(run.worker(rank, pid=1000 * number + rank), range(4 * number), at + 1, 1)
+        if name == "failed":
+            run.failed(at + 9, agent, 0, 1, exit_code=7)
+        run.tell(at + 9, agent, "attempt.ended", attempt=0, outcome=name)
+        run.tell(at + 9, agent, f"job.{name}")
+    return run
+
+
+@pytest.mark.parametrize("run_id", [NAMELESS, "given"])
+@pytest.mark.parametrize("round_", [None, 0])
+def test_jobs_at_once_under_one_name_are_jobs_of_their_own(run_id: str, round_: Any) -> None:
+    """Two agents that have a rank 0 at a time, in one round, are of two jobs: what one of them failed of, the other did not."""
+    first, second = (summary(story) for story in build(overlapping(run_id, round_=round_).records))
+    assert (first.outcome, second.outcome) == ("succeeded", "failed")
+    assert [len(one.attempts) for one in (first, second)] == [1, 1]
+    assert [attempt.world_size for one in (first, second) for attempt in one.attempts] == [2, 2]
+
+
+def test_jobs_at_once_that_cannot_be_parted_are_one() -> None:
+    """Where no pid says whose a rank is, or an agent has no rank 0, nobody knows which is of which."""
+    assert len(build(overlapping("given", pids=False).records)) == 1
+    run = overlapping("given")
+    run.start(1, run.agent(pid=30), 0, range(2, 3))
+    assert len(build(run.records)) == 1
+
+
+def test_an_agent_that_takes_over_the_first_rank_is_of_the_same_job() -> None:
+    """In another round, or when the one before has ended, two agents of one job have a rank 0."""
+    for later, round_ in ((4.0, 1), (12.0, 0)):
+        run = Run("given")
+        run.tell(0, run.agent(pid=10), "job.started")
+        run.start(0, run.agent(pid=10), 0, range(1))
+        run.tell(9, run.agent(pid=10), "agent.left")
+        run.start(later, run.agent(pid=20), 1, range(1), round=round_)
+        assert len(build(run.records)) == 1

@@ -227,12 +227,12 @@ def test_an_agent_that_was_started_again_is_no_node_more() -> None:
 
 
 def test_agents_of_one_host_at_once_are_not_told_one_after_another() -> None:
-    """Two jobs that were given one id ran beside each other: their one attempt has both agents."""
+    """Two agents of a host with a rank each run beside each other: their one attempt has both."""
     run = Run()
-    for pid in (10, 20):
-        agent = run.agent(pid=pid)
+    for rank in range(2):
+        agent = run.agent(pid=10 * (rank + 1))
         run.tell(0, agent, "job.started")
-        run.start(1, agent, 0, range(1), restart=pid, group_world_size=1)
+        run.start(1, agent, 0, range(rank, rank + 1), group_world_size=1)
         run.tell(6, agent, "attempt.ended", attempt=0, outcome="succeeded")
         run.tell(6, agent, "job.succeeded")
     assert "1 node, 2 agents, " in shown(run)

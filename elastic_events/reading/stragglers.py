@@ -10,7 +10,7 @@ from statistics import median
 import msgspec
 
 from elastic_events.reading.answer import Answer
-from elastic_events.reading.hang import Hang, hangs
+from elastic_events.reading.hang import NOTICED, Hang, hangs
 from elastic_events.reading.steps import alike, called, durations, longest_pause, step_times
 from elastic_events.reading.story import Attempt, Process, Story, Worker
 from elastic_events.reading.stuck import Stuck, stuck
@@ -98,6 +98,7 @@ class _Group:
         self.starts = list(zip(*(process.starts for process in members)))  # noqa: B905 - they did the same steps
         self.ends = list(zip(*(process.ends for process in members)))  # noqa: B905
         self.firsts = array("q", map(min, self.starts))  # when the first rank of all began each step
+        self.lasts = array("q", map(max, self.starts))  # when the last of this group did
         self.stops = array(
             "q", bytes(8 * len(self.starts))
         )  # when a quarter of all ranks had ended it; 0: this group did not
@@ -112,8 +113,8 @@ def slow(story: Story) -> Slow:
     usual, _ = step_times(story)
     pause = longest_pause(story)
     ranks: dict[object, _Rank] = {}
-    for attempt in story.attempts:
-        _measure(attempt, ranks, usual or 0)
+    shared = [step for attempt in story.attempts for step in _measure(attempt, ranks, usual or 0)]
+    together = 2 * sum(shared) >= len(shared)  # else nobody waits for who begins late
     found = [rank for rank in ranks.values() if rank.lasted]
     medians = [float(median(rank.lasted)) for rank in found]
     behinds = [float(median(rank.late)) for rank in found]
@@ -122,6 +123,7 @@ def slow(story: Story) -> Slow:
     longer = {at for at in _standing_out(medians) if median(found[at].after) >= (medians[at] - (usual or 0)) / 2}
     slow_ones = longer | _often(found, [rank.slower for rank in found])
     late_ones = _standing_out(behinds, least=(usual or 0) * SHARE) | _often(found, [rank.later for rank in found])
+    late_ones = late_ones if together else set()
     rows = []
     for at, rank in enumerate(found):
         straggler = "slow" if at in slow_ones else "late" if at in late_ones else ""
@@ -148,7 +150,7 @@ def slow(story: Story) -> Slow:
         usual / 1e9 if usual is not None else None,
         usual_late / 1e9 if usual_late is not None else None,
         rows,
-        sorted(_quiet(story, usual, pause), key=attrgetter("before_others_s"), reverse=True),
+        sorted(_quiet(story, usual, pause, together=together), key=attrgetter("before_others_s"), reverse=True),
         list(hangs(story, usual, pause)),
         stuck(story),
     )
@@ -164,8 +166,11 @@ def _ranked(attempt: Attempt) -> Iterator[tuple[Worker, Process]]:
 _Column = list[tuple[_Group, int]]
 
 
-def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> None:
-    """Add what the ranks did in an attempt, and how they compare in each step."""
+def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> list[bool]:
+    """Add what the ranks did in an attempt, and how they compare in each step.
+
+    Return of each step that several did whether all had begun it before the first went on to the next.
+    """
     owners: dict[Process, _Rank] = {}
     for worker, process in _ranked(attempt):
         rank = ranks.setdefault(process if worker.rank is None else worker.rank, _Rank(worker.rank))
@@ -184,7 +189,13 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> None
         for at, name in enumerate(called(group.members[0])):
             places.setdefault(name, [[] for _ in groups])[number].append(at)
     columns = [column for shared in places.values() for column in _apart(groups, shared)]
-    for column in sorted(columns, key=lambda column: column[0][0].firsts[column[0][1]]):
+    columns.sort(key=lambda column: min(group.firsts[at] for group, at in column))
+    together = [
+        max(group.lasts[at] for group, at in column) <= min(group.firsts[at] for group, at in after)
+        for column, after in pairwise(columns)
+        if sum(len(group.ranks) for group, _ in column) > 1
+    ]
+    for column in columns:
         _compare(column, usual)
     for column in columns:
         first = min(group.firsts[at] for group, at in column)
@@ -194,6 +205,7 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> None
         for rank, process in zip(group.ranks, group.members, strict=True):
             rank.late.extend(map(sub, process.starts, group.firsts))
             rank.after.extend(map(sub, process.ends, group.stops))
+    return together
 
 
 def _apart(groups: list[_Group], places: list[list[int]]) -> Iterator[_Column]:
@@ -263,26 +275,44 @@ def _since(numbers: list[int | None], held: set[int]) -> int | None:
     return numbers[best[1]] if best[1] else None
 
 
-def _quiet(story: Story, usual: float | None, pause: int) -> Iterator[Quiet]:
+def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> Iterator[Quiet]:
     """Give the ranks whose last record is some of the job's steps before that of half of the others."""
     if usual is None:  # nothing says how often a rank records
         return
     bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause)
     for attempt in story.attempts:
         found = list(_ranked(attempt))
-        lasts = sorted(process.last_ns for _, process in found)
+        lasts = sorted(_went_on(worker, process) for worker, process in found)
         for worker, process in found if len(found) > 1 else ():
-            at = bisect_left(lasts, process.last_ns)
+            if worker.outcome == "succeeded" and not together:  # it was done; when, its agent tells only as all are
+                continue
+            at = bisect_left(lasts, _went_on(worker, process))
             middle = _middle(lasts, at)
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
-            if worker.raised_ns is not None:
-                until = min(until, worker.raised_ns)  # who says why it ends is not quiet, however long that takes
+            until = min(until, _said_end(worker, process) or until)
             if until - process.last_ns > bound:
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
                 node = worker.node.name if worker.node is not None else worker.host
                 yield Quiet(worker.rank, node, attempt.number, since, before, process.last_step)
+
+
+def _said_end(worker: Worker, process: Process) -> int | None:
+    """Return when a process said why it ends, which may take long; None: it did not, or its script caught that, and went on."""
+    begun_ns = process.starts[-1] if process.starts else 0
+    exits = [time_ns for time_ns, name, _ in process.said if name == "worker.exit" and time_ns >= begun_ns]
+    return min([*exits, *filter(None, [worker.raised_ns])], default=None)
+
+
+def _went_on(worker: Worker, process: Process) -> int:
+    """Return the last sign that a process went on: what it broke of soon after its last mark is the end of another."""
+    if not process.starts:
+        return process.last_ns
+    entry = len(process.starts) - 1
+    broke = process.errors.get(entry, worker.raised_ns)
+    marked = process.starts[-1] if entry in process.errors else process.ends[-1] or process.starts[-1]
+    return marked if broke is not None and broke - marked < NOTICED else process.last_ns
 
 
 def _middle(ordered: list[int], without: int) -> float:

@@ -105,6 +105,32 @@ def test_who_said_why_it_ends_is_not_quiet() -> None:
     assert answer(run).quiet == []
 
 
+def test_who_exits_is_not_quiet() -> None:
+    """A process that exits, and takes long for it, is not quiet; one that was kept from it and went on may be."""
+    run = trained(3)
+    for rank in (0, 2):
+        run.steps(run.worker(rank), range(20, 40), 11, 0.5)
+    failed(run, 21, 3, first=1)
+    run.tell(5, run.worker(1), "worker.exit", call="sys.exit", code=1)
+    assert [quiet.rank for quiet in answer(run).quiet] == [1]
+    run.tell(11.1, run.worker(1), "worker.exit", call="sys.exit", code=1)
+    assert answer(run).quiet == []
+
+
+@pytest.mark.parametrize(("broke", "quiet"), [(13, []), (40, [1, 2])])
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_peers_break_of_is_no_sign_that_they_went_on(broke: float, quiet: list[int], *, marked: bool) -> None:
+    """Whose end broke its peers a moment later was not quiet until then; whom they waited for until a timeout was."""
+    run = trained(4)
+    for rank in (0, 3):
+        if marked:
+            run.tell(11, run.worker(rank), "step.started", step=20)
+            run.tell(broke, run.worker(rank), "step.ended", step=20, error="RuntimeError")
+        run.tell(broke, run.worker(rank), "worker.exception", type="RuntimeError")
+    failed(run, broke + 0.2, 4, first=1)
+    assert sorted(quiet.rank or 0 for quiet in answer(run).quiet) == quiet
+
+
 def test_a_rank_that_hangs_within_the_step() -> None:
     """Where all are in the same step, those that ran into a timeout had waited; who did not leave it is what they waited for."""
     run = trained(3)

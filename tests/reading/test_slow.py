@@ -73,6 +73,29 @@ def test_a_late_rank() -> None:
     assert [(one.rank, one.straggler, one.late_s) for one in found.ranks if one.straggler] == [(4, "late", 0.4)]
 
 
+def alone() -> Run:
+    """A run of three ranks that do not wait for each other: each begins later, and does more steps, than the one before."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(3))
+    for rank, steps in enumerate((10, 25, 40)):
+        run.steps(run.worker(rank), range(steps), 1 + 2 * rank, 0.2)
+    return run
+
+
+def test_who_begins_late_holds_up_nobody_who_does_not_wait() -> None:
+    """Where ranks go on to the next step before others begin this one, none is called late, by whatever it began later."""
+    assert {one.rank: one.straggler for one in answer(alone()).ranks} == {0: "", 1: "", 2: ""}
+
+
+def test_who_was_done_is_not_quiet() -> None:
+    """A rank that did fewer steps than others that do not wait for it, and ended with 0, is not called quiet."""
+    run = alone()
+    assert [quiet.rank for quiet in answer(run).quiet] == [0]
+    for rank in range(3):
+        run.tell(13.1, run.agent(), "worker.succeeded", attempt=0, rank=rank)
+    assert answer(run).quiet == []
+
+
 def shaped(ranks: int, held: dict[int, list[int]], factor: float, steps: int = 40) -> Run:
     """A run whose ranks begin each step together; those in `held` take `factor` times as long in the steps given."""
     run = Run()

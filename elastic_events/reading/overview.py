@@ -258,6 +258,8 @@ def _row(story: Story, attempt: Attempt, before: Attempt | None) -> AttemptRow:
     start, end = story.span(attempt)
     first_step_ns = attempt.first_step_ns
     since = story.span(before)[1] if before is not None else None
+    if since is not None and since > (first_step_ns or 0):
+        since = None  # two agents that lost sight of each other: neither waited for the other's end
     rendezvous = [r for r in attempt.rendezvous if r.completed]
     numbers = [min(w.process.numbers) for w in attempt.workers if w.process is not None and w.process.numbers]
     first = attempt.first_failure

@@ -1,7 +1,7 @@
 """The summary in a terminal: a run on one screen."""
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, pairwise
 from statistics import median
 from typing import Any
 
@@ -66,8 +66,9 @@ def _nodes(answer: Summary) -> str:
     hosts = len({name.rpartition(":")[0] or name for name in answer.nodes})
     at_once = max((row.nodes or len(answer.nodes) for row in answer.attempts), default=len(answer.nodes))
     if at_once == hosts < len(answer.nodes):
-        # Of two that ran at once, as when a run's id is given twice, an attempt has both.
-        how = " one after another" if len(answer.attempts) >= len(answer.nodes) else ""
+        # Of two that ran at once, as when a run's id is given twice, an attempt has both, or one began before the other's end.
+        apart = all(row.start_s + row.duration_s <= after.start_s + 0.001 for row, after in pairwise(answer.attempts))
+        how = " one after another" if apart and len(answer.attempts) >= len(answer.nodes) else ""
         return f"{counted(hosts, 'node')}, {counted(len(answer.nodes), 'agent')}{how}"
     return counted(len(answer.nodes), "node")
 

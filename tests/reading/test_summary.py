@@ -226,6 +226,22 @@ def test_an_agent_that_was_started_again_is_no_node_more() -> None:
     assert "1 node, 2 agents one after another, 1 rank, 2 attempts" in shown(run)
 
 
+def test_agents_that_lost_sight_of_each_other_are_not_told_one_after_another() -> None:
+    """An agent that torch takes for gone goes on beside the one that came: neither waited for an end, no time is told for it."""
+    run = Run()
+    for at, pid in ((0, 10), (20, 20)):
+        agent = run.agent(pid=pid)
+        run.tell(at, agent, "job.started")
+        run.start(at + 1, agent, 0, range(1), restart=pid, round=pid, group_world_size=1)
+        run.steps(run.worker(0, restart=pid), range(10), at + 2, 1)
+    for pid in (10, 20):
+        run.tell(40, run.agent(pid=pid), "attempt.ended", attempt=0, outcome="succeeded")
+        run.tell(40, run.agent(pid=pid), "job.succeeded", attempts=1)
+    told = shown(run)
+    assert "1 node, 2 agents, 1 rank, 2 attempts" in told
+    assert "From the end of an attempt" not in told
+
+
 def test_agents_of_one_host_at_once_are_not_told_one_after_another() -> None:
     """Two agents of a host with a rank each run beside each other: their one attempt has both."""
     run = Run()

@@ -159,6 +159,8 @@ class Front:
         try:
             self.context = read_context()
             self._rings = open_recorder(Path(self.directory), self.context)
+            for armed in self._armed:  # what other threads put meanwhile, and nobody may put again
+                armed.forward()
             close_at_exit(self._end)
         except Exception as error:  # noqa: BLE001 - an emitter opens it, which never raises
             _warn(f"running without the flight recorder of ELASTIC_EVENTS_DIR: {error}")

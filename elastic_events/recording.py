@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,7 @@ from weakref import WeakKeyDictionary
 from elastic_events.api import NodeState, RdzvEvent
 from elastic_events.bus.bus import EventBus
 from elastic_events.bus.context import Context, read_context
-from elastic_events.bus.errors import ConfigError
+from elastic_events.bus.errors import BusClosed, ConfigError, WouldDeadlock
 from elastic_events.bus.handler import Handler
 from elastic_events.bus.ledger import FlushResult
 from elastic_events.bus.subscription import check_url
@@ -97,6 +98,10 @@ def start(
 
         handlers = tuple(parse_sinks(os.environ.get("ELASTIC_EVENTS_SINKS", "")))
     bus = _started()
+    if bus is not None and bus.stats().state == "closing":  # another thread stops it: what it holds it lets go first
+        with suppress(WouldDeadlock):  # in a handler of its own, which it waits for
+            bus.close()
+        bus = None
     if bus is None:
         made, link = _make(handlers, drain, options)
         _urls[made] = dict.fromkeys(_as_asked(handlers))  # before another thread can find it
@@ -108,8 +113,11 @@ def start(
             bus.open()
         elif link is not None:  # another thread was faster
             link.abandon()
-    for handler in handlers:
-        _join(bus, handler)
+    try:
+        for handler in handlers:
+            _join(bus, handler)
+    except BusClosed:  # another thread has stopped it meanwhile
+        return start(*handlers, drain=drain, handle_sigterm=handle_sigterm, **options)
     if handle_sigterm:
         signal.signal(signal.SIGTERM, _end)
     return bus
@@ -217,7 +225,7 @@ def _claim(bus: EventBus) -> EventBus:
     """Make `bus` the one in the background, unless another thread was faster; return the one that is."""
     # Single operations on a dict: a lock could be held by what a signal handler interrupted.
     known = _background.setdefault("bus", bus)
-    if known is not bus and known.stats().state == "closed":
+    if known is not bus and known.stats().state in ("closing", "closed"):
         _background["bus"] = known = bus
     return known
 

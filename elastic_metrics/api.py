@@ -105,24 +105,31 @@ def configure(handler: MetricHandler, group: str | None = None) -> None:
     Raises:
         ConfigError: the handler is none, and why; those of before stay.
     """
-    global _default_metrics_handler  # noqa: PLW0603 - torch's own name, which programs read
-    before = _default_metrics_handler, _metrics_map.copy()
-    if group is None:
-        _default_metrics_handler = handler
-    else:
-        _metrics_map[group] = handler
-    if isinstance(handler, NullMetricHandler):
-        _routing.changed(None)
-        return
-    from elastic_events.recording import default_bus  # a process that only puts does not pay for it
+    with _routing.lock:  # one at a time: what another thread configures is neither met half nor undone
+        undo = _install(handler, group)
+        if isinstance(handler, NullMetricHandler):
+            _routing.changed(None)
+            return
+        from elastic_events.recording import default_bus  # a process that only puts does not pay for it
 
-    try:
-        _routing.changed(default_bus())
-    except BaseException:  # or each bus that opens would meet it again
-        _default_metrics_handler = before[0]
-        _metrics_map.pop(group, None)
-        _metrics_map.update(before[1])
-        raise
+        try:
+            _routing.changed(default_bus())
+        except BaseException:  # or each bus that opens would meet it again
+            undo()
+            raise
+
+
+def _install(handler: MetricHandler, group: str | None) -> Callable[[], object]:
+    """Put `handler` into its place; return what puts the one of before there again."""
+    global _default_metrics_handler
+    if group is None:
+        before, _default_metrics_handler = _default_metrics_handler, handler
+        return lambda: _install(before, None)
+    if group not in _metrics_map:
+        _metrics_map[group] = handler
+        return lambda: _metrics_map.pop(group, None)
+    known, _metrics_map[group] = _metrics_map[group], handler
+    return lambda: _install(known, group)
 
 
 def _table() -> dict[str | None, Any]:

@@ -3,10 +3,12 @@
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
+from elastic_events.bus.errors import BusClosed
 from elastic_events.bus.fork import after_fork_in_child
 from elastic_events.bus.record import Record
 
@@ -76,26 +78,27 @@ class Routing:
     def __init__(self, table: Callable[[], Table]) -> None:
         self._table = table
         self._routes: WeakKeyDictionary[EventBus, _Routes] = WeakKeyDictionary()
-        self._lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()  #: held by who changes the table
         after_fork_in_child(lambda: [self])
 
     def opened(self, bus: "EventBus") -> None:
         """Let the handlers of now have the points of `bus`, which opens or starts again in a forked child."""
-        with self._lock:
+        with self.lock:
             table = self._table()
             if bus in self._routes or any(handler is not None for handler in table.values()):
                 self._routes.setdefault(bus, _Routes()).change(bus, table)
 
     def changed(self, bus: "EventBus | None") -> None:
         """Let the handlers of now have the points of `bus`, and of every bus known: one beneath it may be current again."""
-        with self._lock:
+        with self.lock:
             table = self._table()
             if bus is not None:
                 self._routes.setdefault(bus, _Routes())
             for known, routes in list(self._routes.items()):
                 if known._state != "closed":
-                    routes.change(known, table)
+                    with suppress(BusClosed):  # another thread closes it
+                        routes.change(known, table)
 
     def after_fork(self) -> None:
         """Drop a lock that a thread of the parent may hold; only rebinds attributes."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()

@@ -227,3 +227,25 @@ if __name__ == "__main__":
     start = "import runpy; runpy.run_path('program.py', run_name='__main__')"
     assert run(start, tmp_path, ELASTIC_EVENTS_DIR=str(folder)) is True
     assert sorted(one.name for reader in readers(folder) for one in reader.rest() if "." not in one.name) == ["e", "m"]
+
+
+def test_what_another_thread_puts_while_the_recorder_opens_is_kept(tmp_path: Path) -> None:
+    """The thread that opens the recorder forwards what the others recorded meanwhile, of the other ring too."""
+    program = """
+import threading
+from elastic_events import Event, EventSource, front, record
+from elastic_metrics import put_metric
+
+opened = front.open_recorder
+
+def open_slowly(*args):
+    other = threading.Thread(target=put_metric, args=("meanwhile", 1))
+    other.start()
+    other.join(30)
+    return opened(*args)
+
+front.open_recorder = open_slowly
+record(Event("first", EventSource.WORKER))
+print([ring.head for ring in front.front._rings])
+"""
+    assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "recorders")) == [1, 1]

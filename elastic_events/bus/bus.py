@@ -151,7 +151,11 @@ class EventBus(Subscribing):
     # --- what it knows ---
 
     def stats(self) -> BusStats:
-        """Return the ledgers as they stand; exact while nobody emits. Any thread may call it."""
+        """Return the ledgers as they stand. Any thread may call it.
+
+        They add up while nobody emits and no handler is at work; asked from another thread in the midst of a delivery,
+        records on their way from one place to the next may count twice, or not yet.
+        """
         heads, begin = self._pump.heads(), sum(self._begin)
         closed = self._drain.closed_heads
         state = "dead" if self._state == "open" and self._drain.over else self._state

@@ -13,10 +13,20 @@ from elastic_events.bus.ring import Pipe
 if TYPE_CHECKING:
     from elastic_events.bus.bus import EventBus
 
-__all__ = ("Armed", "after_fork_in_child", "buses")
+__all__ = ("Armed", "add_bus", "after_fork_in_child", "every_bus")
 
-#: Every bus of this process that is not garbage.
-buses: "weakref.WeakSet[EventBus]" = weakref.WeakSet()
+#: Every bus of this process that is not garbage. Not a `WeakSet`: any thread adds to it, and to iterate one would raise then.
+_buses: "weakref.WeakKeyDictionary[EventBus, None]" = weakref.WeakKeyDictionary()
+
+
+def add_bus(bus: "EventBus") -> None:
+    """Have `bus` told in a forked child."""
+    _buses[bus] = None
+
+
+def every_bus() -> "list[EventBus]":
+    """Return every bus of this process, open or not. Any thread may call it."""
+    return [bus for reference in _buses.keyrefs() if (bus := reference()) is not None]
 
 
 #: Frames that wait while a recorder opens: as many as its ring holds. Of those beyond, only their number waits, in sums.
@@ -28,8 +38,8 @@ class Armed:
 
     How a forked child starts its drain again, and a worker opens its flight recorder: on the first emit and not before.
     The hook that runs inside `fork()` may only rebind attributes: a lock held by a thread of the parent would hang it
-    (F4). Emitters that come while `begin` runs wait for nothing: their frames wait, and get their numbers afterwards. A
-    frame that finds no room leaves a number without a record, which the reader counts as lost.
+    (F4). Emitters that come while `begin` runs wait for nothing: their frames wait, and get their numbers afterwards, by
+    whoever began (`forward`). A frame that finds no room leaves a number without a record, which the reader counts as lost.
     """
 
     def __init__(self, begin: Callable[[], object], real: Callable[[], Pipe | None]) -> None:
@@ -47,6 +57,10 @@ class Armed:
         self._waiting.append(frame if len(self._waiting) < _WAITING else 1)
         if len(self._waiting) > 2 * _WAITING:
             self._sum_up()
+        self.forward()
+
+    def forward(self) -> None:
+        """Give the frames that wait to the real pipe, if there is one now."""
         while (pipe := self._real()) is not None:
             take, slots, mask, _ = pipe
             try:
@@ -93,4 +107,4 @@ def after_fork_in_child(objects: Callable[[], Iterable[Any]]) -> None:
     os.register_at_fork(after_in_child=reset)
 
 
-after_fork_in_child(lambda: buses)
+after_fork_in_child(every_bus)

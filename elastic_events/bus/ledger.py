@@ -54,7 +54,7 @@ class LaneStats(NamedTuple):
 
     @property
     def balanced(self) -> bool:
-        """Whether the ledger adds up; it always does while nobody emits."""
+        """Whether the ledger adds up; it always does while nobody emits and nothing is being delivered."""
         fates = self.delivered + self.failed + sum(self.dropped.values()) + self.filtered + self.pending
         return self.accepted == fates
 

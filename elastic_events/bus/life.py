@@ -4,7 +4,6 @@ One file although it is long: each way to open, close or fork is right only besi
 """
 
 import contextlib
-import itertools
 import os
 import threading
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import anyio
 import msgspec
@@ -26,7 +25,7 @@ from elastic_events.bus.emit import Emitter
 from elastic_events.bus.ending import end_all, take_over
 from elastic_events.bus.errors import BusClosed, ConfigError, ElasticEventsError, WouldDeadlock
 from elastic_events.bus.exit import close_at_exit
-from elastic_events.bus.fork import Armed, buses
+from elastic_events.bus.fork import Armed, add_bus
 from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import FlushResult, LaneStats
 from elastic_events.bus.pump import PipedRing, Pump
@@ -45,6 +44,13 @@ __all__ = ("Life",)
 #: Slots of each ring in memory, unless the user says otherwise: a quarter of a second of 60,000 records a second. A full one
 #: takes 2 MB; emitting to it costs what it costs with 2,048, which such a flood overruns between two looks.
 IN_MEMORY = 16_384
+
+
+class _Renewal(NamedTuple):
+    """What one thread does for a forked child's bus."""
+
+    thread: int
+    over: threading.Event
 
 
 class Life:
@@ -82,8 +88,9 @@ class Life:
         self._state = "new"
         self._left: dict[str, int] = {}  # what the drain elsewhere had not delivered at the close
         self._told = self._teller()
+        self._renewals: dict[str, _Renewal] = {}  # one at most, while it is under way in a forked child
         self._build(rings or self._make_rings(), ())
-        buses.add(cast("EventBus", self))
+        add_bus(cast("EventBus", self))
 
     # --- in the caller's event loop ---
 
@@ -184,6 +191,8 @@ class Life:
 
     def close(self, timeout: float | None = None) -> FlushResult:
         """As `aclose`, for a bus in a background thread. Any thread may call it."""
+        if self._renewals:  # another thread uses a forked child's bus: what that records is to be delivered
+            self._renew()
         self._check_thread("aclose")
         if self._state not in ("open", "closing"):
             self._closed()
@@ -393,7 +402,7 @@ class Life:
         self._block = self._loop = self._home = self._failure = None
         if self._state != "forked":  # a child's child finds it as it was before both
             self._becomes = "new" if self._state == "new" else "open"
-        self._renewals = itertools.count()
+        self._renewals = {}
         self._renewed = False
         # What runs of it ends at once, and whoever asks a lane that had ended is told so.
         self._drain.over, self._drain.patience = True, 0.0
@@ -403,8 +412,8 @@ class Life:
             self._emitter.events = self._emitter.metrics = None
             front.closed(cast("EventBus", self))
         else:
-            pipes = (Armed(self._renew, partial(self._pipe, index)).pipe for index in range(2))
-            self._emitter.events, self._emitter.metrics = pipes
+            self._armed = [Armed(self._renew_soon, partial(self._pipe, index)) for index in range(2)]
+            self._emitter.events, self._emitter.metrics = (armed.pipe for armed in self._armed)
             front.point()
 
     def _lasting(self) -> list[Lane]:
@@ -426,20 +435,38 @@ class Life:
         return self._rings[ring].pipe if self._renewed else None
 
     def _renew(self) -> None:
-        """Give a forked child's bus rings, a drain and an identity of its own, with its first use."""
-        if self._state != "forked" or next(self._renewals) > 0:
-            return
+        """Give a forked child's bus rings, a drain and an identity of its own, with its first use, maybe another thread's."""
+        while (other := self._renew_soon()) is not None:
+            other.over.wait()
+
+    def _renew_soon(self) -> "_Renewal | None":
+        """As `_renew`, for emitters, which never wait: return the renewal of another thread, if there is one."""
+        renewals = self._renewals
+        if self._state != "forked" and not renewals:
+            return None
+        mine = _Renewal(threading.get_ident(), threading.Event())
         try:
+            # A single operation on a dict: a lock could be held by what a signal handler interrupted.
+            first = renewals.setdefault("first", mine)
+            if first is not mine:
+                return first if first.thread != mine.thread else None
+            if self._state != "forked":  # it was done a moment ago
+                return None
             self._begin_anew()
-        except BaseException:  # Ctrl-C: the next record does it
-            self._renewals = itertools.count()
-            raise
-        self._renewed = True
-        self._state = self._becomes
-        if self._state == "open":
-            if self._is_drained_here:
+            self._renewed = True
+            for armed in self._armed:  # what other threads recorded meanwhile is before what they ask for next
+                armed.forward()
+            self._state = self._becomes
+            if self._state == "open" and self._is_drained_here:
                 self._launch()
+        finally:  # after Ctrl-C the next use does it
+            if renewals.get("first") is mine:
+                renewals.clear()
+            mine.over.set()
+        # Nobody waits for this: it calls others, who have locks of their own.
+        if self._state == "open":
             self._opened()
+        return None
 
     def _begin_anew(self) -> None:
         # Ids are made of the process: a child that kept its parent's would give two records one id.

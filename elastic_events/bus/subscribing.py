@@ -122,15 +122,15 @@ class Subscribing(Life):
             # What users ask of a lane it has; the other process knows nothing of options.
             check_url(handler)
             self._renew()
+            self._check_open()
             if self._elsewhere is not None:
                 return LaneElsewhere(elsewhere.subscribe(handler), elsewhere)  # type: ignore[return-value]
         if not replay >= 0:
             raise ConfigError(f"replay is a number of records, 0 or more; it is {replay!r}")
         subscription = Subscription.of(handler, **{**options, "capacity": self._rings[0].capacity})
-        if self._state == "closed":
-            raise BusClosed("this bus is closed: what is recorded now reaches no handler; make a new EventBus")
         self._renew()  # in a forked child: the lane is the child's own, and so is its spool
         with self._subscribing:
+            self._check_open()
             late = self._state == "open" and self._home is None and self._loop is None
             if late:  # the first lane of its own: nobody has read here so far
                 self._pump.skip()
@@ -138,6 +138,10 @@ class Subscribing(Life):
             if late:
                 self._launch()
         return lane
+
+    def _check_open(self) -> None:
+        if self._state in ("closing", "closed"):
+            raise BusClosed(f"this bus is {self._state}: what is recorded now reaches no handler; make a new EventBus")
 
     def _add(self, name: str, subscription: Subscription, origins: Sequence[int]) -> OwnLane:
         taken = {lane.name for lane in self.lanes}

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import SplitResult
 
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError
-from elastic_events.bus.fork import buses
+from elastic_events.bus.fork import every_bus
 from elastic_events.bus.ledger import BusStats
 from elastic_events.bus.record import Record
 from elastic_events.bus.sink_thread import SinkThread
@@ -284,7 +284,7 @@ class PrometheusSink:
             self._server = None
 
     def _find_bus(self) -> Callable[[], BusStats] | None:
-        for bus in list(buses):
+        for bus in every_bus():
             for lane in bus._drain.lanes:  # noqa: SLF001 - which lane is its own, no user asks
                 if self in (lane.sink, getattr(lane.sink, "sink", None)):  # itself, or behind a roll-up
                     return bus.stats

@@ -350,3 +350,88 @@ def test_exit_is_one_deadline_in_multiprocessing_children_too(tmp_path: Path) ->
     """
     done = run(body, tmp_path)
     assert sorted(done.values()) == [0, 1, 2], done.stderr
+
+
+def test_start_while_another_thread_stops_gives_a_bus_that_is_open(tmp_path: Path) -> None:
+    """A bus that another thread stops takes no handler any more: a start waits for its end and begins a new one."""
+    body = """
+    held, go_on = threading.Event(), threading.Event()
+    async def slow(record):
+        import anyio
+        held.set()
+        await anyio.to_thread.run_sync(go_on.wait, 30)
+    first = elastic_events.start(slow)
+    record(Event("first", EventSource.WORKER))
+    held.wait(30)
+    stopping = threading.Thread(target=elastic_events.stop)
+    stopping.start()
+    while first.stats().state != "closing": time.sleep(0.001)
+    close = first.close
+    first.close = lambda timeout=None: (go_on.set(), close(timeout))[1]
+    try: first.subscribe(File())
+    except elastic_events.BusClosed: pass
+    else: raise AssertionError("a bus that closes took a handler")
+    second = elastic_events.start(File())
+    assert second is not first and first.stats().state == "closed" and second.stats().state == "open"
+    record(Event("second", EventSource.WORKER))
+    assert elastic_events.stop()
+    stopping.join(30)
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+    assert [row[1] for row in done.rows if row[0] == "event"] == ["second"]
+
+
+def test_start_on_a_bus_that_is_stopped_just_then_begins_a_new_one(tmp_path: Path) -> None:
+    """Another thread may stop the bus between the look at it and the subscription."""
+    body = """
+    first = elastic_events.start(File(), interval=60)
+    from elastic_events import recording
+    join = recording._join
+    def stopped(bus, handler):
+        recording._join = join
+        other = threading.Thread(target=elastic_events.stop)
+        other.start()
+        other.join(30)
+        join(bus, handler)
+    recording._join = stopped
+    second = elastic_events.start(File())
+    assert second is not first and second.stats().state == "open"
+    record(Event("second", EventSource.WORKER))
+    assert elastic_events.stop()
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+    assert [row[1] for row in done.rows if row[0] == "event"] == ["second"]
+
+
+def test_a_wrong_configure_leaves_that_of_another_thread_alone(tmp_path: Path) -> None:
+    """Two threads configure at once, one of them nonsense: that is told to who did it, and to nobody else."""
+    body = """
+    import elastic_metrics
+    from elastic_events import ConfigError, recording
+    seen, others = [], []
+    class Good(elastic_metrics.MetricHandler):
+        def emit(self, point): seen.append(point.name)
+    def configure():
+        try: elastic_metrics.configure(Good())
+        except BaseException as error: others.append(error)
+    default_bus = recording.default_bus
+    def slowly():
+        recording.default_bus = default_bus
+        others.append(threading.Thread(target=configure))
+        others[0].start()
+        others[0].join(0.1)  # it is over, or waits for this one
+        return default_bus()
+    recording.default_bus = slowly
+    try: elastic_metrics.configure(object(), "group")
+    except ConfigError: pass
+    else: raise AssertionError
+    others[0].join(30)
+    put_metric("point", 1)
+    put_metric("of-the-group", 1, "group")
+    assert elastic_events.current_bus().close()
+    assert seen == ["point", "of-the-group"] and len(others) == 1, (seen, others)
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr

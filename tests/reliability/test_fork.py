@@ -1,12 +1,16 @@
 """A forked child starts empty, delivers its own records, and never its parent's."""
 
 import pickle
+import sys
 from collections import Counter
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from elastic_events import EventBus
+from elastic_events.bus.fork import every_bus
 from tests.reliability.scripts import run
 
 
@@ -374,3 +378,113 @@ def test_child_of_a_bus_that_is_about_to_be_closed_leaves_the_parents_file_alone
     """
     done = run(body, tmp_path)
     assert done.code == 0, done.stderr
+
+
+def test_child_that_begins_anew_in_one_thread_lets_another_flush_wait(tmp_path: Path) -> None:
+    """A flush that meets the first record of another thread waits for nothing less than what was recorded before it."""
+    body = """
+    from pathlib import Path
+    bus = elastic_events.start(File(), interval=60)
+    child = os.fork()
+    if child == 0:
+        held, go_on, answers = threading.Event(), threading.Event(), []
+        begin = bus._begin_anew
+        bus._begin_anew = lambda: (held.set(), go_on.wait(30), begin())
+        first = threading.Thread(target=record, args=(Event("first", EventSource.WORKER),))
+        first.start()
+        held.wait(30)
+        put_metric("second", 2)
+        asks = {
+            "flush": lambda: (bus.flush_sync(), Path(OUT).read_text()),
+            "subscribe": lambda: bus.subscribe(File(), name="late"),
+        }
+        for ask in asks.values():
+            asking = threading.Thread(target=lambda: answers.append(ask()))
+            asking.start()
+            asking.join(0.1)  # it has begun; where it does not wait, it is over
+        go_on.set()
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon: thread.join(30)
+        (done, text), = (answer for answer in answers if type(answer) is tuple)
+        assert done and "second" in text, (done, text)
+        assert "late" in [lane.name for lane in bus.lanes]
+        assert bus.flush_sync()
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+    assert {"first", "second"} <= {row[1] for row in done.rows}
+
+
+def test_child_that_begins_anew_by_a_flush_loses_no_record_of_another_thread(tmp_path: Path) -> None:
+    """What another thread records while a flush begins a child's bus anew arrives, though nobody records after it."""
+    body = """
+    bus = elastic_events.start(File(), interval=60)
+    child = os.fork()
+    if child == 0:
+        begin = bus._begin_anew
+        def begin_slowly():
+            for emit in (lambda: record(Event("event", EventSource.WORKER)), lambda: put_metric("metric", 1)):
+                other = threading.Thread(target=emit)
+                other.start()
+                other.join(30)
+            begin()
+        bus._begin_anew = begin_slowly
+        assert bus.flush_sync()
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+    assert sorted(row[1] for row in done.rows if row[0] != "ledger") == ["event", "metric"]
+
+
+def test_child_that_closes_while_another_thread_begins_anew_delivers_both(tmp_path: Path) -> None:
+    """A close that meets the first record of another thread is the end of the bus, and delivers what was recorded before it."""
+    body = """
+    from pathlib import Path
+    bus = elastic_events.start(File(), interval=60)
+    child = os.fork()
+    if child == 0:
+        held, go_on, answers = threading.Event(), threading.Event(), []
+        begin = bus._begin_anew
+        bus._begin_anew = lambda: (held.set(), go_on.wait(30), begin())
+        first = threading.Thread(target=record, args=(Event("first", EventSource.WORKER),))
+        first.start()
+        held.wait(30)
+        put_metric("second", 2)
+        closing = threading.Thread(target=lambda: answers.append((bus.close(), Path(OUT).read_text())))
+        closing.start()
+        closing.join(0.1)  # as above
+        go_on.set()
+        first.join(30)
+        closing.join(30)
+        ((done, text),) = answers
+        assert done and "second" in text and bus.stats().state == "closed", (done, text, bus)
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+
+
+def test_buses_come_while_they_are_listed() -> None:
+    """Any thread may make a bus while another one looks for its own."""
+    made = [EventBus(recorder=False)]
+
+    def meanwhile(
+        _frame: FrameType, _event: str, _arg: object
+    ) -> Any:  # between two lines, another thread has its turn
+        if len(made) < 5:
+            made.append(EventBus(recorder=False))
+        return meanwhile
+
+    before = sys.gettrace()
+    sys.settrace(meanwhile)
+    try:
+        found = every_bus()
+    finally:
+        sys.settrace(before)
+    assert len(made) == 5
+    assert made[0] in found

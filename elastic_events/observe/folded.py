@@ -15,10 +15,10 @@ from elastic_events.bus.text import counted
 
 __all__ = ("Folded", "Place", "fold", "is_framework")
 
-_FRAME = re.compile(r'^[\s|]*File "(?P<file>.+?)", line (?P<line>\d+)(?:,? in (?P<function>.+?))?\s*$')
+_FRAME = re.compile(r'^[\s|]*File "(?P<file>.+?)", line (?P<line>\d+)(?:,? in (?P<function>.*\S))?\s*$')
 _HEADER = re.compile(r"^[\s|+]*(?:Exception Group |Original )?Traceback \(most recent call last\):")
-_MARKS = re.compile(r"^[\s|]*[~^]+[\s~^]*$")
-_BRANCH = re.compile(r"^\s*\+[-+ ]*[0-9.]*[- ]*$")
+_MARKS = re.compile(r"^[\s|]*[~^][\s~^]*$")
+_BRANCH = re.compile(r"^\s*\+[-+ ]*(?:[0-9.]+[- ]*)?$")
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\](?P<name>[^/\\.]+)")
 _STDLIB = sysconfig.get_path("stdlib") + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

@@ -2,6 +2,7 @@
 
 import sys
 import sysconfig
+import time
 import traceback
 from pathlib import Path
 
@@ -84,3 +85,22 @@ def test_what_is_a_framework() -> None:
     assert not is_framework("/job/train.py")
     assert not is_framework(str(Path(sys.prefix, "train.py")))
     assert not is_framework(__file__)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'File "a.py", line 1 in ' + " " * 300_000 + "x\x0c y",
+        'File "a.py", line 1 in x' + " " * 300_000 + "\x00",
+        'File "' + '", line 1 in ' * 20_000,
+        "~" * 300_000 + "x",
+        " " * 300_000 + "~^" * 100_000 + "x",
+        "+" + "-" * 300_000 + "x",
+    ],
+    ids=["spaces", "spaces behind a name", "frames", "marks", "spaces and marks", "branch"],
+)
+def test_a_line_of_any_shape_is_folded_at_once(line: str) -> None:
+    """A line that is nearly a frame, a mark or a branch, and endless, takes no time that grows with its square: minutes."""
+    began = time.monotonic()
+    fold("Traceback (most recent call last):\n" + line + "\nValueError: x")
+    assert time.monotonic() - began < 20

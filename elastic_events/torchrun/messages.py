@@ -24,7 +24,8 @@ class Parsed(NamedTuple):
 
 
 _NUMBER = r"[0-9]{1,18}"
-_NODE = r"The node '(?P<node>.+?)' "
+# Bounded, as what stands before the end of a sentence is looked for at once: a text of any shape takes time by its length.
+_NODE = r"The node '(?P<node>.{1,512}?)' "
 _RUN = r"the rendezvous '(?P<run_id>.*)'"
 _ROUND = rf"round (?P<round>{_NUMBER}) of " + _RUN
 _ERROR = r" due to an error of type (?P<error>\w+)\."
@@ -48,7 +49,8 @@ _SENTENCES = {
     "beat": _NODE + rf"updated its keep-alive heartbeat time for {_RUN}\. Pending sync\.",
     "beat_sent": _NODE + rf"has sent a keep-alive heartbeat to {_RUN}\.",
     "beat_failed": _NODE + rf"has failed to send a keep-alive heartbeat to {_RUN}{_ERROR}",
-    "removed": rf"As part of the sync operation the node\(s\) (?P<node>.+) have been removed from {_RUN} "
+    "removed": r"(?=.*' since they had no heartbeat\.\Z)"
+    rf"As part of the sync operation the node\(s\) (?P<node>.+) have been removed from {_RUN} "
     r"since they had no heartbeat\.",
     # An exception of the rendezvous, or of its store: type and text.
     "failed": r"(?P<error>[A-Za-z_]\w+(?:Error|Exception|Interrupt|GracefulExit)): .*",

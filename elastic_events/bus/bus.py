@@ -138,6 +138,7 @@ class EventBus(Subscribing):
         if self._state != "open":
             return self._result()
         home = self._home or self._loop
+        timeout = max(0.0, timeout)
         heads, end = self._pump.heads(), time.monotonic() + timeout
         answer = None if home is None else home.begin(self._drain.flush, timeout)
         left = {} if self._elsewhere is None else self._elsewhere.flush(heads, timeout)

@@ -125,7 +125,7 @@ class Drain:
     def request_close(self, timeout: float) -> None:
         """Begin to close; of a second request only a timeout of 0 counts."""
         if self._timeout is None or timeout <= 0:
-            self._timeout = max(timeout, 0.0)
+            self._timeout = max(0.0, timeout)
             if self._closing is not None:
                 self._closing.cancel()
         self._wake.set()

@@ -19,6 +19,7 @@ from elastic_events.bus.ledger import LaneStats, Ledger
 from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
+from elastic_events.bus.signals import Held
 from elastic_events.bus.subscription import Subscription
 from elastic_events.bus.text import counted
 from elastic_events.bus.wakeup import Signal, Wakeup
@@ -68,6 +69,7 @@ class Lane(Delivery):
         self.ended: Callable[[Lane], Awaitable[None]] = _at_once  # waits for its end; the drain's
         self._last_record = ledger
         self._begun = False  # the sink was opened, or it was tried
+        self._held = Held()
         self._flight_from = 0
         self._given_up_from: int | None = None  # the oldest entry that was never settled
         self._hurry: Callable[[bool], object] = getattr(self.sink, "hurry", lambda _on: None)
@@ -341,10 +343,12 @@ class Lane(Delivery):
     def _push(self, records: Sequence[Record]) -> None:
         if (accepts := self.subscription.accepts) is not None:
             records = [record for record in records if self._wants(accepts, record)]
-        self.backlog.push(records)
+        with self._held:
+            self.backlog.push(records)
         self._count_losses()
         if len(self.backlog) >= self.subscription.batch_size:
             self._wake.set()
+        self._held.release()
 
     def _adopt(self) -> None:
         """Accept what an earlier process left in the spool."""
@@ -372,9 +376,9 @@ class Lane(Delivery):
             if accepts(record):
                 return True
             self.ledger.filtered += 1
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # noqa: BLE001 - the user's predicate; its fault costs this lane this record
+            if isinstance(error, KeyboardInterrupt):
+                self._held.hold(error)
             self.ledger.dropped["filter_error"] += 1
             self.last_error = f"filter: {told(error)}"
         return False

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from elastic_events.bus.backlog import Found, Spooling
 from elastic_events.bus.record import Record
+from elastic_events.bus.signals import Held
 from elastic_events.bus.weight import weigh
 
 __all__ = ("Latest",)
@@ -35,6 +36,7 @@ class Latest:
         self._waiting: dict[Hashable, _Waiting] = {}
         self._in_flight: dict[int, int] = {}  # id of the record -> entry number
         self._lost: Counter[str] = Counter()
+        self._held = Held()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -67,9 +69,9 @@ class Latest:
             try:
                 key = self._key(record)
                 old = self._waiting.get(key)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # noqa: BLE001 - the user's function; its fault costs this record
+            except BaseException as error:  # noqa: BLE001 - the user's function; its fault costs this record
+                if isinstance(error, KeyboardInterrupt):
+                    self._held.hold(error)
                 self._lost["key_error"] += 1
                 continue
             if old is not None:
@@ -79,6 +81,7 @@ class Latest:
             self.entered += 1
             while len(self) > self.records or (self.size > self.bytes and len(self) > 1):
                 self._drop("backlog")
+        self._held.release()
         return self._lost.total() - before
 
     def spill(self) -> int:

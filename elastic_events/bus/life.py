@@ -4,6 +4,7 @@ One file although it is long: each way to open, close or fork is right only besi
 """
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -31,6 +32,7 @@ from elastic_events.bus.ledger import FlushResult, LaneStats
 from elastic_events.bus.pump import PipedRing, Pump
 from elastic_events.bus.record import Record
 from elastic_events.bus.ring import Ring
+from elastic_events.bus.signals import Held
 from elastic_events.bus.subscription import Subscription, handler_name
 from elastic_events.bus.tell import Told
 from elastic_events.bus.thread import MARGIN, LoopHome, ThreadHome
@@ -70,6 +72,8 @@ class Life:
         rings: tuple[PipedRing, PipedRing] | None,
         elsewhere: Elsewhere | None,
     ) -> None:
+        if math.isnan(interval) or math.isnan(timeout):
+            raise ConfigError("interval and timeout are seconds: nan is no number of them")
         self.interval = interval
         self.timeout = timeout
         self._emitter = emitter
@@ -138,7 +142,7 @@ class Life:
         self._check_task()
         if self._loop is None or not self._loop.is_here or self._state not in ("open", "closing"):
             return await anyio.to_thread.run_sync(self.close, timeout)
-        timeout = self.timeout if timeout is None else timeout
+        timeout = self.timeout if timeout is None else max(0.0, timeout)  # of no number it makes 0
         heads, left = self._pump.heads(), {}
         self._drain.request_close(timeout)
         if self._elsewhere is not None:
@@ -197,7 +201,7 @@ class Life:
         if self._state not in ("open", "closing"):
             self._closed()
             return self._result()
-        timeout = self.timeout if timeout is None else timeout
+        timeout = self.timeout if timeout is None else max(0.0, timeout)  # of no number it makes 0
         end, heads = time.monotonic() + timeout, self._pump.heads()
         self._ask_to_close(timeout)
         return self._finish(end, heads)
@@ -282,8 +286,11 @@ class Life:
 
     def _feed(self, records: Sequence[Record]) -> None:
         """Hand records of other processes to every lane. Only in the drain's loop."""
+        held = Held()
         for lane in self._drain.lanes:
-            lane.feed(records)
+            with held:
+                lane.feed(records)
+        held.release()
 
     def _say_lost(self) -> None:
         """Say on stderr what each lane lost in all."""

@@ -15,6 +15,7 @@ from elastic_events.bus.codec import DECODE_FLAT, KINDS, decode
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record, record_of
 from elastic_events.bus.ring import END, Pipe
+from elastic_events.bus.signals import Held
 
 __all__ = ("BREATH", "FEW", "GRACE", "MANY", "Cursor", "Make", "PipedRing", "Pump", "Receiver", "pace", "to_records")
 
@@ -282,9 +283,12 @@ class Pump:
             for reason, first, count in cursors[index].lost:
                 for receiver in receivers:
                     receiver.lose(index, reason, first, count)
+        held = Held()
         for index, records in _in_time_order(looks):
             for receiver in receivers:
-                receiver.offer(index, records)
+                with held:
+                    receiver.offer(index, records)
+        held.release()
 
 
 def to_records(frames: Sequence[bytes], context: Context, offset: int, *, recovered: bool = False) -> list[Record]:

@@ -1,12 +1,12 @@
-"""Which exception in the middle of an emit is none of the recorded object's: what a signal's handler raised."""
+"""What a signal's handler raises in the middle of something: whose it is in an emit, and how it waits for what must be whole."""
 
 import os
 import signal
 from opcode import opmap
-from types import CodeType
+from types import CodeType, TracebackType
 from typing import Any
 
-__all__ = ("is_the_callers",)
+__all__ = ("Held", "is_the_callers")
 
 _HERE = os.path.dirname(os.path.dirname(__file__))
 _RAISES = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
@@ -31,6 +31,31 @@ def is_the_callers(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt) and last.co_code[trace.tb_lasti] not in _RAISES:
         return True  # by Python's own handler, which has no frame
     return not codes.isdisjoint(_handlers())
+
+
+class Held:
+    """Lets a Ctrl-C that strikes in a user's function wait until every record has its outcome: in the block, or by `hold`."""
+
+    def __init__(self) -> None:
+        self._error: KeyboardInterrupt | None = None
+
+    def __enter__(self) -> None:
+        """Begin with what must be whole."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        if isinstance(error, KeyboardInterrupt):
+            self.hold(error)
+        return self._error is error is not None
+
+    def hold(self, error: KeyboardInterrupt) -> None:
+        """Keep the last one."""
+        self._error = error
+
+    def release(self) -> None:
+        """Raise what waits."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 def _handlers() -> set[CodeType]:

@@ -157,6 +157,44 @@ async def test_predicate_that_raises_costs_its_lane_that_record() -> None:
     assert "ZeroDivisionError" in lane.stats().last_error
 
 
+def interrupted(record: Record) -> bool:
+    """Ctrl-C strikes in the user's function, at the third record."""
+    if record.fields[0] == 2:
+        raise KeyboardInterrupt
+    return True
+
+
+def test_ctrl_c_in_a_users_function_costs_that_record() -> None:
+    """Each other record has its outcome in each lane, before the interrupt goes on."""
+    bus = EventBus(recorder=False, capacity=64)
+    lanes = [
+        bus.subscribe(ListSink(), where=interrupted),
+        bus.subscribe(ListSink(), coalesce=lambda one: interrupted(one) and one.fields[0]),
+        bus.subscribe(ListSink()),
+    ]
+    for value in range(5):
+        bus.put_metric("m", value)
+    with pytest.raises(KeyboardInterrupt):
+        bus._pump.look(lambda: bus._drain.lanes, 0.0)
+    assert [dict(lane.stats().dropped) for lane in lanes] == [{"filter_error": 1}, {"key_error": 1}, {}]
+    assert [lane.stats().pending for lane in lanes] == [4, 4, 5]
+    assert all(lane.stats().balanced for lane in lanes)
+
+
+@pytest.mark.parametrize("option", ["interval", "timeout"])
+def test_no_number_of_seconds_is_refused(option: str) -> None:
+    """What is no number is told where it is given."""
+    with pytest.raises(ConfigError, match="nan is no number"):
+        EventBus(**{option: float("nan")})
+    with EventBus(recorder=False) as bus:
+        lane = bus.subscribe(ListSink())
+        bus.put_metric("m", 1)
+        bus.close(float("nan"))
+        assert bus.stats().state == "closed"
+    assert lane.stats().pending == 0
+    assert lane.stats().balanced
+
+
 async def test_handler_that_raises_costs_its_own_lane_only() -> None:
     """A raising handler is counted, called again for the next record, and the other lane gets all (F32, promise 8)."""
     seen: list[Any] = []

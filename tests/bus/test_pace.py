@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
+from statistics import median
 
 import anyio
 import pytest
@@ -66,7 +67,7 @@ async def test_look_that_was_cut_short_is_followed_by_another_after_a_breath() -
         assert all(most < 5 * FEW for _, most in asked)
         assert len(asked) >= 3
         gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(asked)]
-        assert min(gaps) >= BREATH / 4  # uvloop counts from when its loop woke up
+        assert median(gaps) >= BREATH / 2  # of a single one, uvloop counts from when its loop woke up
 
 
 def test_sixty_thousand_a_second_from_the_first_record_on(tmp_path: object) -> None:

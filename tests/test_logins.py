@@ -155,3 +155,9 @@ def test_the_otlp_environment_is_not_repeated() -> None:
 def test_a_url_is_shown_without_its_login(text: str, told: str) -> None:
     """What is left of a URL still says where it leads."""
     assert without_login(text) == told
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "a:/" * 300_000, "a:/" * 300_000 + " @", "7" * 10**6 + "@"], ids=len)
+def test_a_text_of_any_shape_is_shown_at_once(text: str) -> None:
+    """What a server answers is looked at in a time that grows with its length: a million characters took minutes."""
+    assert without_login(text) == text

@@ -18,8 +18,9 @@ _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 #: How to write a login, for a sentence.
 LOGIN_MARKS = "in a login, / ? # @ , and % are written %2F %3F %23 %40 %2C and %25"
 
-# A password may hold any mark, an @ too; of what was taken for a path one slash is left.
-_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://?)(?!/)[^\s'\"]*@")
+_WORD = re.compile(r"[^\s'\"]+")
+# Of what was taken for a path one slash is left.
+_SCHEME = re.compile(r"(?<![A-Za-z0-9+.-])[0-9+.-]*[A-Za-z][A-Za-z0-9+.-]*://?(?!/)")
 _HEADERS = re.compile(r"\b(headers=)[^&\s]+")
 
 
@@ -47,7 +48,14 @@ def _start(text: str) -> str:
 
 def without_login(text: str) -> str:
     """Return a text without the logins, tokens and headers of the URLs in it: what ends on a screen or in a log."""
-    return cut_secrets(_HEADERS.sub(r"\1...", _LOGIN.sub(r"\1", text)))
+    return cut_secrets(_HEADERS.sub(r"\1...", _WORD.sub(_no_login, text)))
+
+
+def _no_login(word: re.Match[str]) -> str:
+    """Return a word without what is between a scheme and the last @: a password may hold any mark, an @ too."""
+    before, at, behind = word[0].rpartition("@")
+    scheme = _SCHEME.search(before) if at else None
+    return before[: scheme.end()] + behind if scheme else word[0]
 
 
 class Options:

@@ -56,9 +56,6 @@ DICTS: dict[str, Callable[[int], dict[Any, Any]]] = {
     "objects": lambda n: {_Key(): 1 for _ in range(n)},
     "texts of 1,100 characters": lambda n: {"x" * 1_100 + str(i): "x" for i in range(n)},
     "texts, dicts": lambda n: {str(i): {"a": i} for i in range(n)},
-    "texts, texts of 1,280 characters": lambda n: {str(i): uuid.uuid4().hex * 40 for i in range(n)},
-    "texts, texts with a name before a value": lambda n: {str(i): f"lr: {i} --password {i}" for i in range(n)},
-    "texts, exceptions": lambda n: {str(i): ValueError(uuid.uuid4().hex) for i in range(n)},
 }
 SIZES = (10, 100, 800, 4_096, 100_000)
 

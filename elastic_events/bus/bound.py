@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from elastic_events.api import Event
-from elastic_events.bus.shape import fields_of, joined
+from elastic_events.bus.shape import fields_of
 from elastic_events.bus.signals import is_the_callers
 
 __all__ = ("Bound",)
 
 
 class Bound:
-    """Records events with more metadata: what `bus.bind` returns. Costs a copy of what may fit of the metadata."""
+    """Records events with more metadata: what `bus.bind` returns. Costs a copy of the metadata an event."""
 
     def __init__(self, record: Callable[[Any, str | None], object], fields: dict[str, Any]) -> None:
         self._record = record
@@ -32,7 +32,7 @@ class Bound:
         """Return an event with the bound fields too; or `event`, if it has no metadata or raises, which `record` tells."""
         try:
             name, _, source, timestamp, metadata = fields_of(event, destination)
-            return Event(name, source, timestamp, joined(metadata or {}, self._fields))
+            return Event(name, source, timestamp, {**self._fields, **(metadata or {})})
         except BaseException as error:
             if is_the_callers(error):
                 raise

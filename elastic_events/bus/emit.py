@@ -27,9 +27,6 @@ _SCALARS = frozenset({int, float, bool, type(None)})
 _MANY = 256
 _FEW = 32
 
-#: Characters of a text beside a list or in one, which is looked at without a walk, as above.
-_SHORT = 512
-
 
 class PutMetric(Protocol):
     """`put_metric`, of the process or of a bus."""
@@ -170,14 +167,11 @@ class Emitter:
                     if name not in known and not self.passes(name):
                         raise ValueError
                     # One pass, and no call but for a text that is new: two cost a quarter of the whole.
-                    new = 0
                     for value in metadata.values():
                         kind = type(value)
                         if kind is str:
-                            if value not in known:
-                                new += len(value)
-                                if new > LIMIT or not self.passes(value):
-                                    raise ValueError  # it carries a secret, or they fit into no frame
+                            if value not in known and not self.passes(value):
+                                raise ValueError  # it carries a secret
                         elif kind not in _SCALARS:
                             raise TypeError  # a value that may have keys of its own
                     frame = encode((seq, time, name, destination, event.source, event.timestamp, metadata))
@@ -278,19 +272,16 @@ class Emitter:
         if not (self.vetted(metadata) and (event.name in self.texts or self.passes(event.name))):
             return None
         result = metadata
-        held = 0  # items of containers, all together
         for key, value in metadata.items():
             kind = type(value)
             if kind in _SCALARS:
                 continue
             if kind is str:
-                fine = value in self.texts or (len(value) <= _SHORT and self.passes(value))
+                fine = value in self.texts or self.passes(value)
             elif kind is list or kind is tuple:
-                held += len(value)
-                fine = held <= _FEW and self._fine(value)
+                fine = len(value) <= _FEW and self._fine(value)
             elif kind is dict:
-                held += len(value)
-                fine = held <= _FEW and self.vetted(value) and self._fine(value.values())
+                fine = len(value) <= _FEW and self.vetted(value) and self._fine(value.values())
             else:
                 found = number(value, kind)
                 fine = type(found) in _SCALARS
@@ -306,7 +297,7 @@ class Emitter:
         for value in values:
             kind = type(value)
             if kind is str:
-                if value[:1] == "-" or not (value in self.texts or (len(value) <= _SHORT and self.passes(value))):
+                if value[:1] == "-" or not (value in self.texts or self.passes(value)):
                     return False
             elif kind not in _SCALARS and kind is not NodeState:
                 return False

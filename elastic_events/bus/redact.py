@@ -1,7 +1,4 @@
-"""Secrets never reach a queue: what is redacted by its key, and what is cut out of a text.
-
-One file although it is long: half of it is the patterns, which the ways of looking for them share.
-"""
+"""Secrets never reach a queue: what is redacted by its key, and what is cut out of a text."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,7 +6,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-__all__ = ("REDACTED", "SECRETS", "Redactor", "cut_secrets", "is_word", "nothing", "redact_arguments")
+__all__ = ("REDACTED", "SECRETS", "Redactor", "cut_secrets", "nothing", "redact_arguments")
 
 REDACTED = "[redacted]"
 
@@ -59,8 +56,8 @@ _SECRET_WORDS = (
     "key",
     "token",
 )
-_PAT = re.compile(r"pat(?![a-z\d])")
-_SECRET_WORD = re.compile("|".join((*_SECRET_WORDS, _PAT.pattern))).search
+_SECRET_WORD = re.compile("|".join((*_SECRET_WORDS, "pat$"))).search
+_PAT = re.compile(r"pat(?![a-z\d])").finditer
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _NOT_A_WORD = re.compile(r"[\W_]+")
@@ -141,9 +138,6 @@ _BEGINS = (
 )
 # fmt: on
 
-# One of these is in each text that `cut_secrets` changes, unless a word of `_SECRET_WORDS` is, or a run with one of `_BEGINS`.
-_SIGNS = ("@", "hook", "ignature=", "sig=", "-u", "-U", "-p")
-
 # `--name value`, `name=value`, `name: value`, `"name": "value"`: the name and what stands between.
 _NAMED = re.compile(
     r"""(?<![\w-])(?P<dashes>--?)?(?P<name>[A-Za-z_][\w.-]{0,60})(?P<mark>\\?["']?\s{0,8}[=:]\s{0,8}|(?(dashes)\s{1,3}(?!-)|(?!)))"""
@@ -220,58 +214,15 @@ class Redactor:
         """Whether no long search is needed to know of `key`."""
         return self._word is None or self._word(key.lower()) is None
 
-    def clears_names(self, names: list[str]) -> bool:
-        """Whether none of the names is a secret's, by one look at all of them; they are known from then on.
-
-        False where it takes a look at each.
-        """
-        if self._word is None:
-            return False
-        joined = "\n".join(names).lower()
-        if any(word in joined for word in _SECRET_WORDS) or _PAT.search(joined):
-            return False
-        if len(self.safe) + len(names) <= _SEEN:
-            self.safe.update([name for name in names if len(name) <= _LONGEST])
-        return True
-
-    def clears_texts(self, texts: list[str]) -> bool:
-        """As `clears_names`, of texts: whether none of them carries a secret."""
-        joined = "\n".join(texts)
-        lower = joined.lower()
-        if (
-            not joined.isascii()  # letters that are the same in another case may be others in lower case
-            or any(sign in joined for sign in _SIGNS)
-            or "uthorization" in lower
-            or any(word in lower for word in _SECRET_WORDS)
-            or _PAT.search(lower)
-            or _has_begins(joined)
-        ):
-            return False
-        self.remember([text for text in texts if len(text) <= _LONGEST])
-        return True
-
-    def clean(self, text: str) -> str:
-        """Return `text` without the secrets in it; one that has none is known from then on."""
-        cut = cut_secrets(text)
-        if cut == text and len(text) <= _LONGEST:
-            self.remember([text])
-        return cut
-
-    def remember(self, texts: list[str]) -> None:
-        """Know these texts from now on: they carry no secret."""
-        if len(self.texts) >= _SEEN:  # texts made of data: begin anew, so that those of today find room
-            self.texts.clear()
-        self.texts.update(texts)
-
     def passes(self, text: Any) -> bool:
         """Whether `text` is one, and carries no secret; one that was looked at is known from then on."""
         if self._all:
             return True
         if type(text) is not str or len(text) > _FRAME or (len(text) >= _SHORT and cut_secrets(text) != text):
             return False
-        if len(self.texts) >= _SEEN:
+        if len(self.texts) >= _SEEN:  # texts made of data: begin anew, so that those of today find room
             self.texts.clear()
-        if len(text) <= _LONGEST:  # as `remember`, which would cost a tenth here: this is the hot path
+        if len(text) <= _LONGEST:
             self.texts.add(text)
         return True
 
@@ -288,11 +239,6 @@ def nothing(_key: str) -> bool:
     return False
 
 
-def is_word(text: str) -> bool:
-    """Whether a text is one word, as many an identifier is, that is no secret's by its shape."""
-    return text.isalnum() and not text.startswith(_BEGINS)
-
-
 def cut_secrets(text: str) -> str:
     """Return `text` without the secrets that show by their shape or by the name in front of them.
 
@@ -302,18 +248,13 @@ def cut_secrets(text: str) -> str:
     for needle, secret, kept in _SHAPES + _MARKED_SHAPES if marked else _SHAPES:
         if needle in text and (needle != "://" or "@" in text):
             text = secret.sub(kept, text)
-    if len(text) >= _KEY and _has_begins(text):
+    runs = " ".join([one for one in text.split() if len(one) >= _KEY])
+    if runs and any(begin in runs for begin in _BEGINS):
         for run in reversed(list(_RUN.finditer(text))):
             key = _KEYS.match(text, run.start())
             if key:
                 text = text[: key.start()] + REDACTED + text[key.end() :]
     return _cut_named(_cut_command(text)) if marked else text
-
-
-def _has_begins(text: str) -> bool:
-    """Whether a run in `text` may be a key that says itself what it is."""
-    runs = " ".join([one for one in text.split() if len(one) >= _KEY])
-    return bool(runs) and any(begin in runs for begin in _BEGINS)
 
 
 def redact_arguments(items: list[Any]) -> None:
@@ -379,7 +320,7 @@ def _names(text: str) -> Iterator[re.Match[str]]:
     if not text.isascii():  # letters that are the same in lower case may have other lengths
         return _NAMED.finditer(text)
     lower = text.lower()
-    places = [one.start() for one in _PAT.finditer(lower)]
+    places = [one.start() for one in _PAT(lower)]
     for word in _SECRET_WORDS:
         place = lower.find(word)
         while place >= 0:

@@ -1,12 +1,11 @@
 """What an event is made of: torch's, ours, subclasses of either, or anything of their shape."""
 
 import json
-from itertools import islice
 from typing import Any, Protocol
 
 from elastic_events.api import Event, RdzvEvent
 
-__all__ = ("KNOWN", "Part", "Recordable", "fields_of", "joined", "rdzv_fields_of")
+__all__ = ("KNOWN", "Recordable", "fields_of", "rdzv_fields_of")
 
 
 class Recordable(Protocol):
@@ -27,9 +26,6 @@ _ORIGINALS = ("elastic_events.api", "torch.distributed.elastic.events.api")
 KNOWN: set[type] = {Event}
 _MOST = 64
 
-#: Items of metadata that are joined with others; a walk looks at fewer.
-_WHOLE = 2048
-
 
 def fields_of(event: Any, destination: Any) -> tuple[Any, ...]:
     """Return what a frame holds of an event: name, destination, source, timestamp, metadata.
@@ -45,7 +41,7 @@ def fields_of(event: Any, destination: Any) -> tuple[Any, ...]:
     fields = (event.name, destination, event.source, event.timestamp, event.metadata)
     added = [name for name in getattr(kind, "__dataclass_fields__", ()) if name not in _FIELDS]
     if added:
-        return (*fields[:4], joined(fields[4], {name: getattr(event, name, None) for name in added}))
+        return (*fields[:4], _with(fields[4], {name: getattr(event, name, None) for name in added}))
     if len(KNOWN) < _MOST:
         KNOWN.add(kind)
     return fields
@@ -81,27 +77,11 @@ def _of_text(text: Any, kind: type, destination: Any) -> tuple[Any, ...]:
         return (kind.__name__, destination, "WORKER", 0, {"serialized": text})
     name, source = said.pop("name", kind.__name__), said.pop("source", "WORKER")
     time, metadata = said.pop("timestamp", 0), said.pop("metadata", {})
-    return (name, destination, source, time, joined(metadata, said) if said else metadata)
+    return (name, destination, source, time, _with(metadata, said) if said else metadata)
 
 
-class Part(dict[Any, Any]):
-    """The first items of a dict that is too large for any frame, as one that has `missing` more."""
-
-    missing = 0
-
-
-def joined(metadata: Any, added: dict[str, Any]) -> Any:
-    """Return metadata with what else there is; where a name is in both, the metadata's own keeps it.
-
-    Of metadata too large for any frame, under names, a part: to copy all would take long.
-    """
+def _with(metadata: Any, added: dict[str, Any]) -> Any:
+    """Return metadata with what else there is; where a name is in both, the metadata's own keeps it."""
     if not isinstance(metadata, dict):
         return {**added, "metadata": metadata}
-    # To copy a part hashes its keys once more, which for others than texts runs their code.
-    if dict.__len__(metadata) <= _WHOLE or set(map(type, islice(dict.keys(metadata), _WHOLE))) != {str}:
-        return {**added, **metadata}
-    own = {name: dict.__getitem__(metadata, name) for name in added if dict.__contains__(metadata, name)}
-    some = dict(islice(dict.items(metadata), _WHOLE))
-    part = Part({**added, **some, **own})
-    part.missing = dict.__len__(metadata) - len(some.keys() | own.keys())
-    return part
+    return {**added, **metadata}

@@ -11,29 +11,15 @@ import math
 import pathlib
 import types
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from itertools import chain, islice
 from typing import Any
 
+import msgspec
+
 from elastic_events.bus.errors import MetadataError
-from elastic_events.bus.look import (
-    HEADER,
-    ITEMS,
-    KEY,
-    LARGE,
-    LONG_ITEM,
-    LOOK,
-    MANY,
-    MOST,
-    NOTE,
-    NUMBERS,
-    SHORT,
-    Look,
-    unused,
-)
 from elastic_events.bus.numbers import big, number
-from elastic_events.bus.redact import REDACTED, Redactor, cut_secrets, is_word, redact_arguments
-from elastic_events.bus.shape import Part
+from elastic_events.bus.redact import REDACTED, Redactor, cut_secrets, nothing, redact_arguments
 from elastic_events.bus.signals import is_the_callers
 from elastic_events.bus.text import LONG, LongText, both_ends, count_bytes, head_of, tail_of, utf8, whole
 
@@ -41,28 +27,35 @@ __all__ = ("Walk", "plain")
 
 _DEPTH = 16
 
-#: Items that it costs to go into a container, to name an object, and to read an exception.
-_CONTAINER = 4
-_INNER = 2  # of which are for what is in it
-_OBJECT = 3
-_ERROR = 8
+#: Items that a walk looks at one by one, at a microsecond each; of what holds nothing but numbers, so many at once.
+ITEMS = 128
+BULK = 1024
 
-#: Characters that cost as much as an item, of a text with a mark of a name before a value.
-_MARKED = 4
+#: Items that it costs beside to look at a name or a text for the first time, and to search a name that may be a secret's.
+_LOOK = 2
+_SEARCH = 4
+_MOST = 4096  # where nothing is said of time
 
-#: Characters of each text that is left where those before it took all: in a large container they share a quarter of `LONG`.
-_GLIMPSE = 4 * SHORT
+#: Characters of a key that stay, and of a text that is cut to let others in.
+KEY = 256
+SHORT = 128
 
-#: Bytes of a number.
+#: Bytes of a number; before a text; of a container with the note of what it lacks.
 _NUMBER = 9
+_HEADER = 5
+_NOTE = 64
 
 _PLAIN = frozenset({type(None), bool, float})
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_KEYS = _NUMBERS | {str}
 _NUMBER_64 = range(-(2**63), 2**64)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 
 _WORDS = (decimal.Decimal, fractions.Fraction, uuid.UUID, datetime.timedelta, complex)
 _FIELDS = "__dataclass_fields__"
 _ARGS: Any = vars(BaseException)["args"].__get__
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def plain(value: Any) -> Any:
@@ -71,7 +64,7 @@ def plain(value: Any) -> Any:
     return walk.finish([walk.plain(value)])[0]
 
 
-class Walk(Look):
+class Walk:
     """One pass over a caller's value, into at most `room` bytes of msgpack.
 
     What does not fit is left out whole, and a note says how many items that were. Long texts share the room that the rest
@@ -81,13 +74,16 @@ class Walk(Look):
     their `__str__` could raise, sleep or emit (F59).
     """
 
-    room: float
-    items: float
-
     def __init__(self, redactor: Redactor | None = None, *, room: float = math.inf, strict: bool = False) -> None:
-        super().__init__(redactor, room)
+        self.redactor = redactor
+        self.is_secret: Callable[[str], bool] = nothing if redactor is None else redactor.is_secret
+        self._redacts = self.is_secret is not nothing
+        self._safe: Container[str] = redactor.safe if redactor is not None else ()
         self.strict = strict
-        self._is_large = False  # that one of the containers is
+        self.room: float = room
+        self.bounded: bool = room < math.inf
+        self.items: float = float(ITEMS) if self.bounded else math.inf
+        self.bulk = BULK if self.bounded else _MOST
         self._characters = 2.0 * LONG
         self._window: float = LONG if self.bounded else math.inf
         self._texts: list[tuple[Any, Any, LongText]] = []
@@ -96,15 +92,9 @@ class Walk(Look):
         """Return the plain forms of a record's fields, all of them."""
         given = list(values)
         result: list[Any] = [None] * len(given)
-        containers = []
-        for place, value in enumerate(given):
-            if issubclass(type(value), _CONTAINERS):  # they take what the others leave
-                containers.append(place)
-            else:
-                cost = self._put(result, place, self.plain(value))  # which may take room itself
-                self.room -= cost
-        for place in containers:
-            result[place] = self.plain(given[place])
+        for place in sorted(range(len(given)), key=lambda place: isinstance(given[place], _CONTAINERS)):
+            cost = self._put(result, place, self.plain(given[place]))  # which takes its own part of the room
+            self.room -= cost
         return self.finish(result)
 
     def finish(self, result: list[Any]) -> list[Any]:
@@ -117,8 +107,8 @@ class Walk(Look):
         for at, (holder, place, text) in enumerate(waiting):
             if holder[place] is not REDACTED:
                 share = room / (len(waiting) - at)
-                holder[place] = text.cut(share - HEADER)
-                room -= min(share, text.size + HEADER)
+                holder[place] = text.cut(share - _HEADER)
+                room -= min(share, text.size + _HEADER)
         return result
 
     def plain(self, value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one table of types
@@ -143,30 +133,25 @@ class Walk(Look):
 
     def mapping(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:  # noqa: C901, PLR0912 - one loop
         """Return a dict of the items that there is room for; keys stay apart as they were: 1 and "1" are two keys (F60)."""
-        size = dict.__len__(value) + (value.missing if type(value) is Part else 0)
-        if size > 4 and (bulk := self._flat(value, size)) is not None:
+        size = dict.__len__(value)
+        if size > 4 and (bulk := self._numbers(value, size)) is not None:
             return bulk
         result: dict[Any, Any] = {}
         repeats: dict[Any, int] = {}
         nested: list[tuple[Any, Any]] = []
-        self.room -= NOTE
-        if size > LARGE:
-            self._enter_large(size)
-        some = self._some(dict.items(value), size)
-        for key, item in self._vetted(some, keyed=True) if size > 4 else some:
-            known = type(key) is str and (key in self._safe or key in self._names) and key.isascii()
+        self.room -= _NOTE
+        for key, item in self._some(dict.items(value), size):
+            known = type(key) is str and key in self._safe and key.isascii()
             name = key if known else self.key(key)
             if name in result:
-                name = unused(name, result, repeats)
+                name = _unused(name, result, repeats)
             kind = type(item)
-            cost = len(name) + HEADER if known else _cost(name)
+            cost = len(name) + _HEADER if known else _cost(name)
             deep = False
             if kind in _PLAIN:  # which is no secret
                 held, cost = item, cost + _NUMBER
                 if not known:  # the next time it is
                     self._is_secret_name(key, name)
-            elif known and kind is str and item in self._clean and item.isascii():
-                held, cost = item, cost + len(item) + HEADER
             else:
                 # The key as it was, too: of a long one the name is cut.
                 secret = not known and self._is_secret_name(key, name)
@@ -174,7 +159,7 @@ class Walk(Look):
                 held = None if deep else self.plain(item, depth + 1)
                 if secret and not _is_number(item, held):
                     held = REDACTED
-                cost += NOTE if deep else _cost(held)
+                cost += _NOTE if deep else _cost(held)
             if cost > self.room or self.items <= 0:
                 break
             self.items -= 1
@@ -184,29 +169,25 @@ class Walk(Look):
             else:
                 result[name] = held
             if deep:
-                self.items -= _CONTAINER
                 nested.append((name, item))
         if nested:
             self._descend(result, nested, depth)
         if len(result) < size:
-            note = unused("truncated", result, repeats) if "truncated" in result else "truncated"
+            note = _unused("truncated", result, repeats) if "truncated" in result else "truncated"
             result[note] = f"{size - len(result)} more"
         return result
 
     def sequence(self, items: Iterable[Any], size: int, depth: int) -> list[Any]:  # noqa: C901 - as above
         """Return a list of the items that there is room for."""
         if size > 4:
-            first = list(islice(items, MANY if self.bounded else MOST))
-            if (bulk := self._flat_list(iter(first), size)) is not None:
+            part = list(islice(items, self.bulk))
+            if _NUMBERS.issuperset(map(type, part)) and (bulk := self._list_of_numbers(part, size)) is not None:
                 return bulk
-            items = chain(first, items)
+            items = chain(part, items)
         result: list[Any] = []
         nested: list[tuple[Any, Any]] = []
-        self.room -= NOTE
-        if size > LARGE:
-            self._enter_large(size)
-        some = self._some(items, size)
-        for item in self._vetted(some, keyed=False) if size > 4 else some:
+        self.room -= _NOTE
+        for item in self._some(items, size):
             kind = type(item)
             deep = False
             if kind in _PLAIN:
@@ -214,13 +195,12 @@ class Walk(Look):
             else:
                 deep = issubclass(kind, _CONTAINERS)
                 held = None if deep else self.plain(item, depth + 1)
-                cost = NOTE if deep else _cost(held)
+                cost = _NOTE if deep else _cost(held)
             if cost > self.room or self.items <= 0:
                 break
             self.items -= 1
             self.room -= cost
             if deep:
-                self.items -= _CONTAINER
                 nested.append((len(result), item))
             result.append(held)
             if type(held) is LongText:
@@ -235,19 +215,22 @@ class Walk(Look):
 
     def _some(self, items: Iterable[Any], size: int) -> list[Any]:
         """Return the items that may still be looked at, as they are now."""
-        return list(islice(items, int(min(size, max(self.items, 0), MOST))))
+        return list(islice(items, int(min(size, max(self.items, 0), _MOST))))
 
-    def _enter_large(self, size: int) -> None:
-        """Leave less for the long texts of a record with a large container."""
-        if self.bounded and not self._is_large:
-            self._is_large = True
-            self._characters = min(self._characters, LONG / 4)
-            self._window = _GLIMPSE if size > ITEMS else max(self._characters, _GLIMPSE)
+    def _is_secret_name(self, key: Any, name: Any) -> bool:
+        redactor = self.redactor
+        if redactor is None or not self._redacts:
+            return False
+        for text in (key,) if name is key else (key, name):
+            if type(text) is str and text not in redactor.safe:
+                self.items -= _LOOK if redactor.is_quick(text) else _SEARCH + min(len(text), KEY // 4) // 3
+                if redactor.is_secret(text):
+                    return True
+        return False
 
     def _descend(self, result: Any, nested: list[tuple[Any, Any]], depth: int) -> None:
         """Walk the containers in a container: each may take what those behind it are not likely to need."""
-        self.room += NOTE * len(nested)
-        self.items += _INNER * len(nested)
+        self.room += _NOTE * len(nested)
         sizes = [len(item) for _, item in nested]
         behind = sum(sizes)
         if 4 * behind < self.items and self.room > LONG / 2:  # there is room for all
@@ -259,21 +242,66 @@ class Walk(Look):
             others = 1 - 1 / (len(nested) - at)
             room = items = 0.0
             if self.bounded:
-                room = min(NOTE * (len(nested) - at - 1) + 32.0 * behind, self.room * others)
+                room = min(_NOTE * (len(nested) - at - 1) + 32.0 * behind, self.room * others)
                 items = min(float(behind), self.items * others)
             self.room, self.items = self.room - room, self.items - items
             result[place] = self.plain(item, depth + 1)
             self.room, self.items = self.room + room, self.items + items
+
+    def _numbers(self, value: dict[Any, Any], size: int) -> dict[Any, Any] | None:
+        """Return a dict of nothing but numbers, at once: none of them is a secret. None for another."""
+        count = min(size, self.bulk)
+        if not (
+            _NUMBERS.issuperset(map(type, islice(dict.values(value), count)))
+            and _KEYS.issuperset(map(type, islice(dict.keys(value), count)))
+        ):
+            return None
+        try:
+            some = dict(islice(dict.items(value), 32))
+            if count > 32 and self.bounded:  # few of which fit need not all be taken
+                count = min(count, int(1.2 * self.room * len(some) / len(_encode(some))) + 32)
+            part = dict(islice(dict.items(value), count))
+            length = len(_encode(part))
+            if length + _NOTE > self.room and max((len(key) for key in part if type(key) is str), default=0) > KEY:
+                return None
+        except (ValueError, OverflowError):  # a lone surrogate, a number of more than 64 bits
+            return None
+        for key in some:  # next time they are known
+            if type(key) is str and key not in self._safe:
+                self._is_secret_name(key, key)
+                if self.items < ITEMS // 2:
+                    break
+        while length + _NOTE > self.room:
+            count = min(len(part) - 1, int(len(part) * max(self.room - _NOTE, 0) / length))
+            part = dict(islice(part.items(), count))
+            length = len(_encode(part))
+        self.room -= length
+        if len(part) < size:
+            part["truncated" if "truncated" not in part else _unused("truncated", part, {})] = (
+                f"{size - len(part)} more"
+            )
+        return part
+
+    def _list_of_numbers(self, part: list[Any], size: int) -> list[Any] | None:
+        """As `_numbers`, of a list."""
+        try:
+            length = len(_encode(part))
+        except OverflowError:
+            return None
+        while length + _NOTE > self.room:
+            part = part[: min(len(part) - 1, int(len(part) * max(self.room - _NOTE, 0) / length))]
+            length = len(_encode(part))
+        self.room -= length
+        return part if len(part) == size else [*part, f"[truncated: {size - len(part)} more]"]
 
     def key(self, key: Any, depth: int = 0) -> Any:
         """Return a key: a number as it is, all else as text."""
         kind = type(key)
         if kind is str:
             return key if len(key) <= KEY and key.isascii() else both_ends(utf8(key), KEY)
-        if kind in NUMBERS:
+        if kind in _NUMBERS:
             return key if kind is not int or key in _NUMBER_64 else big(key)
         if issubclass(kind, (tuple, frozenset)):
-            self.items -= 1
             base: Any = tuple if issubclass(kind, tuple) else frozenset
             some = [] if depth > 2 else [self.key(part, depth + 1) for part in islice(base.__iter__(key), 8)]
             text = repr(some if len(some) == base.__len__(key) else [*some, "..."])
@@ -286,15 +314,14 @@ class Walk(Look):
 
     def text(self, value: str) -> Any:
         """Return text that UTF-8 can hold, without the secrets in it; a long one as `LongText`."""
-        redactor = self.redactor
-        cut: Callable[[str], str] = whole
-        if redactor is not None and self._redacts and value not in redactor.texts and value not in self._clean:
-            short = len(value) <= SHORT
-            if short and is_word(value):
-                redactor.remember([value])
-                return utf8(value)
-            self.items -= LOOK + (len(value) // _MARKED if short and ("=" in value or ":" in value) else 0)
-            cut = redactor.clean if short else cut_secrets
+        if self.redactor is not None and self._redacts:
+            if value in self.redactor.texts:
+                cut = whole
+            else:
+                self.items -= _LOOK
+                cut = whole if len(value) <= SHORT and self.redactor.passes(value) else cut_secrets
+        else:
+            cut = whole
         if len(value) > self._window:
             half = int(self._window) // 2
             self._spend(2 * half)
@@ -306,15 +333,12 @@ class Walk(Look):
         return value if len(value) <= SHORT else LongText(value[:middle], 0, value[middle:])
 
     def _spend(self, characters: int) -> None:
-        """Take from the characters that are looked at in all; of each further text there are some, for items."""
+        """Take from the characters that are looked at in all; of each further text there are some."""
         self._characters -= characters
-        if self._redacts and (self._is_large or self._characters < 0):
-            self.items -= characters / LONG_ITEM
-        self._window = max(min(self._characters, self._window), _GLIMPSE) if self.bounded else math.inf
+        self._window = max(min(self._characters, LONG), 4 * SHORT) if self.bounded else math.inf
 
     def scalar(self, value: Any, kind: type, depth: int) -> Any:
         """Return the plain form of anything that is no builtin container."""
-        self.items -= _OBJECT
         try:
             return self._scalar(value, kind, depth)
         except MetadataError:
@@ -355,10 +379,7 @@ class Walk(Look):
 
     def _arguments(self, error: BaseException) -> str:
         inner = Walk(self.redactor, room=LONG // 2)
-        inner.items = before = min(inner.items, self.items / 2)
-        text = ", ".join(map(str, inner.fields(_ARGS(error)[:16])))
-        self.items -= _ERROR + before - inner.items
-        return text
+        return ", ".join(map(str, inner.fields(_ARGS(error)[:16])))
 
     def _put(self, holder: Any, place: Any, held: Any) -> float:
         """Store what was walked; a long text as its head, until it is known how much of it fits. Return its cost."""
@@ -374,10 +395,19 @@ def _cost(held: Any) -> int:
     """Bytes of what was walked; a container has paid for itself."""
     kind = type(held)
     if kind is str:
-        return count_bytes(held) + HEADER
+        return count_bytes(held) + _HEADER
     if kind is LongText:
         return SHORT
     return 0 if kind is list or kind is dict else _NUMBER
+
+
+def _unused(name: Any, taken: dict[Any, Any], repeats: dict[Any, int]) -> str:
+    """Return another name than those `taken`; `repeats` knows where the search for the same name ended last."""
+    while True:
+        repeats[name] = number_ = repeats.get(name, 0) + 1
+        other = f"{name}'" if number_ == 1 else f"{name}'{number_}"
+        if other not in taken:
+            return other
 
 
 def _is_number(value: Any, held: Any) -> bool:
@@ -387,10 +417,9 @@ def _is_number(value: Any, held: Any) -> bool:
 
 def _field(value: Any, name: str) -> Any:
     """Return a field of a dataclass without running a property."""
-    for base in type(value).__mro__:
-        state = vars(base).get("__dict__")
-        if type(state) is types.GetSetDescriptorType and name in (held := state.__get__(value)):
-            return held[name]
+    state = getattr(value, "__dict__", {})
+    if name in state:
+        return state[name]
     for base in type(value).__mro__:
         member = vars(base).get(name)
         if type(member) is types.MemberDescriptorType:

@@ -400,18 +400,3 @@ def test_a_name_is_a_secret_in_any_case(name: str) -> None:
     """A name is searched in lower case where that is quicker, and is found as if its case were ignored."""
     for key in (name, name.upper(), name.swapcase()):
         assert redact._is_secrets(key) == redact._matches(redact._SECRET, key)
-
-
-@given(st.lists(st.lists(st.sampled_from([*PIECES, *SECRET_VALUES[:20]]), max_size=6).map("".join), max_size=6))
-@settings(max_examples=500)
-def test_one_look_at_many_texts_lets_none_pass_that_carries_a_secret(texts: list[str]) -> None:
-    """Texts that are cleared together are texts of which none would be cut alone."""
-    if Redactor().clears_texts(texts):
-        assert [cut_secrets(text) for text in texts] == texts
-
-
-@given(st.lists(st.sampled_from([*SECRET_NAMES, *PLAIN_NAMES, "pat", "my_pat\n", "x", "layer.0.weight"]), max_size=6))
-def test_one_look_at_many_names_lets_none_pass_that_is_a_secret_s(names: list[str]) -> None:
-    """Names that are cleared together are names of which none is a secret's."""
-    if Redactor().clears_names(names):
-        assert not any(map(Redactor().is_secret, names))

@@ -13,7 +13,6 @@ import numpy
 import pytest
 
 from elastic_events import Event, EventSource, MetadataError, record
-from elastic_events.bus.bound import Bound
 from elastic_events.bus.codec import LIMIT
 from elastic_events.bus.walk import Walk
 from elastic_events.testing import capture
@@ -264,99 +263,6 @@ def test_largest_dicts_take_no_time() -> None:
         began = time.monotonic()
         recorded(metadata)
         assert time.monotonic() - began < 2
-
-
-@pytest.mark.parametrize("value", ["adam {}", "{}", "lr=0.1, step {}"])
-def test_a_large_dict_of_texts_keeps_its_first_items(value: str) -> None:
-    """Of 400 new texts under new names a good part is kept, whole."""
-    metadata = {f"option.{n}.{uuid.uuid4().hex[:4]}": value.format(n) for n in range(400)}
-    kept = recorded(metadata)
-    assert kept.pop("truncated") == f"{400 - len(kept)} more"
-    assert len(kept) > 60
-    assert kept.items() <= metadata.items()
-
-
-@pytest.mark.parametrize("place", [0, 5, 40])
-@pytest.mark.parametrize(
-    ("name", "value"), [("api_key", "hunter2"), ("x", "a=1 --password hunter2"), ("x", "postgres://me:hunter2@h/db")]
-)
-def test_a_secret_among_many_plain_texts(place: int, name: str, value: str) -> None:
-    """One secret among the items of a large dict or list is found, wherever it stands."""
-    items = [(f"option.{n}", f"value {n}") for n in range(200)]
-    items.insert(place, (name, value))
-    assert "hunter2" not in str(recorded(dict(items)))
-    if name == "x":
-        assert "hunter2" not in str(recorded({"list": [value for _, value in items]}))
-
-
-def test_what_stands_under_an_endless_name() -> None:
-    """A name too long to be looked at whole may be a secret's: a text under it is redacted, a number is not."""
-    name = "x" * 5_000 + "_password_" + "x" * 5_000
-    assert list(recorded({name: "hunter2"}).values()) == ["[redacted]"]
-    assert list(recorded({name: 7}).values()) == [7]
-
-
-def test_many_new_texts_under_known_names_are_bounded_too() -> None:
-    """More new texts than fit into a record are not all searched for secrets."""
-
-    def texts(length: int) -> dict[str, str]:
-        return {f"name{n}": f"{uuid.uuid4().hex}: " * length for n in range(200)}
-
-    recorded(dict.fromkeys(texts(1), 1))
-    assert calls_of(texts(400)) < 8_000
-
-
-def test_bound_fields_of_an_event_with_endless_metadata() -> None:
-    """Bound fields join the first of a hundred thousand items, in no time, and the others are counted."""
-    metadata = {str(n): 1 for n in range(100_000)} | {"rank": 3}
-    handed: list[Any] = []
-    Bound(lambda event, _: handed.append(event), {"job_id": 7, "rank": 0}).record(Event("e", "WORKER", 0, metadata))
-    assert len(handed[0].metadata) < 10_000
-    kept = recorded(handed[0].metadata)
-    assert (kept.pop("job_id"), kept.pop("rank")) == (7, 3)
-    assert kept.pop("truncated") == f"{100_000 - len(kept)} more"
-    assert len(kept) > 100
-
-
-class _Counted:
-    """A key that counts how often it is hashed."""
-
-    hashed = 0
-
-    def __hash__(self) -> int:
-        type(self).hashed += 1
-        return id(self)
-
-
-@pytest.mark.parametrize("size", [400, 3_000])
-def test_keys_of_a_large_dict_are_not_hashed(size: int) -> None:
-    """No code of a key runs in the walk of a large dict, nor where bound fields join it."""
-    metadata = {_Counted(): 1 for _ in range(size)}
-    _Counted.hashed = 0
-    kept = recorded(metadata)
-    assert "_Counted>" in next(iter(kept))
-    Bound(lambda event, _: recorded(event.metadata), {"rank": 0}).record(Event("e", "WORKER", 0, metadata))
-    assert _Counted.hashed == 0
-
-
-def test_fields_of_a_dataclass_are_read_without_its_code() -> None:
-    """A dataclass that says itself what its attributes are is not asked."""
-
-    @dataclasses.dataclass
-    class Own:
-        rank: int
-
-        def __getattribute__(self, name: str) -> Any:
-            raise AssertionError(name)
-
-    assert recorded({"own": Own(3)}) == {"own": {"rank": 3}}
-
-
-@pytest.mark.parametrize("room", [0, 1, 63, 64, 64.5, 65, 66, 128, 200])
-@pytest.mark.parametrize("value", [{str(n): n for n in range(50)}, list(range(50)), [{"a": 1, "b": [1] * 9}] * 9])
-def test_a_walk_ends_however_little_room_there_is(room: float, value: Any) -> None:
-    """Where hardly a byte is left, what was left out is counted, and the walk ends."""
-    assert Walk(room=room).fields([value])
 
 
 def test_walk_of_a_reader_cuts_nothing() -> None:

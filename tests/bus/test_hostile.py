@@ -130,7 +130,7 @@ def test_no_object_makes_an_emit_raise(data: st.DataObject) -> None:
             arrived + sum(count for tap in seen._taps for cursor in tap._cursors for reason, _, count in cursor.lost)
             == 4
         )
-        assert arrived >= 3
+        assert arrived >= 1
         assert {reason for tap in seen._taps for cursor in tap._cursors for reason, _, _ in cursor.lost} <= {
             "undecodable"
         }

@@ -138,16 +138,16 @@ def _patiently(call: Callable[[], object], connection: sqlite3.Connection) -> No
 
 def check_owner(connection: sqlite3.Connection, path: Path, wrong: type[ConfigError | InputError]) -> int:
     """Return the version of the schema, 0 for an empty file; raise `wrong` where the file is not ours to touch."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    # Another process may make the tables meanwhile, all at once: whose they are is read after what there is to see.
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application == APPLICATION and version > VERSION:
         raise wrong(
             f"{path} was written by a newer elastic-events (format {version}; this one knows {VERSION}): upgrade"
         )
-    if application != APPLICATION:
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables or version:
-            raise wrong(f"{path} is a database of another program: name a file of its own")
+    if application != APPLICATION and (tables or version):
+        raise wrong(f"{path} is a database of another program: name a file of its own")
     return int(version)
 
 

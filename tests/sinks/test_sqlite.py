@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.sinks import sqlite
 from elastic_events.sinks.sqlite import SqliteSink, is_sqlite, read_sqlite
-from elastic_events.sinks.sqlite_schema import APPLICATION, TABLES, VERSION
+from elastic_events.sinks.sqlite_schema import APPLICATION, TABLES, VERSION, check_owner, connect, create, prepare
 from tests.programs import environment
 from tests.sinks.factory import CONTEXT, event, ledger, metric, metrics, rdzv
 from tests.streams import STREAMS, load, same
@@ -300,6 +301,27 @@ def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
     with pytest.raises(InputError, match="another program"):
         read_sqlite(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("statement", range(5))
+def test_file_that_another_process_makes_meanwhile(statement: int, path: Path) -> None:
+    """Whichever look at an empty file comes first after another process has made its tables, the file is ours."""
+    create(path)
+    looks = 0
+
+    def make(_: str) -> None:
+        nonlocal looks
+        if looks == statement:
+            other = SqliteSink(path)
+            other.open_now()
+            other.close_now()
+        looks += 1
+
+    with closing(connect(path, 10)) as connection:
+        connection.set_trace_callback(make)
+        prepare(connection, path)
+        assert looks > statement
+        assert check_owner(connection, path, ConfigError) == VERSION
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database, but long enough to be one" * 100])

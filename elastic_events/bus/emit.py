@@ -22,6 +22,7 @@ from elastic_events.bus.signals import is_the_callers
 __all__ = ("Emitter", "PutMetric", "RecordEvent", "RecordOurs", "RecordRdzv")
 
 _SCALARS = frozenset({int, float, bool, type(None)})
+_TEXT = (str, type(None))
 
 #: Keys of metadata, and items of a list in it, that are looked at without a walk: it alone is bounded in time.
 _MANY = 256
@@ -121,8 +122,10 @@ class Emitter:
                 time = now()
                 seq = take()
                 try:
-                    if type(metric_value) is not float and type(metric_value) is not int:
-                        raise TypeError  # it may carry a secret, or be a scalar of NumPy
+                    if not (type(metric_name) is type(metric_group) is str) or (
+                        type(metric_value) is not float and type(metric_value) is not int
+                    ):
+                        raise TypeError  # it may carry a secret, have no end, or be a scalar of NumPy
                     frame = encode((seq, time, metric_name, metric_group, metric_value))
                     if len(frame) > LIMIT:
                         raise OverflowError
@@ -174,7 +177,12 @@ class Emitter:
                                 raise ValueError  # it carries a secret
                         elif kind not in _SCALARS:
                             raise TypeError  # a value that may have keys of its own
-                    frame = encode((seq, time, name, destination, event.source, event.timestamp, metadata))
+                    source, timestamp = event.source, event.timestamp
+                    if not (type(destination) is str and type(timestamp) is int):
+                        raise TypeError  # likewise, or it has no end
+                    if type(source) is not EventSource and not isinstance(source, str):
+                        raise TypeError
+                    frame = encode((seq, time, name, destination, source, timestamp, metadata))
                     if len(frame) > LIMIT:
                         raise OverflowError
                 except BaseException as error:
@@ -268,7 +276,9 @@ class Emitter:
         return self._event(head, event, destination)
 
     def _easy(self, event: Any, destination: Any) -> tuple[Any, ...] | None:
-        metadata = event.metadata
+        metadata, source = event.metadata, event.source
+        if not (isinstance(source, str) and type(event.timestamp) in _SCALARS and isinstance(destination, _TEXT)):
+            return None
         if not (self.vetted(metadata) and (event.name in self.texts or self.passes(event.name))):
             return None
         result = metadata
@@ -290,7 +300,7 @@ class Emitter:
                 result[key] = found
             if not fine:
                 return None
-        return (event.name, destination, event.source, event.timestamp, result)
+        return (event.name, destination, source, event.timestamp, result)
 
     def _fine(self, values: Iterable[Any]) -> bool:
         """Whether there is nothing but numbers and texts without a secret; one behind a flag may be any."""
@@ -307,12 +317,13 @@ class Emitter:
         """Encode a metric point the long way: its value as a number, or in words."""
         *head, value = frame
         value = as_metric(value)
-        if type(value) in _SCALARS and type(head[2]) is str and len(head[2]) <= _MANY:
-            try:
+        try:
+            name, group = head[2:]  # a member of an Enum of texts is a text
+            if type(value) in _SCALARS and isinstance(name, str) and len(name) <= _MANY and isinstance(group, _TEXT):
                 return encode((*head, value))
-            except BaseException as error:  # a group that is no text, a lone surrogate
-                if is_the_callers(error):
-                    raise
+        except BaseException as error:  # a lone surrogate, a class of one's own
+            if is_the_callers(error):
+                raise
         return self._hard((*head, value), ("unrecordable", "torchelastic", f"<{type(value).__name__}>"))
 
     def _event(self, head: tuple[int, int], event: Any, destination: Any) -> bytes:

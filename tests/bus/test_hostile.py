@@ -124,17 +124,34 @@ def test_no_object_makes_an_emit_raise(data: st.DataObject) -> None:
         record(thing)
         record_rdzv_event(thing)
         put_metric(*as_metric)
-        # A dataclass in place of a name is the encoder's, and one that holds itself no reader can undo: it is counted.
-        arrived = len(seen)
-        assert (
-            arrived + sum(count for tap in seen._taps for cursor in tap._cursors for reason, _, count in cursor.lost)
-            == 4
-        )
-        assert arrived >= 1
-        assert {reason for tap in seen._taps for cursor in tap._cursors for reason, _, _ in cursor.lost} <= {
-            "undecodable"
-        }
+        assert len(seen) == 4
+        assert all(not cursor.lost for tap in seen._taps for cursor in tap._cursors)
     record(thing, thing)  # where no bus is open
+
+
+class Endless(Event):
+    """Holds itself twice, so that an encoder that goes into it never comes back."""
+
+    name = property(DEEDS["itself"])  # type: ignore[assignment]
+    metadata = property(DEEDS["itself"])
+
+    def __init__(self) -> None:
+        """Have no fields of its own."""
+
+
+@pytest.mark.parametrize("place", ["metric", "group", "name", "source", "timestamp", "destination", "value"])
+def test_what_stands_for_a_text_has_an_end_and_no_secret(place: str) -> None:
+    """An object where a name, a source, a time or a destination belongs is cut and redacted as one in the metadata is."""
+    for thing in (Endless(), {"token": "abcdefgh"}):
+        with capture() as seen:
+            if place in ("metric", "group"):
+                put_metric(*(thing, 1.0, "g") if place == "metric" else ("m", 1.0, thing))
+            else:
+                fields: dict[str, Any] = {"name": "e", "source": EventSource.WORKER, "timestamp": 0} | {place: thing}
+                event = Event(fields["name"], fields["source"], fields["timestamp"], {"v": fields.get("value")})
+                record(event, fields.get("destination", "null"))
+            assert len(seen) == 1
+            assert "abcdefgh" not in str(seen[0])
 
 
 @pytest.mark.parametrize("deed", DEEDS)

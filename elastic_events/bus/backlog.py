@@ -33,6 +33,10 @@ class Spooled(Protocol):
     def first(self) -> int | None:
         """As of `Queue`; while the disk cannot be read, a number that is no larger."""
 
+    @property
+    def exposed(self) -> int | None:
+        """Entry number, or a smaller one, of the first record in flight that is not on disk any more."""
+
     def before(self, mark: int) -> int:
         """As of `Queue`, or more: the numbers are on disk. 0 where there are none."""
 
@@ -124,6 +128,8 @@ class Backlog:
         """Entry number of the first record that is in memory only, in flight or not: all before it outlive this process."""
         firsts = [queue.first for queue in self._memory if queue.first is not None]
         firsts += [part.entries[0] for part in self._in_flight if part.queue in self._memory]
+        if self.spool is not None:
+            firsts += [entry for queue in self.spool.queues if (entry := queue.exposed) is not None]
         return min(firsts, default=self.entered)
 
     def before(self, mark: int, flight: Sequence[Record]) -> int:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import weakref
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -47,6 +48,7 @@ class _Series:
         self._ahead = Queue()  # decoded, not taken
         self._position = 0  # entry number after the last record that was taken
         self._committed = 0
+        self._gone = 0  # below it nothing is on disk any more, though some was in flight as that went
 
     def __len__(self) -> int:
         return self._unread + len(self._ahead)
@@ -60,6 +62,11 @@ class _Series:
         if self._ahead or not self._unread:
             return self._ahead.first
         return next(segment.entry for segment in self.segments if segment.left)
+
+    @property
+    def exposed(self) -> int | None:
+        """A number no larger than that of the first record in flight whose segment is gone; None if there is none."""
+        return self._committed if self._committed < min(self._gone, self._position) else None
 
     def before(self, mark: int) -> int:
         """Return how many records may have entry numbers below `mark`."""
@@ -75,9 +82,12 @@ class _Series:
         return records, entries
 
     def untake(self, records: Sequence[Record], entries: Sequence[int]) -> None:
-        """Put what was taken at the front again."""
-        self._ahead.untake(records, entries)
-        self._position = entries[0]
+        """Put what was taken at the front again; what is not on disk any more is given up with the rest of its segment."""
+        gone = bisect_left(entries, self._gone)
+        self._lost["spool", self.kind] += gone
+        if gone < len(entries):
+            self._ahead.untake(records[gone:], entries[gone:])
+            self._position = entries[gone]
 
     # --- the spool's side ---
 
@@ -136,6 +146,8 @@ class _Series:
         ahead, _ = self._ahead.take(len(self._ahead), before=segment.last + 1)
         self._lost["spool", self.kind] += segment.left + len(ahead)
         self._unread -= segment.left
+        if max(self._committed, segment.entry) < self._position:
+            self._gone = segment.last + 1
         self._remove(segment)
 
     def sweep(self) -> None:

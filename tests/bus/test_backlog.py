@@ -358,6 +358,27 @@ def test_metrics_never_push_an_event_out_of_the_spool(tmp_path: Path) -> None:
     assert numbers(backlog.take(*ALL)) == [*range(number), *range(10_016, 10_020)]
 
 
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_full_spool_gives_up_a_batch_in_flight_where_it_comes_back(delivered: bool, tmp_path: Path) -> None:
+    """What is in flight as its segment goes does not outlive the process: it is delivered, or lost and counted."""
+    backlog = spooled(tmp_path, limit=2000, segment=250)
+    backlog.push(metrics(*range(8)))
+    flight = backlog.take(3, 10_000)
+    assert backlog.safe_from == backlog.entered
+    while not (lost := backlog.losses()):
+        backlog.push(metrics(*range(backlog.entered, backlog.entered + 8)))
+    assert lost == {"spool": 5}
+    assert backlog.safe_from == 0
+    if delivered:
+        backlog.settle()
+    else:
+        backlog.untake(flight)
+    assert backlog.losses() == ({} if delivered else {"spool": 3})
+    assert backlog.safe_from == backlog.entered
+    assert numbers(backlog.take(*ALL)) == [*range(8, backlog.entered)]
+    backlog.close()
+
+
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 def test_a_disk_that_refuses_is_memory_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overflow: Any) -> None:
     """With a disk that refuses, memory is filled and then loses what the lane chose; later the disk is tried again."""

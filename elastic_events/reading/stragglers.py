@@ -281,13 +281,12 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
         return
     bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause)
     for attempt in story.attempts:
-        found = list(_ranked(attempt))
-        lasts = sorted(_went_on(worker, process) for worker, process in found)
-        for worker, process in found if len(found) > 1 else ():
+        found = [(worker, process, _went_on(worker, process)) for worker, process in _ranked(attempt)]
+        lasts = sorted(last for _, _, last in found)
+        for worker, process, last in found if len(found) > 1 else ():
             if worker.outcome == "succeeded" and not together:  # it was done; when, its agent tells only as all are
                 continue
-            at = bisect_left(lasts, _went_on(worker, process))
-            middle = _middle(lasts, at)
+            middle = _middle(lasts, bisect_left(lasts, last))
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
             until = min(until, _said_end(worker, process) or until)

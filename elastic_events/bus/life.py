@@ -142,7 +142,7 @@ class Life:
         self._check_task()
         if self._loop is None or not self._loop.is_here or self._state not in ("open", "closing"):
             return await anyio.to_thread.run_sync(self.close, timeout)
-        timeout = self.timeout if timeout is None else max(0.0, timeout)  # of no number it makes 0
+        timeout = self._seconds(timeout)
         heads, left = self._pump.heads(), {}
         self._drain.request_close(timeout)
         if self._elsewhere is not None:
@@ -201,10 +201,14 @@ class Life:
         if self._state not in ("open", "closing"):
             self._closed()
             return self._result()
-        timeout = self.timeout if timeout is None else max(0.0, timeout)  # of no number it makes 0
+        timeout = self._seconds(timeout)
         end, heads = time.monotonic() + timeout, self._pump.heads()
         self._ask_to_close(timeout)
         return self._finish(end, heads)
+
+    def _seconds(self, timeout: float | None) -> float:
+        """Return how long a close may take, for what its caller asked for; of no number it makes 0."""
+        return self.timeout if timeout is None else max(0.0, timeout)
 
     def _fail(self, error: BaseException) -> None:
         """Let the block end with `error`: cancel it, if its task is still in it; only the first failure counts."""

@@ -380,6 +380,19 @@ def test_child_of_a_bus_that_is_about_to_be_closed_leaves_the_parents_file_alone
     assert done.code == 0, done.stderr
 
 
+#: Of a child: the first record of a thread begins the bus anew, and is held there; a second one is recorded beside it.
+ANEW = """
+    def begins_in_another_thread():
+        held, go_on, begin = threading.Event(), threading.Event(), bus._begin_anew
+        bus._begin_anew = lambda: (held.set(), go_on.wait(30), begin())
+        first = threading.Thread(target=record, args=(Event("first", EventSource.WORKER),))
+        first.start()
+        held.wait(30)
+        put_metric("second", 2)
+        return first, go_on
+"""
+
+
 def test_child_that_begins_anew_in_one_thread_lets_another_flush_wait(tmp_path: Path) -> None:
     """A flush that meets the first record of another thread waits for nothing less than what was recorded before it."""
     body = """
@@ -387,13 +400,7 @@ def test_child_that_begins_anew_in_one_thread_lets_another_flush_wait(tmp_path: 
     bus = elastic_events.start(File(), interval=60)
     child = os.fork()
     if child == 0:
-        held, go_on, answers = threading.Event(), threading.Event(), []
-        begin = bus._begin_anew
-        bus._begin_anew = lambda: (held.set(), go_on.wait(30), begin())
-        first = threading.Thread(target=record, args=(Event("first", EventSource.WORKER),))
-        first.start()
-        held.wait(30)
-        put_metric("second", 2)
+        (first, go_on), answers = begins_in_another_thread(), []
         asks = {
             "flush": lambda: (bus.flush_sync(), Path(OUT).read_text()),
             "subscribe": lambda: bus.subscribe(File(), name="late"),
@@ -412,7 +419,7 @@ def test_child_that_begins_anew_in_one_thread_lets_another_flush_wait(tmp_path: 
         os._exit(0)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    done = run(body, tmp_path)
+    done = run(ANEW + body, tmp_path)
     assert done.code == 0, done.stderr
     assert {"first", "second"} <= {row[1] for row in done.rows}
 
@@ -447,13 +454,7 @@ def test_child_that_closes_while_another_thread_begins_anew_delivers_both(tmp_pa
     bus = elastic_events.start(File(), interval=60)
     child = os.fork()
     if child == 0:
-        held, go_on, answers = threading.Event(), threading.Event(), []
-        begin = bus._begin_anew
-        bus._begin_anew = lambda: (held.set(), go_on.wait(30), begin())
-        first = threading.Thread(target=record, args=(Event("first", EventSource.WORKER),))
-        first.start()
-        held.wait(30)
-        put_metric("second", 2)
+        (first, go_on), answers = begins_in_another_thread(), []
         closing = threading.Thread(target=lambda: answers.append((bus.close(), Path(OUT).read_text())))
         closing.start()
         closing.join(0.1)  # as above
@@ -465,7 +466,7 @@ def test_child_that_closes_while_another_thread_begins_anew_delivers_both(tmp_pa
         os._exit(0)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
-    done = run(body, tmp_path)
+    done = run(ANEW + body, tmp_path)
     assert done.code == 0, done.stderr
 
 

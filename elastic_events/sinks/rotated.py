@@ -21,13 +21,19 @@ __all__ = ("Housekeeper", "compress", "list_parts", "next_number", "prune")
 def list_parts(path: Path) -> dict[int, Path]:
     """Return the full parts of `path`, lowest number first; of a part that is there twice, the compressed one."""
     pattern = re.compile(re.escape(path.name) + r"\.(\d{1,18})(\.gz)?")
+    # A large directory is read in pieces. A part that is compressed meanwhile may be in none of them, under neither name:
+    # a reader would pass over it, and a writer use its number again. It is compressed once, so the second look has it.
+    return dict(sorted((_look(path.parent, pattern) | _look(path.parent, pattern)).items()))
+
+
+def _look(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     found: dict[int, Path] = {}
-    with os.scandir(path.parent) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)
             if match and (match[2] or int(match[1]) not in found):
-                found[int(match[1])] = path.parent / entry.name
-    return dict(sorted(found.items()))
+                found[int(match[1])] = folder / entry.name
+    return found
 
 
 def next_number(path: Path) -> int:

@@ -1,8 +1,9 @@
 """Let every system call of a program fail, one after the other.
 
-    python -m tests.faults [--subject NAME] [--kind KIND] [--jobs N] [--most N]
+    python -m tests.faults [--subject NAME] [--kind KIND] [--calls FIRST-LAST] [--jobs N] [--most N]
 
-Each call once, and from it on. Needs gcc and Linux. Exit status 1 where something that must hold did not.
+Each call once, and from it on; all of them take hours, which `--calls` parts. Needs gcc and Linux. Exit status 1 where
+something that must hold did not.
 """
 
 import argparse
@@ -62,8 +63,20 @@ def server(subject: str, folder: Path) -> Iterator[Far | None]:
         yield None
 
 
-def sweep(subject: str, kind: str, shim: Path, most: int, pool: ThreadPoolExecutor) -> tuple[int, int]:
-    """Let the calls of one kind fail; return how many cases there were, and how many were wrong."""
+def calls(text: str) -> range:
+    """Return the numbers of `FIRST-LAST`, `FIRST-` or `ONE`.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    first, dash, last = text.partition("-")
+    return range(int(first), int((last or sys.maxsize) if dash else first) + 1)
+
+
+def sweep(
+    subject: str, kind: str, shim: Path, most: int, among: range, pool: ThreadPoolExecutor
+) -> tuple[int, int, int]:
+    """Let the calls of one kind fail; return how many calls and cases there were, and how many were wrong."""
 
     def case(fault: Fault) -> tuple[Fault, Found]:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, server(subject, Path(folder)) as far:
@@ -75,6 +88,7 @@ def sweep(subject: str, kind: str, shim: Path, most: int, pool: ThreadPoolExecut
     faults = [
         Fault(kind, number, error, lasting)
         for number in numbers(found.reached, most)
+        if number in among
         for error in KINDS[kind]
         for lasting in (False, True)
         if not (lasting and error == errno.EINTR)  # for ever: no program is interrupted without end
@@ -86,7 +100,7 @@ def sweep(subject: str, kind: str, shim: Path, most: int, pool: ThreadPoolExecut
             print(f"{subject}, {fault}: {complaint}", flush=True)
         if one.complaints:
             print("    " + one.stderr.strip().replace("\n", "\n    "), flush=True)
-    return len(faults), wrong
+    return found.reached, len(faults), wrong
 
 
 def main() -> None:
@@ -96,6 +110,7 @@ def main() -> None:
     parser.add_argument("--kind", action="append", choices=list(KINDS))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--most", type=int, default=10**6, help="calls of a kind that fail in turn; all by default")
+    parser.add_argument("--calls", type=calls, default=calls("1-"), metavar="FIRST-LAST", help="which of them; all")
     options = parser.parse_args()
     total = bad = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
@@ -105,11 +120,13 @@ def main() -> None:
                 if kind == "descriptor" and subject in OWN_LOOP:
                     continue
                 began = time.monotonic()
-                cases, wrong = sweep(subject, kind, shim, options.most, pool)
+                reached, cases, wrong = sweep(subject, kind, shim, options.most, options.calls, pool)
                 total, bad = total + cases, bad + wrong
                 if cases:
                     print(
-                        f"{subject}, {kind}: {cases} cases, {wrong} wrong, {time.monotonic() - began:.0f} s", flush=True
+                        f"{subject}, {kind}: {cases} cases of {reached} calls, {wrong} wrong,"
+                        f" {time.monotonic() - began:.0f} s",
+                        flush=True,
                     )
     print(f"{total} cases, {bad} wrong")
     sys.exit(bool(bad))

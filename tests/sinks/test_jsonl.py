@@ -1,5 +1,6 @@
 """JSON Lines: torn tails, failing writes, rotation, and the reader over all parts."""
 
+import contextlib
 import errno
 import fcntl
 import gzip
@@ -21,7 +22,7 @@ from elastic_events.bus.retry import Retry
 from elastic_events.sinks import rotated
 from elastic_events.sinks.jsonl import JsonlPosition, JsonlSink, read_jsonl
 from elastic_events.sinks.jsonl_read import LONGEST
-from elastic_events.sinks.rotated import compress, list_parts
+from elastic_events.sinks.rotated import compress, list_parts, next_number
 from elastic_events.sinks.stored import to_json
 from tests.sinks.factory import event, metric, metrics
 from tests.streams import same
@@ -360,6 +361,26 @@ def test_two_processes_compress_a_part_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(fcntl, "flock", late)
     compress(part)
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
+
+def test_a_part_that_is_compressed_while_its_directory_is_read_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that is read in pieces shows a part under neither name: it is found, and its number not given again."""
+    path, scandir = tmp_path / "run.jsonl", os.scandir
+    for number in (1, 2):
+        path.with_name(f"run.jsonl.{number}").write_bytes(to_json(metric(seq=number)) + b"\n")
+
+    def in_pieces(folder: Path) -> Any:
+        with scandir(folder) as entries:
+            before = list(entries)
+        compress(path.with_name("run.jsonl.2"))
+        return contextlib.nullcontext([entry for entry in before if os.path.exists(entry.path)])
+
+    monkeypatch.setattr(os, "scandir", in_pieces)
+    assert next_number(path) == 3
+    monkeypatch.undo()
+    assert [record.seq for record in read_jsonl(path)] == [1, 2]
 
 
 def test_a_planted_link_is_not_followed_by_compression(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class Family(RuleBasedStateMachine):
         self.emit(waiting)
         for process, lanes, found in forked(lambda: self.live(count, depth, closes)):
             assert process not in self.processes, "two processes have one name"
-            self.processes.add(process)
+            self.processes |= {process} if count or not closes else set()  # who never used its bus is not named anew
             assert found == list(range(count))
             assert lanes["good"] == [count, count, 0, 0]
             assert lanes["bad"] == [count, *((0, count) if self.fails else (count, 0)), 0]

@@ -149,7 +149,12 @@ class Drain:
             return FlushResult(dict(self.given_up))
         behind = self.pump.behind(heads)
         marks = marks or [(lane, lane.backlog.entered) for lane in self.lanes]
-        left = {lane.name: min(behind, lane.ledger.unread) + lane.waiting(mark) for lane, mark in marks}
+        unread = {lane: lane.ledger.unread for lane, _ in marks}
+        # Of a lane that has not begun the pump may have read what it still is to get.
+        left = {
+            lane.name: (unread[lane] if lane.is_new else min(behind, unread[lane])) + lane.waiting(mark)
+            for lane, mark in marks
+        }
         away = sum(source.behind(mark) for source, mark in sources)
         return FlushResult({name: count + away for name, count in left.items() if count + away})
 
@@ -158,10 +163,10 @@ class Drain:
         self.pump.bounds.append(heads)
         try:
             while not self.over:
-                self._look()
-                if not self.pump.behind(heads):
+                moved = self._look()
+                if not self._behind(heads):
                     break
-                await self._rest()
+                await self._rest(moved)
         finally:
             self.pump.bounds.remove(heads)
         self._stir()
@@ -295,7 +300,7 @@ class Drain:
             lane.ledger.end_at(self.closed_heads)
         self._start_new()  # a lane that was subscribed since the last look must run in order to end
         with anyio.CancelScope(deadline=self._until) as self._closing:
-            while self.pump.behind(self.closed_heads):
+            while self._behind(self.closed_heads):
                 await self._step()
             for lane in self.lanes:
                 lane.close()
@@ -305,16 +310,20 @@ class Drain:
 
     async def _step(self) -> None:
         """Look once, out of turn."""
-        self._look()
+        moved = self._look()
         self._start_new()
-        await self._rest()
+        await self._rest(moved)
 
-    async def _rest(self) -> None:
-        """Let others run; wait a little where only interrupted emitters are missing, which have their grace."""
+    def _behind(self, heads: Sequence[int]) -> bool:
+        """Whether a lane is still to be handed something of before `heads`."""
+        return self.pump.behind(heads) > 0 or any(lane.is_new for lane in self.lanes)
+
+    async def _rest(self, moved: int) -> None:
+        """Let others run; wait a little where a look moved nothing: it failed, or interrupted emitters have their grace."""
         unread = any(cursor.position < cursor.ring.head for cursor in self.pump.cursors)
         if not unread:
             self._stir()
-        await anyio.sleep(0 if unread else 0.005)
+        await anyio.sleep(0 if unread and moved else 0.005)
 
     def _start_new(self) -> None:
         if self._group is None:
@@ -345,7 +354,6 @@ class Drain:
         """Hand new lanes what the pump has read since their first record, or before: they may begin in the past."""
         for lane in self.lanes:
             if lane.is_new:
-                lane.is_new = False
                 self.pump.replay(lane, lane.ledger.origins)
 
     async def _shut_all(self) -> None:

@@ -65,7 +65,7 @@ class Lane(Delivery):
         self.finished: bool = False
         self.lasting: bool = True  # until the bus ends; what a forked child makes again
         self.waiters = 0  # who wait for all that is in the backlog
-        self.is_new = True  # the drain has not handed it anything
+        self.is_new: bool = True  # the drain has not handed it anything
         self.ended: Callable[[Lane], Awaitable[None]] = _at_once  # waits for its end; the drain's
         self._last_record = ledger
         self._begun = False  # the sink was opened, or it was tried
@@ -95,9 +95,13 @@ class Lane(Delivery):
 
     # --- the pump's side: synchronous, never waits ---
 
+    def begin(self) -> None:
+        """Note that it is handed what was read before it came, and from now on what the pump reads."""
+        self.is_new = False
+
     def offer(self, ring: int, records: list[Record]) -> None:
         """Take the records of `ring` that are this lane's and that it wants; less than a batch waits for `stir`."""
-        self._push(self.ledger.take(ring, records))
+        self._push(records, ring)
 
     def lose(self, ring: int, reason: str, first: int, count: int) -> None:
         """Count records that the ring lost before the pump read them."""
@@ -340,12 +344,21 @@ class Lane(Delivery):
 
     # --- inside ---
 
-    def _push(self, records: Sequence[Record]) -> None:
-        if (accepts := self.subscription.accepts) is not None:
-            records = [record for record in records if self._wants(accepts, record)]
-        with self._held:
+    def _push(self, records: Sequence[Record], ring: int | None = None) -> None:
+        """Put what is wanted of `records` into the backlog; where that fails, what found no place in it is lost, and counted."""
+        try:
+            if ring is not None:
+                records = self.ledger.take(ring, records)
+            if (accepts := self.subscription.accepts) is not None:
+                records = [record for record in records if self._wants(accepts, record)]
             self.backlog.push(records)
-        self._count_losses()
+            self._count_losses()
+        except BaseException as error:  # noqa: BLE001 - no memory, say: the other lanes get theirs, and this one the next
+            self._held.hold(error)
+            self._count_losses()
+            if astray := self.ledger.astray(self.unsettled):
+                self.ledger.dropped["lane_fault"] += astray
+                self.last_error = f"the backlog: {told(error)}"
         if len(self.backlog) >= self.subscription.batch_size:
             self._wake.set()
         self._held.release()

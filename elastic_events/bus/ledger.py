@@ -117,12 +117,14 @@ class Ledger:
         self._ends: Sequence[float] = [math.inf] * len(self.origins)  # first that is no longer
         self._seen = list(origins)  # sequences handed out so far, lost ones included
 
-    def take(self, ring: int, records: list[Record]) -> list[Record]:
+    def take(self, ring: int, records: Sequence[Record]) -> Sequence[Record]:
         """Return those of `records` that are the lane's, and note that the pump has handed them out."""
         first, end = self.origins[ring], self._ends[ring]
         # In order of time; an interrupted emitter's may not be that of seq.
         if (first and min(map(_SEQ, records)) < first) or (end != math.inf and max(map(_SEQ, records)) >= end):
-            records = [record for record in records if first <= record.seq < end]
+            # Counted before there is a list of them, for which there may be no memory.
+            self._seen[ring] += sum(first <= seq < end for seq in map(_SEQ, records))
+            return [record for record in records if first <= record.seq < end]
         self._seen[ring] += len(records)
         return records
 
@@ -174,6 +176,11 @@ class Ledger:
     def unread(self) -> int:
         """Records accepted that are still in the rings."""
         return self.accepted - self.fed - sum(self._seen) + sum(self.origins)
+
+    def astray(self, waiting: int) -> int:
+        """Return how many that were handed out have no outcome, and are not among the `waiting`: none, but for a fault."""
+        handed_out = self.fed + sum(self._seen) - sum(self.origins)
+        return handed_out - self.delivered - self.failed.total() - self.dropped.total() - self.filtered - waiting
 
     def stats(self, *, waiting: int, backlog_bytes: int, circuit: str, last_error: str) -> LaneStats:
         """Return the sums; `waiting` records are in the backlog or in flight."""

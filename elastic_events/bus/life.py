@@ -81,8 +81,9 @@ class Life:
         self._own_context = context
         self._capacity = capacity
         self._recorder = recorder
-        self._clock = clock
-        self._wall_clock = wall_clock
+        self._told = self._teller()
+        self._clock = self._sure(clock, time.monotonic_ns)
+        self._wall_clock = self._sure(wall_clock, time.time_ns)
         self._elsewhere = elsewhere
         self._subscribing = threading.Lock()
         self._loop: LoopHome | None = None
@@ -91,7 +92,6 @@ class Life:
         self._home: ThreadHome | None = None
         self._state = "new"
         self._left: dict[str, int] = {}  # what the drain elsewhere had not delivered at the close
-        self._told = self._teller()
         self._renewals: dict[str, _Renewal] = {}  # one at most, while it is under way in a forked child
         self._build(rings or self._make_rings(), ())
         add_bus(cast("EventBus", self))
@@ -303,6 +303,20 @@ class Life:
     def _teller(self) -> Told:
         """Return what says what cannot be raised to anybody."""
         return Told()
+
+    def _sure(self, clock: Callable[[], int], own: Callable[[], int]) -> Callable[[], int]:
+        """Return a user's clock that says the machine's `own` time where it raises, or gives no number."""
+        if clock is own:
+            return clock
+
+        def now() -> int:
+            try:
+                return int(clock())
+            except Exception as error:  # noqa: BLE001 - the user's function: a record needs a time, and the drain goes on
+                self._told.report("a clock of the bus failed, and the machine's own is used", error)
+                return own()
+
+        return now
 
     def _may_open(self) -> None:
         self._renew()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import repeat
 from operator import add, attrgetter, itemgetter
@@ -17,7 +17,20 @@ from elastic_events.bus.record import Record, record_of
 from elastic_events.bus.ring import END, Pipe
 from elastic_events.bus.signals import Held
 
-__all__ = ("BREATH", "FEW", "GRACE", "MANY", "Cursor", "Make", "PipedRing", "Pump", "Receiver", "pace", "to_records")
+__all__ = (
+    "BREATH",
+    "FEW",
+    "GRACE",
+    "MANY",
+    "Cursor",
+    "Make",
+    "PipedRing",
+    "Pump",
+    "Receiver",
+    "or_nothing",
+    "pace",
+    "to_records",
+)
 
 #: Seconds an interrupted emitter has to fill its slot before its record counts as lost.
 GRACE = 1.0
@@ -77,8 +90,11 @@ class Receiver(Protocol):
     def lose(self, ring: int, reason: str, first: int, count: int) -> None:
         """Count records of `ring` that are gone, from sequence `first`."""
 
+    def begin(self) -> None:
+        """Note that what was read before it came is handed to it now."""
+
     def offer(self, ring: int, records: list[Record]) -> None:
-        """Take the records this lane wants; never waits."""
+        """Take the records this lane wants; never waits, and raises nothing but Ctrl-C, when they have their outcome."""
 
 
 _SEQ, _MONOTONIC, _FIRST = attrgetter("seq"), attrgetter("monotonic_ns"), itemgetter(0)
@@ -171,6 +187,18 @@ class Cursor:
         self.late.pop(seq, None)
 
 
+@contextmanager
+def or_nothing(cursors: Sequence[Cursor]) -> Iterator[None]:
+    """Let a block that fails have read nothing, for want of memory say: the next look reads the same again."""
+    before = [(cursor.position, cursor.late.copy()) for cursor in cursors]
+    try:
+        yield
+    except BaseException:
+        for cursor, (position, late) in zip(cursors, before, strict=True):
+            cursor.position, cursor.late = position, late
+        raise
+
+
 def _whole(frames: Sequence[bytes | None], make: Make) -> list[Record]:
     """Return the records of `frames`, or none if there is one that cannot be read."""
     try:
@@ -183,7 +211,7 @@ class Pump:
     """Reads both rings and hands each record, decoded once, to every receiver.
 
     Reading, handing out and advancing the cursor is one synchronous step: a cancellation falls before or after it, never
-    between (F25).
+    between (F25). Where reading fails, nothing was read; handing out does not.
     """
 
     def __init__(
@@ -223,6 +251,14 @@ class Pump:
 
     def look(self, receivers: Callable[[], Iterable[Receiver]], now: float, most: int = MANY) -> int:
         """Move up to `most` records a ring to `receivers`; return how many came."""
+        with or_nothing(self.cursors):
+            looks = self._read(now, most)
+            runs, to = _in_time_order(looks), list(receivers())
+        self._hand_out(looks, runs, to, self.cursors)
+        return sum(map(len, looks.values()))
+
+    def _read(self, now: float, most: int) -> dict[int, list[Record]]:
+        """Return up to `most` records of each ring that has any, as far as they may be handed out together."""
         # The emitters record monotonic time only. A step of the wall clock shows here at the next look (F61).
         offset = self._wall_clock() - self._monotonic()
         make = partial(to_records, context=self.context, offset=offset)
@@ -241,8 +277,7 @@ class Pump:
         for record in looks.get(0, ()):
             if record.channel not in self._channels:
                 self._meet(record.channel, record.seq)
-        self._hand_out(looks, list(receivers()), self.cursors)
-        return sum(map(len, looks.values()))
+        return looks
 
     def replay(self, receiver: Receiver, origins: Sequence[int]) -> None:
         """Hand `receiver` alone what was read before it came, from the sequences `origins` on, as far as the rings have it."""
@@ -259,7 +294,9 @@ class Pump:
             if cursor.late:
                 each = ((why, seq) for why, first, count in one.lost for seq in range(first, first + count))
                 one.lost = [(why, seq, 1) for why, seq in each if seq not in cursor.late]
-        self._hand_out(looks, [receiver], past)
+        runs = _in_time_order(looks)
+        receiver.begin()
+        self._hand_out(looks, runs, [receiver], past)
 
     def _meet(self, channel: str, seq: int) -> None:
         """Ask for a channel; names made of data that nobody serves are forgotten again."""
@@ -278,13 +315,18 @@ class Pump:
         return [END] * len(self.cursors)
 
     @staticmethod
-    def _hand_out(looks: dict[int, list[Record]], receivers: list[Receiver], cursors: Sequence[Cursor]) -> None:
+    def _hand_out(
+        looks: dict[int, list[Record]],
+        runs: list[tuple[int, list[Record]]],
+        receivers: list[Receiver],
+        cursors: Sequence[Cursor],
+    ) -> None:
         for index in looks:
             for reason, first, count in cursors[index].lost:
                 for receiver in receivers:
                     receiver.lose(index, reason, first, count)
         held = Held()
-        for index, records in _in_time_order(looks):
+        for index, records in runs:
             for receiver in receivers:
                 with held:
                     receiver.offer(index, records)

@@ -34,22 +34,23 @@ def is_the_callers(error: BaseException) -> bool:
 
 
 class Held:
-    """Lets a Ctrl-C that strikes in a user's function wait until every record has its outcome: in the block, or by `hold`."""
+    """Lets a Ctrl-C, or a SIGTERM's `SystemExit`, wait until every record has its outcome: in the block, or by `hold`."""
 
     def __init__(self) -> None:
-        self._error: KeyboardInterrupt | None = None
+        self._error: BaseException | None = None
 
     def __enter__(self) -> None:
         """Begin with what must be whole."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        if isinstance(error, KeyboardInterrupt):
+        if error is not None:
             self.hold(error)
         return self._error is error is not None
 
-    def hold(self, error: KeyboardInterrupt) -> None:
-        """Keep the last one."""
-        self._error = error
+    def hold(self, error: BaseException) -> None:
+        """Keep the last one; what is an `Exception` ends nothing but the call that it is raised in."""
+        if not isinstance(error, Exception):
+            self._error = error
 
     def release(self) -> None:
         """Raise what waits."""

@@ -285,7 +285,11 @@ class Subscribing(Life):
             unknown = ConfigError("no logging handler has that name; the bus's own handlers got the event")
             self._told.report(f"destination {name!r}", unknown)
         elif not is_null(handler):
-            subscription = Subscription.of(handler, metrics=False, where=lambda record: record.channel == name)
+            try:
+                subscription = Subscription.of(handler, metrics=False, where=lambda record: record.channel == name)
+            except ConfigError as error:  # what was registered is no handler: the bus's own get the event
+                self._told.report(f"destination {name!r}", error)
+                return False
             with self._subscribing:
                 lane = self._add(f"log:{name}", subscription, [seq, self._pump.heads()[1]])
             lane.is_new = False  # it begins with the event that the pump is about to hand out

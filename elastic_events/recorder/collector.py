@@ -291,7 +291,8 @@ class Collector:
         if file.ended:
             return 0.0
         reader, before = file.reader, file.reader.positions
-        records = list(reader.all_dead()) if file.over else reader.look(LOOK)
+        with reader.or_nothing():
+            records = list(reader.all_dead()) if file.over else reader.look(LOOK)
         if file.over and not reader.closed and not is_another(reader.header):
             records.append(self._death(file))
         if records or reader.positions != before or not file.begun:

@@ -5,12 +5,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from elastic_events.bus.codec import decode
 from elastic_events.bus.errors import InputError
-from elastic_events.bus.pump import GRACE, Cursor, Make, to_records
+from elastic_events.bus.pump import GRACE, Cursor, Make, or_nothing, to_records
 from elastic_events.bus.record import Record
 from elastic_events.bus.ring import END
 from elastic_events.recorder.alive import boot_id, lives
@@ -192,6 +193,17 @@ class RecorderReader:
         """The keys of the requests that want what this process records."""
         first = (REQUESTED - WORDS_AT) // 8
         return set(self._words[first : first + REQUESTS]) - {0}
+
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """Let a block that fails have read nothing, and found nothing lost: the next look does it again."""
+        gone = {reason: counts.copy() for reason, counts in self.gone.items()}
+        try:
+            with or_nothing(self.cursors):
+                yield
+        except BaseException:
+            self.gone = gone
+            raise
 
     def look(self, most: int = LOOK, *, dead: bool = False) -> list[Record]:
         """Return up to `most` new records of each ring, by time; with `dead`, wait for no interrupted emitter.

@@ -383,6 +383,34 @@ async def test_a_directory_that_cannot_be_listed_for_a_while_is_collected(
     assert bus.stats().errors == 0
 
 
+@pytest.mark.parametrize("ring", [0, 1])
+def test_a_look_that_fails_has_read_nothing_of_a_file(folder: Path, ring: int) -> None:
+    """What a look read of a worker's file when memory failed is read again, and what it found lost is counted once."""
+    record_some(folder, count=12)  # into 8 slots
+    bus = EventBus(recorder=False)
+    lane = bus.subscribe(ListSink())
+    collector = collector_of(folder, bus)
+    collector.open()
+    collector.scan()
+    (reader,) = collector.files
+    foreign: Any = reader.rings[ring]
+    frames, errors = foreign.frames, [MemoryError()]
+
+    def failing(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return frames(*args)
+
+    foreign.frames = failing
+    with pytest.raises(MemoryError):
+        collector.sweep()
+    collector.sweep()
+    assert reader.lost == {"overwritten": 8}
+    assert Counter(one.name for one in lane.backlog.take(100, 1_000_000)) == {"e": 8, "m": 8}
+    collector.close()
+    bus.close()
+
+
 async def test_unfinished_files_of_the_dead_are_removed(folder: Path) -> None:
     """What a process left that was killed while it made its file is removed; a live process's is left alone (F66)."""
     mine = record_some(folder).name

@@ -100,7 +100,9 @@ def _gone(story: Story, node: Node, last: Mapping[Node, int], top: int) -> str:
     without = last[node] < top  # others went on
     if node.outcome == "failed":
         if not node.signal:
-            return "failed" if without and top < len(story.attempts) else ""
+            # Who came only when it had ended, as a job that is started again, was not there to go on without it.
+            there = any(last[other] > last[node] and other.first_ns <= (node.ended_ns or _ANY) for other in others)
+            return "failed" if there and without and top < len(story.attempts) else ""
         stayed = any(other.outcome in ("succeeded", "failed") and not other.signal for other in others)
         return "left" if without or stayed else ""
     ends = story.attempts[last[node]].ends.get(node) if 0 <= last[node] < len(story.attempts) else None

@@ -11,6 +11,7 @@ from rich.text import Text
 from elastic_events.bus.text import counted
 from elastic_events.reading.buckets import BUCKETS, Bucket, Goodput, headline
 from elastic_events.reading.narrow import Fitted
+from elastic_events.reading.observed import ROUNDS
 from elastic_events.reading.shown import shown
 from elastic_events.reading.words import by_attempt, seconds
 
@@ -115,7 +116,8 @@ def _remarks(answer: Goodput) -> Iterator[str]:
         return
     yield from by_attempt((attempt.attempt, attempt.unsure) for attempt in answer.attempts)
     usual = f" of {seconds(answer.step_s)} in the median" if answer.step_s is not None else ""
-    parts = [f"{counted(answer.steps, 'step')}{usual}"]
+    uncounted = any(attempt.unsure == ROUNDS for attempt in answer.attempts)
+    parts = [f"Steps of optimizers{usual}" if uncounted else f"{counted(answer.steps, 'step')}{usual}"]
     if answer.steps_redone:
         parts.append(f"{answer.steps_redone:,} done again")
     if answer.steps_cut:

@@ -10,10 +10,10 @@ from typing import Any
 
 from elastic_events.reading.story import Process, Span, Story
 
-__all__ = ("Observed", "number_observed", "script_first")
+__all__ = ("ROUNDS", "Observed", "number_observed", "script_first")
 
-
-_ROUNDS = "several optimizers stepped in no fixed round: what counts as a step is not known"
+#: Of an attempt in which nobody knows how many steps there were, either.
+ROUNDS = "several optimizers stepped in no fixed round: what counts as a step is not known"
 
 
 class Observed:
@@ -55,11 +55,11 @@ def number_observed(story: Story) -> None:
     begun = False
     for attempt in story.attempts:
         own = [w.process for w in attempt.workers if w.process is not None and w.process.observed]
-        base, unsure = _base(own, saved) if begun else (0, "")
+        base, unsure = _base(own, saved) if begun else (0, _unseen(own))
         begun = begun or any(process.steps for process in own)
         for process in own:
             # Those before the first that has no number were counted as if there was but one optimizer.
-            process.unsure = _ROUNDS if process.names else unsure
+            process.unsure = process.unsure or (ROUNDS if process.names else unsure)
             _move(process, None if process.names else base)
         saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
 
@@ -78,6 +78,12 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
             "and none is taken for lost"
         )
     return 0, "nobody saw it load a checkpoint: its steps are taken for the first ones again"
+
+
+def _unseen(processes: Sequence[Process]) -> str:
+    """Return what is not sure about the first steps of all: whether the job goes on with what another one saved."""
+    loaded = [span for process in processes if process.steps for span in _restores(process)]
+    return f"it loaded {loaded[-1].path}, which nobody was seen to save: its steps are counted from 0" if loaded else ""
 
 
 def _saved(one: Span, saved: Sequence[Span]) -> Span | None:

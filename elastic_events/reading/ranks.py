@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from elastic_events.bus.context import Context
+from elastic_events.reading.images import joined, program, ticks
 from elastic_events.reading.said import integer
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
-__all__ = ("Death", "Ranks", "program", "signal_name", "ticks")
+__all__ = ("Death", "Ranks", "signal_name")
 
 
 class Death(NamedTuple):
@@ -66,7 +66,7 @@ class Ranks:
         for host, own in hosts.items():
             for group in _by_rank(own, agents.get(host, ())):
                 if len(group) > 1:
-                    group.sort(key=_age)
+                    self._order(group)
                 if not self._started(group):
                     # Of which attempt a process was that left no word of its own, a death that was noticed later does not tell.
                     rest.append([process for process in group if not (process.mute and story.attempts)])
@@ -78,6 +78,13 @@ class Ranks:
         places = _Places(story)
         for group in sorted(rest, key=lambda group: min(map(_place, group))):
             places.give(group, ranked)
+
+    def _order(self, group: list[Process]) -> None:
+        """Sort the processes of a rank; whom its agent started once is one, however often it began anew."""
+        group.sort(key=_age)
+        pids = self._told.get(group[0].context.host, {})
+        if any(process.context.pid in pids for process in group):
+            group[:] = joined(group)
 
     def _started(self, group: list[Process]) -> bool:
         """Give the processes that an agent named their workers, and the others of their rank to these; False: none is named."""
@@ -226,23 +233,9 @@ def _adopt(worker: Worker, process: Process) -> None:
     worker.children = [*worker.children, process]
 
 
-def program(process: Process) -> object:
-    """Return what the identities of one program have in common: a bus that it opens after another has one of its own."""
-    return process.context.process.rpartition("-")[0] if ticks(process.context) else process
-
-
 def _age(process: Process) -> tuple[int, int]:
     """Sort by the start of a process."""
     return ticks(process.context), process.first_ns
-
-
-def ticks(context: Context) -> int:
-    """Return when a process started, in ticks since boot, which stands in its identity; 0: it could not be read."""
-    parts = context.process.split("-")
-    try:
-        return int(parts[1], 16) if len(parts) == 3 else 0
-    except ValueError:
-        return 0
 
 
 def signal_name(value: Any) -> str | None:

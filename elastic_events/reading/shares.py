@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from elastic_events.bus.context import COLLECTOR, Context
-from elastic_events.reading.ranks import program, ticks
+from elastic_events.reading.images import program, ticks
 from elastic_events.reading.said import Told
 from elastic_events.reading.story import Process
 

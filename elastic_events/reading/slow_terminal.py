@@ -15,7 +15,7 @@ from elastic_events.reading.narrow import Fitted
 from elastic_events.reading.shown import shown
 from elastic_events.reading.stragglers import OFTEN, RankSteps, Slow
 from elastic_events.reading.stuck import places
-from elastic_events.reading.words import seconds
+from elastic_events.reading.words import by_attempt, seconds
 
 __all__ = ("slow_terminal",)
 
@@ -45,7 +45,8 @@ def slow_terminal(answer: Slow) -> RenderableType:
         table.add_row(*map(str, _cells(one)), Text(one.node), Text(one.straggler, style="bold red"))
     more = len(answer.ranks) - _SHOWN
     rest = [Text(f"{counted(more, 'more rank')}; --json has all.")] if more > 0 else []
-    return Group(Text(head), *_hung(answer), Fitted(table), *rest, *_at_times(answer), *_silence(answer))
+    unsure = map(Text, by_attempt((int(number), text) for number, text in answer.unsure.items()))
+    return Group(Text(head), *_hung(answer), Fitted(table), *rest, *unsure, *_at_times(answer), *_silence(answer))
 
 
 def _cells(one: RankSteps) -> tuple[Any, ...]:

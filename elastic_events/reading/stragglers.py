@@ -68,6 +68,7 @@ class Slow(Answer, frozen=True):
     quiet: list[Quiet]  #: the quietest first
     hangs: list[Hang]  #: attempts in which all ranks stopped at a step
     stuck: list[Stuck]  #: where ranks were that made no step any more
+    unsure: dict[str, str]  #: number of an attempt -> what is not known of its steps, in words
     version: int = 1  #: of this schema: another one only where a field goes, or means something else
 
 
@@ -114,7 +115,8 @@ def slow(story: Story) -> Slow:
     pause = longest_pause(story)
     ranks: dict[object, _Rank] = {}
     shared = [step for attempt in story.attempts for step in _measure(attempt, ranks, usual or 0)]
-    together = 2 * sum(shared) >= len(shared)  # else nobody waits for who begins late
+    # Else nobody waits for who begins late; programs without a rank need not be of one job.
+    together = 2 * sum(shared) >= len(shared) and any(rank.rank is not None for rank in ranks.values())
     found = [rank for rank in ranks.values() if rank.lasted]
     medians = [float(median(rank.lasted)) for rank in found]
     behinds = [float(median(rank.late)) for rank in found]
@@ -153,6 +155,7 @@ def slow(story: Story) -> Slow:
         sorted(_quiet(story, usual, pause, together=together), key=attrgetter("before_others_s"), reverse=True),
         list(hangs(story, usual, pause)),
         stuck(story),
+        {str(attempt.number): attempt.unsure for attempt in story.attempts if attempt.unsure},
     )
 
 
@@ -311,7 +314,12 @@ def _went_on(worker: Worker, process: Process) -> int:
     entry = len(process.starts) - 1
     broke = process.errors.get(entry, worker.raised_ns)
     marked = process.starts[-1] if entry in process.errors else process.ends[-1] or process.starts[-1]
-    return marked if broke is not None and broke - marked < NOTICED else process.last_ns
+    if broke is not None and broke - marked < NOTICED:
+        return marked
+    # Of a checkpoint that one writes the others have nothing to tell: they wait for it.
+    saves = process.spans[-1] if process.spans else None
+    saving = saves is not None and saves.start_ns >= marked and process.last_ns in (saves.start_ns, saves.end_ns)
+    return marked if saving else process.last_ns
 
 
 def _middle(ordered: list[int], without: int) -> float:

@@ -371,3 +371,24 @@ def test_who_ended_well_before_the_first_failure_is_told() -> None:
     assert "It recorded nothing itself" in text  # rank 0: whose error nobody has
     (row,) = [row for row in timeline(told(run)).rows if row.label == "rank 1"]
     assert [box.end_s for box in row.boxes] == [4]  # of the job, which began at 1 s
+
+
+def test_who_was_over_before_another_came_did_not_leave_it() -> None:
+    """A job that failed and was started again under its id, a day later: the first agent gave up nobody."""
+    run = Run()
+    for at, (agent, day) in enumerate(((run.agent("a", 10), 0), (run.agent("a", 20), 86_400))):
+        run.tell(day, agent, "job.started")
+        run.tell(day + 1, agent, "attempt.started", attempt=0, world_size=2, group_world_size=1)
+        for rank in range(2):
+            who = run.worker(rank, pid=100 + rank + 10 * at)
+            run.tell(day + 1, agent, "worker.started", attempt=0, rank=rank, local_rank=rank, pid=who.pid)
+            run.steps(who, range(4 * at, 4 * at + 4), day + 2, 1)
+        outcome = ("failed", "succeeded")[at]
+        if not at:
+            run.failed(7, agent, 0, 1, exit_code=1, pid=101)
+            run.failed(7, agent, 0, 0, signal="SIGTERM", first=False, victim=True, pid=100)
+        run.tell(day + 8, agent, "attempt.ended", attempt=0, outcome=outcome)
+        run.tell(day + 8, agent, f"job.{outcome}", reason="" if at else "workers failed")
+    answer = summary(told(run))
+    assert (answer.outcome, answer.departed, [row.departed for row in answer.attempts]) == ("succeeded", [], [[], []])
+    assert "gave up" not in shown(run)

@@ -121,3 +121,33 @@ def test_nodes_stand_in_the_order_in_which_they_came() -> None:
     for records in (run.records, run.records[::-1]):
         (story,) = build(records)
         assert [node.name for node in story.nodes] == ["c", "a", "b"]
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_a_rank_that_starts_itself_anew_is_one_process(observed: bool) -> None:
+    """A script under an agent that replaces itself by `exec`, or opens a bus after another, is its rank, and no child of it."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(1))
+    first, second = (Context("run", f"64-2f-{image}", "a", 100, 0, 0, restart=0) for image in range(2))
+    run.tell(1, first, "observe.started")
+    for image, begin in ((first, 2), (second, 12)):
+        if observed:
+            for step in range(3):
+                run.tell(begin + step + 1, image, "step.observed", step=step, took_ns=10**9)
+        else:
+            run.steps(image, range(3) if image is first else range(3, 6), begin, 1)
+    run.tell(15.5, second, "worker.exception", type="OSError", message="no space")
+    run.failed(16, agent, 0, 0, exit_code=1)
+    run.tell(16, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.tell(16, agent, "job.failed", reason="workers failed")
+    story = told(run)
+    answer, shares = summary(story), goodput(story)
+    (attempt,) = answer.attempts
+    assert (answer.children, shares.steps, shares.steps_redone) == (0, 6, 0)
+    assert {one.name: one.seconds for one in shares.buckets}["productive"] == 6
+    assert [one.step for one in answer.last_steps] == ([] if observed else [5])
+    assert ("began anew in the same process" in attempt.unsure) == observed
+    (worker,) = story.workers()
+    assert worker.process is not None
+    assert (worker.process.context, worker.raised_ns is not None) == (second, True)

@@ -6,7 +6,9 @@ import json
 import msgspec
 from rich.console import Console
 
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
+from elastic_events.reading.goodput_terminal import goodput_terminal
 from elastic_events.reading.slow_terminal import slow_terminal
 from elastic_events.reading.stragglers import Slow, slow
 from tests.reading.runs import Run, two_attempts
@@ -214,3 +216,48 @@ def test_many_ranks_fit_the_screen() -> None:
     assert "80 more ranks" in text
     assert max(map(len, text.splitlines())) <= 80
     assert len(json.loads(msgspec.json.encode(found))["ranks"]) == 100
+
+
+def test_who_waits_for_a_checkpoint_of_another_is_not_quiet() -> None:
+    """Ranks that finished the last step wait while rank 0 saves, and have nothing to record."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(3))
+    for rank in range(3):
+        run.steps(run.worker(rank), range(10), 1, 0.5)
+    run.tell(6, run.worker(0), "checkpoint.started", step=9)
+    run.tell(30, run.worker(0), "checkpoint.ended", step=9)
+    assert answer(run).quiet == []
+    run.tell(31, run.worker(0), "checkpoint.started", step=9)
+    assert answer(run).quiet == []
+
+
+def test_programs_without_a_rank_wait_for_nobody() -> None:
+    """Scripts that ran at the same time under one name need not be one job: none is late for another."""
+    run = Run()
+    for number in range(3):
+        for step in range(20):
+            who = run.worker(None, pid=200 + number)
+            begin = 1 + step + (0.4 if number == 2 else 0.0)
+            run.tell(begin, who, "step.started", step=step)
+            run.tell(begin + 0.5, who, "step.ended", step=step)
+    assert [one.straggler for one in answer(run).ranks] == ["", "", ""]
+
+
+def test_what_is_no_step_for_sure_is_told() -> None:
+    """Where optimizers took turns in no fixed round, `slow` and `goodput` say so, and count no steps."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(2))
+    for rank in range(2):
+        for step in range(20):
+            number = step if step < 5 else f"~{step}"
+            run.tell(2 + step, run.worker(rank), "step.observed", step=number, took_ns=10**9)
+    found = answer(run)
+    assert "no fixed round" in found.unsure["0"]
+    assert "Attempt 0: several optimizers stepped in no fixed round" in words(found)
+    (story,) = build(run.records)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(goodput_terminal(goodput(story)))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "Steps of optimizers of 1.0 s in the median." in text
+    assert "20 steps" not in text

@@ -58,14 +58,17 @@ def _chosen(worker: Worker) -> Mapping[str, Any]:
     if worker.message:
         return {}  # in its error file, by a launcher that it ran, or by the script itself before it left
     if thread is not None and not worker.signal:
-        return thread
+        # Whether it left because of that nobody said: both are told, in their order.
+        then = exit_.get("message") if exit_ is not None and exit_ns >= thread_ns else None
+        return {**thread, "then": then}
     return exit_ or {}
 
 
 def _message(said: Mapping[str, Any]) -> str | None:
-    kind, message, thread = _text(said, "type"), _text(said, "message"), _text(said, "thread")
+    kind, message, thread, then = (_text(said, name) for name in ("type", "message", "thread", "then"))
     words = f"{kind}: {message}" if kind and message else kind or message
-    return f"{words} (in thread {thread})" if words and thread else words
+    words = f"{words} (in thread {thread})" if words and thread else words
+    return f"{words}, then {then}" if words and then else words
 
 
 def _text(facts: Mapping[str, Any], name: str) -> str | None:

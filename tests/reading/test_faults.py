@@ -31,7 +31,8 @@ EXIT, THREAD, RAISED = "worker.exit", "thread.exception", "worker.exception"
     [
         ([(90, EXIT)], 80, EXIT),
         ([(20, EXIT)], 80, None),  # it went on: `sys.exit` was caught
-        ([(90, THREAD), (95, EXIT)], 91, THREAD),
+        ([(90, THREAD), (95, EXIT)], 91, f"{THREAD}, then {EXIT}"),
+        ([(90, THREAD)], 91, THREAD),
         ([(20, THREAD), (95, EXIT)], 80, EXIT),  # it went on without that thread
         ([(20, THREAD)], 80, None),
         ([(20, THREAD), (30, EXIT), (95, RAISED)], 80, RAISED),

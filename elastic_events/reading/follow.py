@@ -1,6 +1,7 @@
 """What comes to a source after it was read: each look gives what is new since the one before."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.source import is_folder
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.sinks.jsonl_read import read_jsonl
-from elastic_events.sinks.rotated import list_parts
+from elastic_events.sinks.rotated import is_there, list_parts
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
 from elastic_events.sinks.stored import Damaged, NothingYet, Reading
 
@@ -46,10 +47,18 @@ def follower(source: str, damaged: Damaged) -> Follower:
     path = Path(source)
     if is_folder(path):
         return _Directory(path, damaged)
-    if not (path.exists() and path.stat().st_size) and not (path.parent.is_dir() and list_parts(path)):
-        # It may become a file of either kind, or a directory.
-        raise NothingYet(f"{path} is empty" if path.exists() else f"{path} does not exist")
+    # What is not there, or holds nothing, may become a file of either kind, or a directory.
+    if not is_there(path):
+        raise NothingYet(f"{path} does not exist")
+    if not _size(path) and not list_parts(path):
+        raise NothingYet(f"{path} is empty")
     return _File(path, damaged, sqlite=is_sqlite(path))
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):  # it is being put aside
+        return path.stat().st_size
+    return 0
 
 
 class _File:

@@ -1,6 +1,7 @@
 """What a story needs of JSON Lines, and no more: of a metric only when it was, and of one context or mark its text once."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,12 @@ def scan_lines(path: Path, builder: Builder, damaged: Callable[[int, str], objec
         InputError: there is no such file.
     """
     taker = _Taker(builder)
-    total = path.stat().st_size or 1
+    total = 0
+    with suppress(FileNotFoundError):  # it is being put aside, and its parts are read
+        total = path.stat().st_size
     for count, _ in enumerate(read_lines(path, taker.take, damaged)):
         if not count % _MANY:
-            builder.progress(min(1.0, taker.bytes / total))
+            builder.progress(min(1.0, taker.bytes / (total or 1)))
 
 
 def lines_of(path: Path, names: Iterable[str]) -> Iterator[Record]:

@@ -15,6 +15,7 @@ from elastic_events.reading.database import scan, spoken, words
 from elastic_events.reading.lines import lines_of, scan_lines
 from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.options import without_login
+from elastic_events.sinks.rotated import is_there
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
 from elastic_events.sinks.stored import NothingYet
 
@@ -71,7 +72,7 @@ def is_folder(path: Path) -> bool:
 
 
 def _check(path: Path) -> None:
-    if not path.exists():
+    if not is_there(path):
         hint = "give a SQLite or JSON Lines file, a recorder directory or nats://"
         if str(path).startswith(("sqlite:/", "jsonl:/")):
             hint = "a sink's file is read by its path alone, such as run.db"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from elastic_events.bus.errors import InputError
-from elastic_events.sinks.rotated import list_parts
+from elastic_events.sinks.rotated import is_there, list_parts
 from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json
 
 __all__ = ("CUT", "LONGEST", "JsonlPosition", "read_jsonl", "read_lines")
@@ -64,7 +64,7 @@ def read_lines(path: Path, parse: Callable[[bytes], Line], damaged: Damaged) -> 
 
 
 def _check(path: Path) -> None:
-    if not path.exists() and not (path.parent.is_dir() and list_parts(path)):
+    if not is_there(path):
         raise NothingYet(f"{path} does not exist")
 
 

@@ -15,15 +15,20 @@ from threading import Thread
 
 from elastic_events.sinks.files import open_private
 
-__all__ = ("Housekeeper", "compress", "list_parts", "next_number", "prune")
+__all__ = ("Housekeeper", "compress", "is_there", "list_parts", "next_number", "prune")
 
 
 def list_parts(path: Path) -> dict[int, Path]:
     """Return the full parts of `path`, lowest number first; of a part that is there twice, the compressed one."""
     pattern = re.compile(re.escape(path.name) + r"\.(\d{1,18})(\.gz)?")
-    # A large directory is read in pieces. A part that is compressed meanwhile may be in none of them, under neither name:
-    # a reader would pass over it, and a writer use its number again. It is compressed once, so the second look has it.
-    return dict(sorted((_look(path.parent, pattern) | _look(path.parent, pattern)).items()))
+    # A large directory is read in pieces. A part that is compressed meanwhile may be in none of them, under neither name,
+    # and of two that were put aside meanwhile only the later one: a reader would pass over a part, and a writer use its
+    # number again. So it is read until there is nothing new: what one look misses was there before the next.
+    found, known = _look(path.parent, pattern), None
+    while found.keys() != known:
+        known = found.keys()
+        found = found | _look(path.parent, pattern)
+    return dict(sorted(found.items()))
 
 
 def _look(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
@@ -34,6 +39,11 @@ def _look(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
             if match and (match[2] or int(match[1]) not in found):
                 found[int(match[1])] = folder / entry.name
     return found
+
+
+def is_there(path: Path) -> bool:
+    """Whether `path` is there, or parts of it: for a moment, while it is put aside, there are these alone."""
+    return path.exists() or (path.parent.is_dir() and bool(list_parts(path)))
 
 
 def next_number(path: Path) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sqlite3
+import stat
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from heapq import merge
@@ -260,12 +261,30 @@ def _ignore(entry: int, reason: str) -> None:
 def is_sqlite(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is a SQLite database. Asks SQLite: opening the file could drop the locks of a writer in this process."""
     path = Path(path)
-    if not path.is_file() or not path.stat().st_size or not os.access(path, os.R_OK):
-        return False
+    while (before := _content(path)) is not None:
+        found = _is_database(path)
+        # A JSON Lines file may be put aside meanwhile: what could not be opened, or was just made and empty, says nothing.
+        if not found or _content(path) == before:
+            return found
+    return False
+
+
+def _content(path: Path) -> tuple[int, int] | None:
+    """Return which file `path` is, None where it is none that holds something to read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    readable = stat.S_ISREG(status.st_mode) and status.st_size and os.access(path, os.R_OK)
+    return (status.st_dev, status.st_ino) if readable else None
+
+
+def _is_database(path: Path) -> bool:
+    """Return what SQLite says; what it cannot say, the reader shall."""
     try:
         connection = connect(path, 1.0)
     except sqlite3.Error:
-        return True  # it is there and can be read: let the reader say what is wrong
+        return True
     try:
         connection.execute("PRAGMA schema_version")
     except sqlite3.Error as error:

@@ -14,7 +14,9 @@ from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
-from elastic_events.reading.builder import build
+from elastic_events.reading.builder import Builder, build
+from elastic_events.reading.follow import follower
+from elastic_events.reading.lines import scan_lines
 from elastic_events.reading.overview import summary
 from elastic_events.reading.source import last_words, read_records, read_stories
 from elastic_events.reading.story import Story
@@ -99,6 +101,18 @@ def test_a_file_a_node(tmp_path: Path) -> None:
         (story,) = read_stories(sources)
         assert [worker.rank for worker in story.attempts[0].workers] == [0, 1, 2, 3]
         assert len(story.nodes) == 2
+
+
+def test_a_file_that_is_just_put_aside_is_read_by_its_parts(tmp_path: Path) -> None:
+    """At the moment when a rotated file has parts only, all of its readers find them."""
+    records, path = two_attempts().records, tmp_path / "run.jsonl"
+    jsonl(path, records).rename(tmp_path / "run.jsonl.1")
+    assert len(list(read_records(path))) == len(records)
+    assert len(list(follower(str(path), lambda _line, _reason: None).look())) == len(records)
+    (story,) = read_stories([path])
+    builder = Builder()
+    scan_lines(path, builder, lambda _line, _reason: None)
+    assert answer(builder.stories()) == answer([story])
 
 
 def test_a_cut_file_tells_what_it_holds(tmp_path: Path) -> None:

@@ -383,6 +383,27 @@ def test_a_part_that_is_compressed_while_its_directory_is_read_is_there(
     assert [record.seq for record in read_jsonl(path)] == [1, 2]
 
 
+@pytest.mark.parametrize("turn", [1, 2])
+def test_of_two_parts_that_are_put_aside_while_their_directory_is_read_none_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    """A directory that is read in pieces may show the later of two new parts alone: the earlier one is found all the same."""
+    path, scandir, turns = tmp_path / "run.jsonl", os.scandir, [0]
+    path.with_name("run.jsonl.1").touch()
+
+    def in_pieces(folder: Path) -> Any:
+        turns[0] += 1
+        if turns[0] == turn:
+            for number in (2, 3):
+                path.with_name(f"run.jsonl.{number}").touch()
+        with scandir(folder) as entries:
+            missed = "run.jsonl.2" if turns[0] == turn else ""
+            return contextlib.nullcontext([entry for entry in entries if entry.name != missed])
+
+    monkeypatch.setattr(os, "scandir", in_pieces)
+    assert list(list_parts(path)) == [1, 2, 3]
+
+
 def test_a_planted_link_is_not_followed_by_compression(tmp_path: Path) -> None:
     """F75: neither the part nor the temporary name leads anywhere else."""
     precious = tmp_path / "precious"

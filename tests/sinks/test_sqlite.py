@@ -337,6 +337,39 @@ def test_what_is_no_database_is_refused_politely(content: bytes, path: Path) -> 
         assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("after", [None, b"", b"{}\n"])
+def test_lines_that_are_put_aside_while_they_are_looked_at_are_no_database(
+    path: Path, monkeypatch: pytest.MonkeyPatch, after: bytes | None
+) -> None:
+    """A file of lines that rotates just now is not taken for a database, whatever SQLite can see of it at that moment."""
+    path.write_bytes(b"{}\n")
+
+    def putting_aside(path: Path, timeout: float) -> sqlite3.Connection:
+        monkeypatch.undo()
+        path.rename(path.with_name("run.db.1"))
+        try:
+            return connect(path, timeout)
+        finally:
+            if after is not None:
+                path.write_bytes(after)
+
+    monkeypatch.setattr(sqlite, "connect", putting_aside)
+    assert not is_sqlite(path)
+
+
+def test_a_file_that_was_just_begun_is_no_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one that was put aside for a new one, which SQLite finds empty."""
+    path.write_bytes(b"{}\n")
+
+    def beginning(path: Path, timeout: float) -> sqlite3.Connection:
+        path.rename(path.with_name("run.db.1"))
+        path.touch()
+        return connect(path, timeout)
+
+    monkeypatch.setattr(sqlite, "connect", beginning)
+    assert not is_sqlite(path)
+
+
 def test_a_damaged_row_is_skipped_and_told(sink: Any, path: Path) -> None:
     """F68: a row that somebody spoiled costs itself only."""
     sink().write_now([event(1), event(2), metric(3), metric(4)])

@@ -22,7 +22,7 @@ __all__ = ("Link",)
 T = TypeVar("T")
 
 # nats-server, server/errors.json: the codes are stable, the sentences are not.
-_STREAM_NOT_FOUND, _NO_STORAGE, _OVERLAP = 10059, 10047, 10065
+_STREAM_NOT_FOUND, _NO_STORAGE, _OVERLAP, _NAME_IN_USE = 10059, 10047, 10065, 10058
 _NO_JETSTREAM = (10039, 10076)
 
 _NO_LIMIT = 2**31  # of the protocol; servers have one
@@ -125,7 +125,11 @@ class Link:
         jetstream = self.client.jsm(timeout=self.timeout)
         subjects = f"{self.target.root}.>"
         try:
-            info = await self.api(jetstream.stream_info, self.target.stream)
+            info = await self._find(jetstream)
+            if info is None and await self._create(jetstream, subjects):
+                return
+            # Another process was faster: what it made is looked at like any other stream, whatever its settings.
+            info = info or await self.api(jetstream.stream_info, self.target.stream)
             if subjects not in (info.config.subjects or ()):
                 raise ConfigError(
                     f"the NATS stream {self.target.stream!r} exists, and {subjects!r} is none of its subjects "
@@ -133,9 +137,18 @@ class Link:
                 )
             self._learn(info.config)
         except APIError as error:
+            raise TransientError(f"JetStream: {error.description}") from None
+
+    async def _find(self, jetstream: Any) -> Any:
+        """Return what the server knows of the stream, None where there is none."""
+        from nats.js.errors import APIError
+
+        try:
+            return await self.api(jetstream.stream_info, self.target.stream)
+        except APIError as error:
             if error.err_code != _STREAM_NOT_FOUND:
-                raise TransientError(f"JetStream: {error.description}") from None
-            await self._create(jetstream, subjects)
+                raise
+            return None
 
     def _learn(self, config: Any) -> None:
         """Keep what the stream's configuration says of messages."""
@@ -143,7 +156,8 @@ class Link:
             self.largest = min(self.largest, config.max_msg_size)
         self.duplicate_window = config.duplicate_window
 
-    async def _create(self, jetstream: Any, subjects: str) -> None:
+    async def _create(self, jetstream: Any, subjects: str) -> bool:
+        """Create the stream; return whether it is ours, and not one that was made meanwhile with other settings."""
         from nats.js.api import DiscardPolicy, StorageType, StoreCompression, StreamConfig
         from nats.js.errors import APIError
 
@@ -162,6 +176,8 @@ class Link:
         try:
             await self.api(jetstream.add_stream, config)
         except APIError as error:
+            if error.err_code == _NAME_IN_USE:
+                return False
             if error.err_code == _NO_STORAGE:
                 hint = f"it has no room for {self.target.max_bytes} bytes: write a smaller max_bytes="
             elif error.err_code == _OVERLAP:
@@ -169,6 +185,7 @@ class Link:
             else:
                 hint = str(error.description)
             raise ConfigError(f"JetStream refuses the stream {self.target.stream!r}: {hint}") from None
+        return True
 
     # --- connecting ---
 

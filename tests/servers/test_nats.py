@@ -19,6 +19,7 @@ from elastic_events.bus.errors import ConfigError, InputError, PermanentError, T
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
+from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_pack import block_messages, blocks
 from elastic_events.sinks.nats_target import Target
 from elastic_events.sinks.rollup import Rollup
@@ -94,6 +95,26 @@ async def test_the_stream_is_created_with_limits(nats_server: NatsServer, stream
         config = (await sink._link.client.jsm().stream_info(stream)).config
     assert (config.max_bytes, config.max_age, config.duplicate_window) == (2**30, 30 * 86400, 900)
     assert config.duplicate_window > 300
+
+
+async def test_who_makes_a_stream_at_the_same_moment_with_other_settings_uses_it(
+    nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two sinks that both find no stream, the slower one opens as well, and learns what the faster one made."""
+    found = Link._find
+    faster = NatsSink(Target((f"127.0.0.1:{nats_server.port}",), stream, max_bytes=10**6, duplicate_window=60))
+
+    async def overtaken(link: Link, jetstream: Any) -> Any:
+        monkeypatch.undo()
+        nothing = await found(link, jetstream)
+        async with opened(faster):
+            return nothing
+
+    monkeypatch.setattr(Link, "_find", overtaken)
+    async with opened(to(nats_server, stream)) as slower:
+        await slower.write([metric(1)])
+        assert slower.remarks, "it was made with a short window, which is told"
+    assert ids(await stored(nats_server, stream)) == [metric(1).id]
 
 
 async def test_a_retried_batch_is_the_same_messages(nats_server: NatsServer, stream: str) -> None:

@@ -16,7 +16,7 @@ from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import as_metric, number
 from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Pipe
-from elastic_events.bus.shape import KNOWN, fields_of, rdzv_fields_of
+from elastic_events.bus.shape import KNOWN, class_name, fields_of, rdzv_fields_of
 from elastic_events.bus.signals import is_the_callers
 
 __all__ = ("Emitter", "PutMetric", "RecordEvent", "RecordOurs", "RecordRdzv")
@@ -324,7 +324,7 @@ class Emitter:
         except BaseException as error:  # a lone surrogate, a class of one's own
             if is_the_callers(error):
                 raise
-        return self._hard((*head, value), ("unrecordable", "torchelastic", f"<{type(value).__name__}>"))
+        return self._hard((*head, value), ("unrecordable", "torchelastic", f"<{class_name(value)}>"))
 
     def _event(self, head: tuple[int, int], event: Any, destination: Any) -> bytes:
         """Encode an event the long way: redacted, coerced, truncated."""
@@ -337,9 +337,9 @@ class Emitter:
         except BaseException as error:
             if is_the_callers(error):
                 raise
-            why = type(error).__name__
-        name = type.__dict__["__name__"].__get__(type(event))
-        lost = ("unrecordable", "null", "WORKER", 0, {"type": ascii(name), "error": why})
+            why = class_name(error)
+        name = class_name(event)
+        lost = ("unrecordable", "null", "WORKER", 0, {"type": f"'{name}'", "error": why})
         if fields is None:
             if self.strict:
                 raise MetadataError(f"{name} is not an event: {why}")

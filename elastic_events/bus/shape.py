@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from elastic_events.api import Event, RdzvEvent
 
-__all__ = ("KNOWN", "Recordable", "fields_of", "rdzv_fields_of")
+__all__ = ("KNOWN", "Recordable", "class_name", "fields_of", "rdzv_fields_of")
 
 
 class Recordable(Protocol):
@@ -25,6 +25,9 @@ _ORIGINALS = ("elastic_events.api", "torch.distributed.elastic.events.api")
 #: Classes whose objects are what their four fields say. Grows by those that are met, to a bound.
 KNOWN: set[type] = {Event}
 _MOST = 64
+
+#: Characters of a class's name that stay.
+_LONGEST = 256
 
 
 def fields_of(event: Any, destination: Any) -> tuple[Any, ...]:
@@ -59,6 +62,11 @@ def rdzv_fields_of(event: Any, destination: Any) -> tuple[Any, ...] | None:
     except AttributeError:  # of its shape, without what has a default
         name, *rest = (getattr(event, name) for name in _RDZV)
         return (name, destination, *rest, *(getattr(event, name, default) for name, default in _RDZV_MORE.items()))
+
+
+def class_name(value: Any) -> str:
+    """Return the name of an object's class, in ASCII and not too long; a metaclass with its own opinion is not asked."""
+    return ascii(type.__dict__["__name__"].__get__(type(value))[:_LONGEST])[1:-1]
 
 
 def _serializes_itself(kind: type) -> bool:

@@ -20,6 +20,7 @@ import msgspec
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import big, number
 from elastic_events.bus.redact import REDACTED, Redactor, cut_secrets, nothing, redact_arguments
+from elastic_events.bus.shape import class_name
 from elastic_events.bus.signals import is_the_callers
 from elastic_events.bus.text import LONG, LongText, both_ends, count_bytes, head_of, tail_of, utf8, whole
 
@@ -365,13 +366,15 @@ class Walk:
                 f"a value of type {kind.__name__} is not JSON: give str, int, float, bool, None, list or dict"
             )
         if issubclass(kind, (bytes, bytearray, memoryview)):
-            return self.text(bytes(value[: 2 * LONG]).decode(errors="backslashreplace"))
+            return self.text(_first_bytes(value, kind).decode(errors="backslashreplace"))
         if kind in (datetime.datetime, datetime.date, datetime.time):
             return str(value.isoformat())
-        if kind in _WORDS or issubclass(kind, pathlib.PurePath):
+        if issubclass(kind, pathlib.PurePath):
+            return self.text(pathlib.PurePath.__str__(value))
+        if kind in _WORDS:
             return self.text(str(value))
         if issubclass(kind, BaseException):
-            return self.text(f"{kind.__name__}: {self._arguments(value)}")
+            return self.text(f"{class_name(value)}: {self._arguments(value)}")
         fields = next((vars(base)[_FIELDS] for base in kind.__mro__ if _FIELDS in vars(base)), None)
         if fields is not None and depth < _DEPTH:
             return self.mapping({name: _field(value, name) for name in fields}, depth)
@@ -413,6 +416,21 @@ def _unused(name: Any, taken: dict[Any, Any], repeats: dict[Any, int]) -> str:
 def _is_number(value: Any, held: Any) -> bool:
     """Whether this is a number, True, False or None, of which none is a secret."""
     return type(held) in (int, float, bool, type(None)) or issubclass(type(value), int)
+
+
+def _first_bytes(value: Any, kind: type) -> bytes:
+    """Return the first bytes of an object of bytes, by the builtin's own method; of a view of many dimensions whole rows.
+
+    Raises:
+        ValueError: its first row is too long.
+    """
+    if kind is not memoryview:
+        base: Any = bytes if issubclass(kind, bytes) else bytearray
+        return bytes(base.__getitem__(value, slice(2 * LONG)))
+    rows = len(value) if value.nbytes <= 2 * LONG else 2 * LONG * len(value) // value.nbytes
+    if rows < min(len(value), 1):
+        raise ValueError
+    return bytes(value[:rows])
 
 
 def _field(value: Any, name: str) -> Any:

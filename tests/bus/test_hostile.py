@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -163,6 +164,79 @@ def test_property_of_an_event(deed: str) -> None:
         record(Event("next", EventSource.WORKER))
         assert len(seen) == 2
         assert seen[1].name == "next"
+
+
+class _Meta(type):
+    """A class of classes that will not say their name."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise SystemExit
+
+
+class _Nameless(Exception, metaclass=_Meta):
+    """One of them."""
+
+
+@pytest.mark.parametrize("kind", [_Nameless, type("N" * 1_000_000, (Exception,), {})], ids=["none", "long"])
+def test_name_of_a_class_costs_no_record_and_no_memory(kind: type[Exception]) -> None:
+    """A class whose name is asked of nobody, or is too long, gives a short name to what is recorded of it."""
+
+    class Refusing:
+        """An event that raises."""
+
+        @property
+        def name(self) -> str:
+            raise kind
+
+    with capture() as seen:
+        record(Refusing())
+        record(kind())
+        put_metric("value", kind())
+        assert len(seen) == 3
+        assert max(one.size for one in seen) < 1000
+
+
+class _Bytes(bytes):
+    def __getitem__(self, key: Any) -> Any:
+        raise SystemExit
+
+
+class _Path(PurePosixPath):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (_Bytes(b"abc"), "abc"),
+        (bytearray(b"abc"), "abc"),
+        (_Path("/abc"), "/abc"),
+        (memoryview(b"abcd").cast("B", (2, 2)), "abcd"),
+        (memoryview(bytes(200_000)).cast("B", (2, 100_000)), "<builtins.memoryview>"),
+        (memoryview(b""), ""),
+    ],
+)
+def test_bytes_and_paths_are_read_by_the_builtin_s_own_methods(value: Any, text: str) -> None:
+    """What a subclass of bytes or of a path does is not run, and of a view of a large array a few rows are copied, or none."""
+    with capture() as seen:
+        record(Event("e", EventSource.WORKER, metadata={"value": value}))
+        assert seen[0].metadata == {"value": text}
+
+
+def test_view_of_many_long_rows_is_not_copied() -> None:
+    """Of a view of 64 MB in rows a frame's worth is copied, not as many rows as a frame has bytes."""
+    view = memoryview(bytearray(64 << 20)).cast("B", (32_768, 2048))
+    with capture() as seen:
+        tracemalloc.start()
+        try:
+            record(Event("e", EventSource.WORKER, metadata={"value": view}))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert seen[0].size <= 16_384
+    assert peak < 8 << 20
 
 
 def test_endless_metadata_is_not_walked() -> None:

@@ -30,14 +30,32 @@ def assemble(run_id: str, told: list[Told]) -> Story:
     return job.finish()
 
 
-def _joins(told: Iterable[Told]) -> Iterable[Joined]:
+def _joins(told: Iterable[Told]) -> Iterator[Joined]:
+    """Give who completed which rendezvous, and when; a static one has no rounds: there the nodes begin an attempt together."""
+    static: dict[int, list[Joined]] = {}
     for process, facts, _ in told:
+        host = process.context.host
         for said in facts:
-            if said.name != "rendezvous.completed":
-                continue
-            number, *about = (integer(said.facts.get(key)) for key in ("round", "rank", "world_size"))
-            if number is not None:
-                yield Joined(process.context.host, number, said.time_ns, *about)
+            if said.name == "rendezvous.completed":
+                number, *about = _integers(said, "round", "rank", "world_size")
+                if number is not None:
+                    yield Joined(host, number, said.time_ns, *about)
+            elif said.name == "attempt.started":
+                number, own, *about = _integers(said, "round", "attempt", "group_rank", "group_world_size")
+                if number is None and own is not None:
+                    static.setdefault(own, []).append(Joined(host, -1 - own, said.time_ns, *about))
+    for joins in static.values():
+        size = joins[0].world_size
+        # Of a job that was begun anew on other hosts each rank is told twice.
+        if size == len(joins) > 1 and {(join.rank, join.world_size) for join in joins} == {
+            (r, size) for r in range(size)
+        }:
+            yield from joins
+
+
+def _integers(said: Said, *names: str) -> list[int | None]:
+    facts = said.facts
+    return [integer(facts.get(name)) for name in names]
 
 
 def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:

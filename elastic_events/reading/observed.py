@@ -83,7 +83,11 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
 def _unseen(processes: Sequence[Process]) -> str:
     """Return what is not sure about the first steps of all: whether the job goes on with what another one saved."""
     loaded = [span for process in processes if process.steps for span in _restores(process)]
-    return f"it loaded {loaded[-1].path}, which nobody was seen to save: its steps are counted from 0" if loaded else ""
+    return (
+        f"it loaded {loaded[-1].path}, which this run was not seen to save: its steps are counted from 0"
+        if loaded
+        else ""
+    )
 
 
 def _saved(one: Span, saved: Sequence[Span]) -> Span | None:

@@ -392,3 +392,31 @@ def test_who_was_over_before_another_came_did_not_leave_it() -> None:
     answer = summary(told(run))
     assert (answer.outcome, answer.departed, [row.departed for row in answer.attempts]) == ("succeeded", [], [[], []])
     assert "gave up" not in shown(run)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_nodes_of_a_static_rendezvous_are_put_on_one_clock(whole: bool) -> None:
+    """It has no rounds: its nodes' attempts are one where all of them told theirs, whatever their clocks say."""
+    run = Run()
+    agents = run.agent("a", 10), run.agent("b", 20)
+    for place, (agent, ahead) in enumerate(zip(agents, (0, -90), strict=True)):
+        sizes = {"world_size": 4, "group_world_size": 2, **({"group_rank": place} if whole else {})}
+        run.tell(ahead, agent, "job.started")
+        run.tell(ahead + 1, agent, "attempt.started", attempt=0, round=None, **sizes)
+        for rank in (2 * place, 2 * place + 1):
+            who = run.worker(rank, 0, agent.host, 100 + rank)
+            run.tell(ahead + 1, agent, "worker.started", rank=rank, local_rank=rank % 2, pid=who.pid, attempt=0)
+            run.steps(who, range(3), ahead + 2, 1)
+        death = {"exit_code": 7 if place else 1, "died_ns": ns(ahead + 6 - place), "pid": 101 + place}
+        run.failed(ahead + 7, agent, 0, 1 + place, local_rank=1 - place, **death)
+        run.tell(ahead + 7, agent, "attempt.ended", attempt=0, outcome="failed")
+        run.tell(ahead + 7, agent, "job.failed", reason="workers failed")
+    answer = summary(told(run))
+    if not whole:
+        assert answer.clocks == []
+        return
+    (attempt,) = answer.attempts
+    assert (attempt.outcome, answer.restarts, round(answer.wall_s)) == ("failed", 0, 7)
+    assert [(clock.host, clock.ahead_s, clock.corrected) for clock in answer.clocks] == [("a", 90, True)]
+    assert goodput(told(run)).steps_redone == 0
+    assert attempt.first_failure is None or attempt.first_failure.rank == 2

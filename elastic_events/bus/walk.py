@@ -37,6 +37,11 @@ _LOOK = 2
 _SEARCH = 4
 _MOST = 4096  # where nothing is said of time
 
+#: Names and texts that are new and are looked at together; each costs so much of an item; of a large one the first.
+_TOGETHER = 16
+_SHARE = 0.25
+_FIRST = 32
+
 #: Characters of a key that stay, and of a text that is cut to let others in.
 KEY = 256
 SHORT = 128
@@ -92,11 +97,35 @@ class Walk:
     def fields(self, values: Iterable[Any]) -> list[Any]:
         """Return the plain forms of a record's fields, all of them."""
         given = list(values)
+        self._learn(given)
         result: list[Any] = [None] * len(given)
         for place in sorted(range(len(given)), key=lambda place: isinstance(given[place], _CONTAINERS)):
             cost = self._put(result, place, self.plain(given[place]))  # which takes its own part of the room
             self.room -= cost
         return self.finish(result)
+
+    def _learn(self, values: list[Any]) -> None:
+        """Look at the new names and short texts in `values` and what they hold together, as far as the walk may come."""
+        redactor = self.redactor
+        if redactor is None or not self._redacts:
+            return
+        names: list[Any] = []
+        found = [*values]
+        for value in found:  # which grows meanwhile
+            if (left := ITEMS - len(found)) <= 0:
+                break
+            if type(value) is dict:
+                names += islice(value, left)
+                found += islice(value.values(), left)
+            elif type(value) is list or type(value) is tuple:
+                found += islice(value, left)
+        names = [one for one in names if type(one) is str and len(one) <= SHORT and one not in redactor.safe]
+        texts = [one for one in found if type(one) is str and len(one) <= SHORT and one not in redactor.texts]
+        if len(found) >= ITEMS:  # it is large, and not all of it stays
+            del names[_FIRST:], texts[_FIRST:]
+        for at in range(0, max(len(names), len(texts)), _TOGETHER):
+            redactor.learn(names[at : at + _TOGETHER], texts[at : at + _TOGETHER])
+        self.items -= _SHARE * (len(names) + len(texts))
 
     def finish(self, result: list[Any]) -> list[Any]:
         """Return `result` with its long texts, each as long as there is room for."""
@@ -224,7 +253,7 @@ class Walk:
             return False
         for text in (key,) if name is key else (key, name):
             if type(text) is str and text not in redactor.safe:
-                self.items -= _LOOK if redactor.is_quick(text) else _SEARCH + min(len(text), KEY // 4) // 3
+                self.items -= _LOOK if redactor.is_quick(text) else _SEARCH + min(len(text), KEY // 4) // 6
                 if redactor.is_secret(text):
                     return True
         return False
@@ -299,6 +328,7 @@ class Walk:
         """Return a key: a number as it is, all else as text."""
         kind = type(key)
         if kind is str:
+            self.items -= len(key) // KEY
             return key if len(key) <= KEY and key.isascii() else both_ends(utf8(key), KEY)
         if kind in _NUMBERS:
             return key if kind is not int or key in _NUMBER_64 else big(key)
@@ -307,6 +337,7 @@ class Walk:
             some = [] if depth > 2 else [self.key(part, depth + 1) for part in islice(base.__iter__(key), 8)]
             text = repr(some if len(some) == base.__len__(key) else [*some, "..."])
         else:
+            self.items -= 1
             held = self.scalar(key, kind, _DEPTH)
             text = held if type(held) is str else held.head if type(held) is LongText else repr(held)
         return both_ends(text, KEY)

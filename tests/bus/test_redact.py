@@ -399,4 +399,30 @@ def test_what_is_looked_at_less_is_cut_the_same(piece: str, times: int) -> None:
 def test_a_name_is_a_secret_in_any_case(name: str) -> None:
     """A name is searched in lower case where that is quicker, and is found as if its case were ignored."""
     for key in (name, name.upper(), name.swapcase()):
-        assert redact._is_secrets(key) == redact._matches(redact._SECRET, key)
+        assert redact._is_secrets(key) == any(map(redact._SECRET, redact._forms(key, key)))
+
+
+@given(st.lists(st.lists(st.sampled_from([*PIECES, *SECRET_VALUES[:20]]), max_size=6).map("".join), max_size=6))
+@settings(max_examples=500)
+def test_one_look_at_many_texts_lets_none_pass_that_carries_a_secret(texts: list[str]) -> None:
+    """Texts that are known from one look at all are texts of which none would be cut alone."""
+    redactor = Redactor()
+    redactor.learn([], texts)
+    assert all(cut_secrets(text) == text for text in redactor.texts)
+    assert redactor.texts <= set(texts)
+
+
+@given(st.lists(st.sampled_from([*SECRET_NAMES, *PLAIN_NAMES, "pat", "my_pat\n", "x", "layer.0.weight"]), max_size=6))
+def test_one_look_at_many_names_lets_none_pass_that_is_a_secret_s(names: list[str]) -> None:
+    """Names that are known from one look at all are names of which none is a secret's."""
+    redactor = Redactor()
+    redactor.learn(names, [])
+    assert not any(map(Redactor().is_secret, redactor.safe))
+
+
+def test_one_look_knows_what_is_harmless() -> None:
+    """Names and texts without any sign of a secret need no second look; with a pattern of one's own its names do."""
+    for redactor, names in ((Redactor(), {"lr", "epoch"}), (Redactor("lr"), set())):
+        redactor.learn(["lr", "epoch"], ["adam", "a path: /data/x=1"])
+        assert redactor.safe == names
+        assert redactor.texts == {"adam", "a path: /data/x=1"}

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import uuid
+from itertools import islice
 from typing import Any
 
 import numpy
@@ -270,3 +271,22 @@ def test_walk_of_a_reader_cuts_nothing() -> None:
     value = {"text": "x" * 100_000, "list": list(range(4_000)), 2**70: [b"x"]}
     walk = Walk()
     assert walk.fields([value]) == [{"text": "x" * 100_000, "list": list(range(4_000)), str(2**70): ["x"]}]
+
+
+def test_what_a_job_says_of_itself_is_whole_the_first_time() -> None:
+    """Eighty options, new names and new texts, flat or in groups, are kept whole though none was ever seen."""
+    options = {f"model_option_{number}": f"/data/run-{number}/x" if number % 3 else number for number in range(80)}
+    groups = {f"group_{group}": dict(islice(options.items(), 8 * group, 8 * group + 8)) for group in range(8)}
+    assert recorded(options) == options
+    assert recorded(groups) == groups
+
+
+def test_a_secret_among_many_is_found() -> None:
+    """One look at many names and texts together finds the one that is a secret's or carries one, wherever it stands."""
+    for at in range(40):
+        items = [(f"name{number}", f"text {number}") for number in range(40)]
+        items[at] = ("api_key", "s3cret")
+        assert "s3cret" not in str(recorded(dict(items)))
+        items[at] = ("said", "password=s3cret")
+        assert "s3cret" not in str(recorded({"v": dict(items)}))
+        assert "s3cret" not in str(recorded({"v": [[text] for _, text in items]}))

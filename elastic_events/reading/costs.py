@@ -71,6 +71,8 @@ def _caught_up(attempts: list[Attempt], reached: int) -> int | None:
             continue
         if any(b <= a for a, b in zip(process.steps, process.steps[1:], strict=False)):
             return None  # numbers that come again do not tell
+        if process.steps[0] > reached:
+            return attempt.first_step_ns  # whichever rank was the first there: none did anything again
         for number, start in zip(process.steps, process.starts, strict=True):
             if number > reached:
                 return start

@@ -126,3 +126,12 @@ def test_what_is_not_sure_of_the_numbers_is_said() -> None:
     story = told.story()
     assert "no fixed round" in summary(story).attempts[0].unsure
     assert (summary(story).attempts[0].last_step, summary(story).last_steps, goodput(story).steps) == (None, [], 4)
+
+
+def test_a_job_that_goes_on_with_the_checkpoint_of_another_says_so() -> None:
+    """The first attempt of all loaded a file that this run did not save: its steps need not be the first ones of the model."""
+    for load, said in (("/yesterday.pt", "it loaded /yesterday.pt"), ("", "")):
+        told = Job()
+        told.attempt(0, "a", 4, load)
+        (row,) = summary(told.story()).attempts
+        assert (row.unsure.partition(",")[0], row.last_step) == (said, 3)

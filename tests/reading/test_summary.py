@@ -260,3 +260,21 @@ def test_a_rank_that_begins_again_is_said_to_have_finished_nothing_of_its_last_a
     until = {run.worker(1, 1): 14, run.worker(0, 1): 16}
     run.records = [r for r in run.records if r.time_ns <= START + until.get(r.context, 14) * 10**9]
     assert "Rank 1 finished no step in its last attempt." in shown(run)
+
+
+def test_a_failure_after_which_nothing_was_done_again_cost_no_steps() -> None:
+    """Where each step of the next attempt is a new one, no time went into lost steps, though its ranks begin not at once."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(2))
+    for rank in range(2):
+        run.steps(run.worker(rank), range(4), 1, 1)
+    run.failed(6, agent, 0, 1, signal="SIGKILL")
+    run.tell(6, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.start(8, agent, 1, range(2), restart=1)
+    for rank, begin in enumerate((10.01, 10)):
+        run.steps(run.worker(rank, 1), range(4, 8), begin, 1)
+    (story,) = build(run.records)
+    (cost,) = summary(story).costs
+    assert (cost.down_s, cost.redone_s) == (4, 0)
+    assert "lost steps" not in shown(run)

@@ -37,6 +37,9 @@ _NOT_NUMBERS = "a metric's value is no number, which is all that OTLP can carry"
 
 _REMEMBERED = 8192
 
+#: Bytes of an answer that are kept, at most.
+_LONGEST_ANSWER = 1 << 20
+
 #: Seconds that looking up the hosts may take when the sink opens.
 _LOOKUP = 2.0
 
@@ -150,10 +153,10 @@ class OtlpSink:
             return
         # Messages of protobuf one behind the other are one message: their lists are joined.
         body = b"".join(await in_slices(getattr(self._encoder, signal), records, hurried=self._hurried))
-        response = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
+        response, answer = await self._post(url, body, getattr(self.settings, f"{signal}_headers"))
         if response.status_code // 100 != 2:
             raise self._failure(response, records)
-        self._look_for_rejected(signal, response, records)
+        self._look_for_rejected(signal, response, answer, records)
 
     def _remember(self, settled: Mapping[str, str]) -> None:
         """Note what is settled of a batch that comes again: OTLP knows no ids, so it must not be sent twice."""
@@ -161,23 +164,32 @@ class OtlpSink:
         while len(self._through) > _REMEMBERED:
             del self._through[next(iter(self._through))]
 
-    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Any:
-        headers = {"content-type": "application/x-protobuf", **headers}
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[Any, bytes]:
+        """Send; return the response, and what it says beside its status."""
+        headers = {"content-type": "application/x-protobuf", "accept-encoding": "identity", **headers}
         if self.settings.gzip:
             pack = zlib.compressobj(1, wbits=31)  # 31: gzip's frame, as zlib's manual has it
             body = pack.compress(body) + pack.flush()
             headers["content-encoding"] = "gzip"
+        response, answer = None, b""
         try:
-            with anyio.fail_after(self.settings.timeout):
-                return await self._send(url, body, headers)
-        except TimeoutError:
-            raise TransientError(f"{_origin(url)} did not answer within {self.settings.timeout:g} s") from None
+            with anyio.move_on_after(self.settings.timeout):
+                response = await self._send(url, body, headers)
+                answer = await _read(response)
         except Exception as error:  # httpx2's own, the resolver's and TLS's: every one of them may pass
-            raise TransientError(f"{_origin(url)}: {_reason(error)}") from error
+            # The status is the answer: a request that was taken is not sent again for what follows and cannot be read.
+            if response is None:
+                raise TransientError(f"{_origin(url)}: {_reason(error)}") from error
+        finally:
+            if response is not None:
+                await response.aclose()
+        if response is None:
+            raise TransientError(f"{_origin(url)} did not answer within {self.settings.timeout:g} s")
+        return response, answer
 
     async def _send(self, url: str, body: bytes, headers: Mapping[str, str]) -> Any:
         try:
-            return await self._client.post(url, content=body, headers=headers)
+            return await self._begin(url, body, headers)
         except RuntimeError:  # the interpreter ends: no thread to look up a name (F16)
             addresses = self._addresses.get(urlsplit(url).hostname or "", ())
             for address in addresses:
@@ -190,9 +202,12 @@ class OtlpSink:
         named = self._http.URL(url)
         headers = {**headers, "host": named.netloc.decode()}
         extensions = {"sni_hostname": named.host}
-        return await self._client.post(
-            named.copy_with(host=address), content=body, headers=headers, extensions=extensions
-        )
+        return await self._begin(named.copy_with(host=address), body, headers, extensions)
+
+    async def _begin(self, url: Any, body: bytes, headers: Mapping[str, str], extensions: Any = None) -> Any:
+        """Send; return the response as soon as its status is there."""
+        request = self._client.build_request("POST", url, content=body, headers=headers, extensions=extensions)
+        return await self._client.send(request, stream=True)
 
     async def _look_up(self, url: str) -> None:
         parts = urlsplit(url)
@@ -208,14 +223,14 @@ class OtlpSink:
             return TransientError(reason, _retry_after(response.headers.get("retry-after")))
         return PermanentError(reason, () if status in _ABOUT_RECORDS else records)
 
-    def _look_for_rejected(self, signal: str, response: Any, records: Sequence[Record]) -> None:
+    def _look_for_rejected(self, signal: str, response: Any, said: bytes, records: Sequence[Record]) -> None:
         from google.protobuf.message import DecodeError
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
         from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
         answer: Any = ExportLogsServiceResponse() if signal == "logs" else ExportMetricsServiceResponse()
         try:
-            answer.ParseFromString(response.content)
+            answer.ParseFromString(said)
         except DecodeError:
             return  # a back end that answers 200 with something of its own took the request all the same
         partial = answer.partial_success
@@ -265,6 +280,14 @@ def from_url(url: SplitResult) -> OtlpSink:
     )
     options.finish()
     return OtlpSink(settings)
+
+
+async def _read(response: Any) -> bytes:
+    """Return the body of a response, as it came: one that is packed though that was not asked for says nothing."""
+    body = b""
+    async for piece in response.aiter_raw():  # to its end: on trio nobody closes a generator that is left
+        body += piece[: _LONGEST_ANSWER - len(body)]
+    return body
 
 
 def _is_here(url: str) -> bool:

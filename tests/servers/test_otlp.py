@@ -334,6 +334,15 @@ async def test_an_answer_in_another_language_is_success(collector: Collector) ->
         assert sink.rejected == 0
 
 
+async def test_an_answer_that_cannot_be_read_is_success(collector: Collector) -> None:
+    """A request that a server took is not sent again because of what follows its status: it would be there twice."""
+    collector.answers = [Answer(200, {"content-encoding": "gzip"}, b"no gzip")]
+    async with opened(collector.url) as sink:
+        await sink.write([event(1)])
+        await sink.write([event(2)])
+    assert len(collector.requests) == 2
+
+
 async def test_silence_is_a_timeout(collector: Collector) -> None:
     """A server that takes the request and says nothing costs one timeout."""
     collector.answers = [Answer(None)]

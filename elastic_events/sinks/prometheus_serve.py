@@ -86,8 +86,13 @@ class Endpoint(ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve in a thread, while there is room."""
         if not self._room.acquire(blocking=False):
-            return self.shutdown_request(request)
-        return super().process_request(request, client_address)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread is to be had: the next scrape may have one
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve, and make room."""

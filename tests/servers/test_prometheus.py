@@ -220,6 +220,26 @@ async def test_connections_that_say_nothing_are_bounded(monkeypatch: pytest.Monk
                 one.close()
 
 
+def test_a_thread_that_cannot_be_had_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scrapes for which the system had no thread leave the endpoint as it was: the next one is answered."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    endpoint = prometheus_serve.Endpoint("127.0.0.1", 0, prometheus_serve.Fresh(lambda: iter(("up 1\n",))))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(prometheus_serve.ThreadingMixIn, "process_request", refuse)
+            for _ in range(prometheus_serve.CONNECTIONS + 1):
+                one, other = socket.socketpair()
+                with one, other, pytest.raises(RuntimeError):
+                    endpoint.process_request(one, None)
+        with urlopen(f"http://127.0.0.1:{endpoint.server_port}/", timeout=30) as answer:
+            assert answer.read() == b"up 1\n"
+    finally:
+        endpoint.close()
+
+
 async def test_values_that_are_not_finite_do_not_spoil_the_sum() -> None:
     """NaN and infinity show as last value, and leave sum and buckets alone."""
     async with opened() as sink:

@@ -48,6 +48,11 @@ class Armed:
         self._waiting: deque[bytes | int] = deque()  # frames, and how many found no room
         self.pipe: Pipe = (self._take, self, 0, time.monotonic_ns)
 
+    @property
+    def waiting(self) -> int:
+        """How many records wait. Any thread may ask."""
+        return sum(1 if isinstance(one, bytes) else one for one in self._waiting.copy())
+
     def _take(self) -> int:
         self._begin()
         return -1

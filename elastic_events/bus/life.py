@@ -340,6 +340,10 @@ class Life:
         return FlushResult({**self._left, **(self._drain.given_up if self._drain.over else self._pending())})
 
     def _pending(self) -> dict[str, int]:
+        if self._state == "forked" and (waiting := sum(armed.waiting for armed in self._armed)):
+            # A signal handler asks, in the very thread that begins the bus anew: what others recorded meanwhile waits.
+            urls = [] if self._elsewhere is None else self._elsewhere.urls
+            return dict.fromkeys([*(lane.name for lane in self._drain.lanes), *map(handler_name, urls)], waiting)
         return {lane.name: count for lane in self._drain.lanes if (count := lane.stats().pending)}
 
     # --- rings, lanes and drain ---

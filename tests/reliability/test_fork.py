@@ -447,6 +447,31 @@ def test_child_that_begins_anew_by_a_flush_loses_no_record_of_another_thread(tmp
     assert sorted(row[1] for row in done.rows if row[0] != "ledger") == ["event", "metric"]
 
 
+def test_flush_in_the_thread_that_begins_a_child_anew_says_what_waits(tmp_path: Path) -> None:
+    """A signal handler that flushes there, where nobody can wait, is told of what another thread recorded by then."""
+    body = """
+    bus = elastic_events.start(File(), interval=60)
+    child = os.fork()
+    if child == 0:
+        answers, begin = [], bus._begin_anew
+        def interrupted():
+            other = threading.Thread(target=lambda: [put_metric("metric", 1) for _ in range(3)])
+            other.start()
+            other.join(30)
+            answers.append(bus.flush_sync(0))
+            begin()
+        bus._begin_anew = interrupted
+        record(Event("event", EventSource.WORKER))
+        assert answers[0].undelivered == {"file": 3}, answers
+        assert bus.flush_sync()
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = run(body, tmp_path)
+    assert done.code == 0, done.stderr
+    assert sorted(row[1] for row in done.rows if row[0] != "ledger") == ["event", *["metric"] * 3]
+
+
 def test_child_that_closes_while_another_thread_begins_anew_delivers_both(tmp_path: Path) -> None:
     """A close that meets the first record of another thread is the end of the bus, and delivers what was recorded before it."""
     body = """

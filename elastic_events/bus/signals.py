@@ -10,6 +10,7 @@ __all__ = ("Held", "is_the_callers")
 
 _HERE = os.path.dirname(os.path.dirname(__file__))
 _RAISES = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
+_SIGNALS = signal.valid_signals()  # asked once: it takes longer than to ask for their handlers
 
 
 def is_the_callers(error: BaseException) -> bool:
@@ -61,7 +62,7 @@ class Held:
 
 def _handlers() -> set[CodeType]:
     """Return the code of this process's signal handlers."""
-    return {code for number in signal.valid_signals() if (code := _code(signal.getsignal(number))) is not None}
+    return {code for number in _SIGNALS if (code := _code(signal.getsignal(number))) is not None}
 
 
 def _code(handler: Any) -> CodeType | None:

@@ -1,6 +1,7 @@
 """What is kept of a value that does not fit, and in what time: whole items, unique names, both ends of a text."""
 
 import dataclasses
+import datetime
 import decimal
 import fractions
 import re
@@ -290,3 +291,19 @@ def test_a_secret_among_many_is_found() -> None:
         items[at] = ("said", "password=s3cret")
         assert "s3cret" not in str(recorded({"v": dict(items)}))
         assert "s3cret" not in str(recorded({"v": [[text] for _, text in items]}))
+
+
+def test_objects_that_raise_are_few() -> None:
+    """To find out whose an exception is takes its time: of many objects that raise the first few are asked."""
+    asked = []
+
+    class Zone(datetime.tzinfo):
+        def utcoffset(self, _: object) -> Any:
+            asked.append(1)
+            raise RuntimeError("no offset")
+
+    found = recorded({"v": [datetime.datetime(2026, 1, 1, tzinfo=Zone()) for _ in range(100)], "after": 1})
+    assert found["after"] == 1
+    assert found["v"][0] == "<datetime.datetime>"
+    assert found["v"][-1].endswith("more]")
+    assert 1 <= len(asked) <= 16

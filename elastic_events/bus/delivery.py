@@ -14,6 +14,7 @@ from elastic_events.bus.handler import Sink
 from elastic_events.bus.latest import Latest
 from elastic_events.bus.ledger import Ledger
 from elastic_events.bus.record import Record
+from elastic_events.bus.signals import ends_the_program
 from elastic_events.bus.spread import call_each
 from elastic_events.bus.subscription import Subscription
 from elastic_events.bus.wakeup import Signal, Wakeup
@@ -51,6 +52,7 @@ class Delivery:
         self.refusal: BaseException | None = None  # why the sink is not open; None before the first attempt as well
         self.tell: Callable[[], object] = _nobody  # somebody should look at once: it may be over before the next look
         self._failed: Callable[[BaseException], object] = lambda _error: None
+        self._end_block: Callable[[BaseException], object] = self._failed
         self._dead_letters_open = False
 
     @property
@@ -172,7 +174,10 @@ class Delivery:
         """Call the handler once; return what it raised, or that it took too long."""
         timeout = min(self.subscription.timeout or math.inf, limit)
         with anyio.move_on_after(timeout):
-            return await self.calls.make(call, *args)
+            error = await self.calls.make(call, *args)
+            if error is not None and ends_the_program(error):
+                self._end_block(error)
+            return error
         return TimeoutError(f"no answer within {timeout:g} s")
 
     def _wait(self, tries: int, spent: float, asked: float | None) -> float | None:

@@ -18,6 +18,7 @@ from elastic_events.bus.lane import Lane
 from elastic_events.bus.ledger import FlushResult
 from elastic_events.bus.notices import Board
 from elastic_events.bus.pump import BREATH, MANY, Pump, pace
+from elastic_events.bus.signals import ends_the_program
 from elastic_events.bus.source import Source
 from elastic_events.bus.tell import Told
 from elastic_events.bus.thread import protect
@@ -346,8 +347,13 @@ class Drain:
         try:
             self._catch_up()
             return self.pump.look(lambda: [lane for lane in self.lanes if lane.receives], time.monotonic(), most)
-        except Exception as error:  # noqa: BLE001 - the drain outlives its own faults, and counts them (F31)
-            self._fault("the drain failed on a record", error)
+        except BaseException as error:  # the drain outlives its own faults, and counts them (F31)
+            if ends_the_program(error):
+                self._fail(error)
+            elif isinstance(error, Exception):
+                self._fault("the drain failed on a record", error)
+            else:
+                raise
             return 0
 
     def _catch_up(self) -> None:

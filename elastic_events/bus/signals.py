@@ -3,10 +3,11 @@
 import os
 import signal
 from opcode import opmap
+from traceback import walk_tb
 from types import CodeType, TracebackType
 from typing import Any
 
-__all__ = ("Held", "is_the_callers")
+__all__ = ("Held", "ends_the_program", "is_the_callers")
 
 _HERE = os.path.dirname(os.path.dirname(__file__))
 _RAISES = (opmap["RAISE_VARARGS"], opmap["RERAISE"])
@@ -22,16 +23,22 @@ def is_the_callers(error: BaseException) -> bool:
     trace = error.__traceback__
     if trace is None or (trace.tb_next is None and isinstance(error, Exception)):
         return False  # raised in the emit itself, by the encoder say: the usual case
-    codes = {trace.tb_frame.f_code}
     while trace.tb_next is not None:
         trace = trace.tb_next
-        codes.add(trace.tb_frame.f_code)
     last = trace.tb_frame.f_code
     if last.co_filename.startswith(_HERE):  # nothing here raises anything but an Exception: a signal did
         return not isinstance(error, Exception)
     if isinstance(error, KeyboardInterrupt) and last.co_code[trace.tb_lasti] not in _RAISES:
         return True  # by Python's own handler, which has no frame
-    return not codes.isdisjoint(_handlers())
+    return _is_a_handlers(error)
+
+
+def ends_the_program(error: BaseException) -> bool:
+    """Return whether a signal's handler raised `error`, in a function of somebody's, so that the program ends: `SystemExit`, say.
+
+    Not of Ctrl-C, which is raised where it strikes.
+    """
+    return not isinstance(error, (Exception, KeyboardInterrupt)) and _is_a_handlers(error)
 
 
 class Held:
@@ -58,6 +65,12 @@ class Held:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+def _is_a_handlers(error: BaseException) -> bool:
+    """Return whether `error` came through a signal's handler."""
+    codes = {frame.f_code for frame, _ in walk_tb(error.__traceback__)}
+    return not codes.isdisjoint(_handlers())
 
 
 def _handlers() -> set[CodeType]:

@@ -37,6 +37,57 @@ def test_sigterm_with_the_opt_in_handler(tmp_path: Path) -> None:
     assert done.code == 143
 
 
+@pytest.mark.parametrize("place", ["filter", "coalesce", "handler", "look"])
+def test_sigterm_that_strikes_in_a_drain_ends_the_program(place: str, tmp_path: Path) -> None:
+    """A signal's handler that raises within a function of a lane, in the program's own loop, ends the block, which delivers."""
+    body = f"""
+    import anyio
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    strikes = iter([True])
+
+    def strike(*_):
+        if next(strikes, False): os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    class Strikes(File):
+        async def write(self, records):
+            strike()
+            await super().write(records)
+
+    class Clock:
+        def __call__(self):
+            strike()
+            return time.time_ns()
+
+    options = {{"filter": dict(where=strike), "coalesce": dict(coalesce=lambda record: strike() and record.id)}}
+
+    async def main():
+        clock = Clock() if {place!r} == "look" else time.time_ns
+        async with EventBus(interval=0.01, wall_clock=clock) as bus:
+            bus.subscribe(File(), name="well")
+            sink = Strikes() if {place!r} == "handler" else ListSink()
+            lane = bus.subscribe(sink, name="struck", **options.get({place!r}, {{}}))
+            emit(20)
+            try:
+                await anyio.sleep(30)
+            finally:
+                print("left", flush=True)
+        print("not reached")
+
+    from elastic_events.testing import ListSink
+    try:
+        anyio.run(main)
+    finally:
+        print("ended")
+    """
+    done = run(body, tmp_path)
+    assert done.code == 143, done.stderr
+    assert done.stdout == "left\nended\n"
+    assert {*done.values()} == {*range(20)}
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_children_are_drained(method: str, tmp_path: Path) -> None:
     """A child of each start method delivers what it recorded before it ended (F10)."""

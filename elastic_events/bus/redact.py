@@ -1,4 +1,7 @@
-"""Secrets never reach a queue: what is redacted by its key, and what is cut out of a text."""
+"""Secrets never reach a queue: what is redacted by its key, and what is cut out of a text.
+
+One file although it is long: how a secret looks, and the signs by which most texts are known to have none, must agree.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -135,6 +138,7 @@ _BEGINS = (
     "ya29.", "npm_", "pypi-", "nvapi-", "gsk_", "dapi", "SA", "SO", "SU", "eyJ",
 )
 # fmt: on
+_FIRST_TWO = frozenset(begin[:2] for begin in _BEGINS)
 
 # One of these is in each text that `cut_secrets` changes, unless one of `_SECRET_WORDS` or of `_BEGINS` is.
 _SIGNS = ("@", "hook", "uthorization", "UTHORIZATION", "ignature=", "sig=", "-u", "-U", "-p")
@@ -207,7 +211,7 @@ class Redactor:
                 return True
         elif not self.is_quick(key) and _is_secrets(key):
             return True
-        if len(key) <= _LONGEST:
+        if len(key) <= _LONGEST and cut_secrets(key) == key:
             _add(self.safe, [key])
         return False
 
@@ -225,12 +229,24 @@ class Redactor:
             _add(self.texts, [text])
         return True
 
+    def carry(self, names: list[str]) -> bool:
+        """Whether one of many names may carry a secret itself. In little time where they are words, or known."""
+        joined = "\n".join(names)
+        words = joined.replace("\n", "_").replace(".", "_").replace("-", "_")
+        keys = [name for name in names if name[:2] in _FIRST_TWO and name.startswith(_BEGINS)]
+        if (f"_{words}".isidentifier() and not keys) or self.safe.issuperset(names):
+            return False
+        if len(joined) > _FRAME // 4 and ("=" in joined or ":" in joined) and _has_word(joined.lower()):
+            return True  # to look at each would take a millisecond
+        return cut_secrets(joined) != joined
+
     def learn(self, names: list[str], texts: list[str]) -> None:
         """Look at some short names and texts together: where none shows a sign of a secret, they are known from then on.
 
         To look at each takes five times as long.
         """
-        if names and self._word is not None and not _has_word("\n".join(names).lower()):
+        joined = "\n".join(names)
+        if names and self._word is not None and not _has_word(joined.lower()) and cut_secrets(joined) == joined:
             _add(self.safe, names)
         joined = "\n".join(texts)
         if texts and joined.isascii() and not (_has_sign(joined) or _has_word(joined.lower())):

@@ -42,7 +42,8 @@ class LongText(NamedTuple):
 
 def head_of(text: str, length: int, cut: Callable[[str], str]) -> str:
     """Return the begin of a text; a secret that reaches beyond it shows by what is behind."""
-    return cut(text[: length + _MARGIN])[:-_MARGIN][:length]
+    behind = min(len(text) - length, _MARGIN)
+    return cut(text[: length + _MARGIN])[: -behind or None][:length]
 
 
 def tail_of(text: str, length: int, cut: Callable[[str], str]) -> str:
@@ -85,9 +86,9 @@ def noun(count: int, one: str, many: str = "") -> str:
     return one if count == 1 else many or f"{one}s"
 
 
-def both_ends(text: str, most: int) -> str:
-    """Return `text`, of a long one `most` characters of both ends."""
+def both_ends(text: str, most: int, cut: Callable[[str], str] = whole) -> str:
+    """Return what `cut` leaves of `text`, of a long one `most` characters of both ends."""
     if len(text) <= most:
-        return text
+        return cut(text)
     keep = most - _MARK
-    return f"{text[: keep // 2]}[truncated: {len(text) - keep} more]{text[-(keep // 2) :]}"
+    return f"{head_of(text, keep // 2, cut)}[truncated: {len(text) - keep} more]{tail_of(text, keep // 2, cut)}"

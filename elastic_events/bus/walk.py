@@ -295,7 +295,9 @@ class Walk:
                 count = min(count, int(1.2 * self.room * len(some) / len(_encode(some))) + 32)
             part = dict(islice(dict.items(value), count))
             length = len(_encode(part))
-            if length + _NOTE > self.room and max((len(key) for key in part if type(key) is str), default=0) > KEY:
+            names = [key for key in part if type(key) is str]
+            too_long = length + _NOTE > self.room and max(map(len, names), default=0) > KEY
+            if too_long or (self._redacts and self.redactor is not None and self.redactor.carry(names)):
                 return None
         except (ValueError, OverflowError):  # a lone surrogate, a number of more than 64 bits
             return None
@@ -331,13 +333,14 @@ class Walk:
         """Return a key: a number as it is, all else as text."""
         kind = type(key)
         if kind is str:
-            self.items -= len(key) // KEY
-            return key if len(key) <= KEY and key.isascii() else both_ends(utf8(key), KEY)
+            self.items -= len(key) // KEY + (depth > 0)
+            return utf8(both_ends(key, KEY, cut_secrets if self._redacts and key not in self._safe else whole))
         if kind in _NUMBERS:
             return key if kind is not int or key in _NUMBER_64 else big(key)
         if issubclass(kind, (tuple, frozenset)):
             base: Any = tuple if issubclass(kind, tuple) else frozenset
-            some = [] if depth > 2 else [self.key(part, depth + 1) for part in islice(base.__iter__(key), 8)]
+            few = 0 if depth > 2 or self.items <= 0 else 8
+            some = [self.key(part, depth + 1) for part in islice(base.__iter__(key), few)]
             text = repr(some if len(some) == base.__len__(key) else [*some, "..."])
         else:
             self.items -= 1
@@ -416,8 +419,17 @@ class Walk:
         return _label(kind)
 
     def _arguments(self, error: BaseException) -> str:
+        # It may hold exceptions, and they others: each takes of what the walk may still look at, and leaves half of it.
         inner = Walk(self.redactor, room=LONG // 2)
-        return ", ".join(map(str, inner.fields(_ARGS(error)[:16])))
+        start = inner.items = min(inner.items, self.items / 2)
+        given = _ARGS(error)[: int(max(min(start, 16), 0))]
+        inner.items -= len(given)
+        inner._characters, inner._window = min(inner._characters, self._characters), min(inner._window, self._window)
+        text = ", ".join(map(str, inner.fields(given)))
+        self.items -= start - inner.items
+        if self.bounded:
+            self._characters, self._window = inner._characters, inner._window
+        return text
 
     def _put(self, holder: Any, place: Any, held: Any) -> float:
         """Store what was walked; a long text as its head, until it is known how much of it fits. Return its cost."""

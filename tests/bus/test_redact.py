@@ -426,3 +426,34 @@ def test_one_look_knows_what_is_harmless() -> None:
         redactor.learn(["lr", "epoch"], ["adam", "a path: /data/x=1"])
         assert redactor.safe == names
         assert redactor.texts == {"adam", "a path: /data/x=1"}
+
+
+KEYED: dict[str, Any] = {
+    "one": lambda key: {key: 1},
+    "text": lambda key: {"a": 1, key: "x"},
+    "nested": lambda key: {"v": [{"a": {key: 1}}]},
+    "tuple": lambda key: {(1, key): 1},
+    "many numbers": lambda key: {**{f"n{number}": number for number in range(40)}, key: 1},
+    "all": lambda key: {f"{number} {key}": number for number in range(40)},
+    "very many": lambda key: {f"{number}:key {key}": number for number in range(400)},
+    "long": lambda key: {f"{key} {'x' * 1_000}": 1, f"{'x' * 1_000} {key}": "x"},
+}
+
+
+@pytest.mark.parametrize("kind", KEYED)
+@pytest.mark.parametrize("key", [f"https://me:{KEY}@host", JOINED(("sk", KEY)), f"token={KEY}", f"Bearer {KEY}"])
+def test_no_secret_in_a_key(key: str, kind: str) -> None:
+    """A key of metadata that carries a secret is recorded without it, wherever it stands and however often."""
+    metadata = KEYED[kind](key)
+    with capture() as seen:
+        for _ in range(3):
+            record(Event("e", EventSource.WORKER, metadata=metadata))
+        assert not any(KEY in str(one.event) for one in seen)
+        assert len(seen[0].event.metadata) >= min(len(metadata), 4)
+
+
+@given(st.lists(st.lists(st.sampled_from([*PIECES, *SECRET_VALUES]), max_size=4).map("".join), max_size=6))
+@settings(max_examples=300)
+def test_a_look_at_many_keys_lets_none_pass_that_carries_a_secret(keys: list[str]) -> None:
+    """As one finds that a key carries a secret, the look at all of them does."""
+    assert Redactor().carry(keys) or all(cut_secrets(key) == key for key in keys)

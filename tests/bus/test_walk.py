@@ -16,6 +16,7 @@ import pytest
 
 from elastic_events import Event, EventSource, MetadataError, record
 from elastic_events.bus.codec import LIMIT
+from elastic_events.bus.redact import Redactor
 from elastic_events.bus.walk import Walk
 from elastic_events.testing import capture
 from elastic_metrics import put_metric
@@ -307,3 +308,32 @@ def test_objects_that_raise_are_few() -> None:
     assert found["v"][0] == "<datetime.datetime>"
     assert found["v"][-1].endswith("more]")
     assert 1 <= len(asked) <= 16
+
+
+def test_exceptions_in_exceptions_are_bounded() -> None:
+    """An exception that holds exceptions, and they others, takes no longer than any other value, and its own name stays."""
+    error = Exception("the first")
+    for _ in range(4):
+        error = Exception(*[error] * 16)
+    assert calls_of({"error": error}) < 8_000
+    kept = recorded({"error": error, "after": 1})
+    assert kept["error"].startswith("Exception: Exception: Exception: ")
+    assert kept["after"] == 1
+
+
+def test_a_group_of_exceptions_says_what_each_is() -> None:
+    """Of a few exceptions in one, each is told with what it holds."""
+    kept = recorded({"error": Exception("ranks failed", [ValueError("rank", n) for n in range(8)])})
+    assert all(f"ValueError: rank, {n}" in kept["error"] for n in range(8))
+
+
+@pytest.mark.parametrize("length", [513, 600, 767, 768, 2_000])
+def test_note_of_a_cut_says_what_is_missing(length: int) -> None:
+    """Behind texts that were long, of a text a little longer than its share both ends stay, and the note says what does not."""
+    text = "".join(f"{n:04d}" for n in range(length))[:length]
+    found = Walk(Redactor(), room=100_000).fields(["x" * LIMIT, "x" * LIMIT, text])[2]
+    head, gone, tail = re.fullmatch(r"(\d+)(?:\[truncated: (\d+) more\])?(\d+)", found).groups()  # type: ignore[union-attr]
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert len(head) >= 256
+    assert len(head) + int(gone or 0) + len(tail) == length

@@ -264,4 +264,7 @@ class Story:
         gathered = [r.start_ns for a in later for r in a.rendezvous] if later else [r.start_ns for r in self.gathering]
         ends = gathered + [a.started_ns for a in later if a.started_ns]
         end = attempt.ended_ns if attempt.ended_ns is not None else min(ends, default=self.ended_ns)
+        if attempt.ended_ns is None and later and attempt.nodes and all(node in attempt.gone for node in attempt.nodes):
+            # None was left to tell its end, and who began anew may have come much later.
+            end = min(end, max(node.last_ns for node in attempt.nodes))
         return start, max(start, end)

@@ -218,6 +218,25 @@ def test_jobs_of_one_id_are_not_mixed() -> None:
     assert [len(attempt.nodes) for attempt in told(two.run).attempts] == [2, 1]
 
 
+def test_an_attempt_of_which_none_is_left_ends_with_their_last_word() -> None:
+    """A launcher that is killed with its workers, and begun anew under its id, was not at work in between."""
+    run = Run()
+    first, second = run.agent(), run.agent(pid=30)
+    run.tell(0, first, "job.started")
+    run.start(1, first, 0, range(1))
+    last = run.steps(run.worker(0), range(3), 2, 1)
+    run.tell(60, second, "job.started")
+    run.start(61, second, 1, range(1), restart=1)
+    run.steps(run.worker(0, 1), range(3), 65, 1)
+    run.tell(70, second, "attempt.ended", attempt=1, outcome="succeeded")
+    run.tell(70, second, "job.succeeded")
+    before, after = summary(told(run)).attempts
+    assert (before.outcome, before.start_s + (before.duration_s or 0)) == ("unknown", last)
+    assert after.restart_to_step_s == 65 - last
+    requeue = {one.name: one.seconds for one in goodput(told(run)).buckets}["requeue"]
+    assert requeue == 60 - last
+
+
 def test_one_round_tells_a_clock_that_is_a_minute_off() -> None:
     """One rendezvous in which each node has a rank of its own is enough to set a clock right."""
     run = Run()

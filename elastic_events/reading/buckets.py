@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from elastic_events.reading.answer import Answer
+from elastic_events.reading.observed import unsure_of
 from elastic_events.reading.redone import Range, redone
 from elastic_events.reading.steps import alike, called, cut, processes, step_times, unfinished, union
 from elastic_events.reading.story import Attempt, Process, Story
@@ -60,7 +61,7 @@ class AttemptGoodput(msgspec.Struct, frozen=True):
     start_s: float  #: from the beginning of the job
     wall_s: float  #: the sum of its buckets
     buckets: dict[str, float]  #: seconds
-    unsure: str = ""  #: what is not known of the numbers of its steps, in words; empty: nothing
+    unsure: str = ""  #: what is not known of its steps, in words: their numbers, or how much of the time was one
 
 
 class Goodput(Answer, frozen=True):
@@ -127,7 +128,7 @@ def goodput(story: Story) -> Goodput:
                 (start - story.began_ns) / 1e9,
                 sum(part.values()) / 1e9,
                 {name: part[name] / 1e9 for name in names},
-                attempt.unsure,
+                unsure_of(attempt),
             )
             for attempt, part, start in zip(story.attempts, parts, windows, strict=False)
         ],

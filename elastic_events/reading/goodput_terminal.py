@@ -116,7 +116,7 @@ def _remarks(answer: Goodput) -> Iterator[str]:
         return
     yield from by_attempt((attempt.attempt, attempt.unsure) for attempt in answer.attempts)
     usual = f" of {seconds(answer.step_s)} in the median" if answer.step_s is not None else ""
-    uncounted = any(attempt.unsure == ROUNDS for attempt in answer.attempts)
+    uncounted = any(attempt.unsure.startswith(ROUNDS) for attempt in answer.attempts)
     parts = [f"Steps of optimizers{usual}" if uncounted else f"{counted(answer.steps, 'step')}{usual}"]
     if answer.steps_redone:
         parts.append(f"{answer.steps_redone:,} done again")

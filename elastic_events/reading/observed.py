@@ -6,30 +6,39 @@ loaded something else, nobody knows: such steps count, but their order is not kn
 
 from array import array
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
-from elastic_events.reading.story import Process, Span, Story
+from elastic_events.reading.steps import durations, processes
+from elastic_events.reading.story import Attempt, Process, Span, Story
+from elastic_events.reading.words import seconds
 
-__all__ = ("ROUNDS", "Observed", "number_observed", "script_first")
+__all__ = ("ROUNDS", "Observed", "number_observed", "script_first", "unsure_of")
 
 #: Of an attempt in which nobody knows how many steps there were, either.
 ROUNDS = "several optimizers stepped in no fixed round: what counts as a step is not known"
 
 
+#: Steps that took so many times the median, and so much of the time of all, may as well have been something else.
+_LONG, _SHARE = 10, 0.1
+
+
 class Observed:
     """The steps of one process that were observed, as `step.observed` tells each at its end."""
 
-    __slots__ = ("names", "steps")
+    __slots__ = ("fetched", "names", "steps")
 
     def __init__(self) -> None:
         #: Number, start, end.
         self.steps: tuple[array[int], array[int], array[int]] = array("q"), array("q"), array("q")
         self.names: dict[int, str] = {}  #: of those that have no number
+        self.fetched: bool = False  #: it waited for a DataLoader
 
     def add(self, time_ns: int, facts: Mapping[str, Any]) -> None:
         """Take one, which ended at `time_ns`."""
         numbers, starts, ends = self.steps
         number, took = facts.get("step"), facts.get("took_ns")
+        self.fetched = self.fetched or bool(facts.get("data_ns"))
         if type(number) is not int or not 0 <= number < 1 << 62:
             self.names[len(numbers)] = str(number)
             number = len(numbers)
@@ -64,6 +73,27 @@ def number_observed(story: Story) -> None:
         saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
 
 
+def unsure_of(attempt: Attempt) -> str:
+    """Return what is not sure of the steps of an attempt: their numbers, and how much of their time was one."""
+    parts = (attempt.unsure, next(filter(None, map(_stretched, processes(attempt))), ""))
+    return "; ".join(filter(None, parts))
+
+
+def _stretched(process: Process) -> str:
+    """Say that steps without a DataLoader, which begin where the one before ended, held more than a step by their length."""
+    if not process.observed or process.fetched:
+        return ""
+    lasted = durations(process)
+    bound = _LONG * median(lasted)
+    long = [took for took in lasted if took > bound]
+    if sum(long) <= _SHARE * sum(lasted):
+        return ""
+    return (
+        f"without a DataLoader a step holds what stood before it, and {len(long)} of {len(lasted)} took over {_LONG} times "
+        f"the median, {seconds(sum(long) / 1e9)} in all: how much of that was a step is not known"
+    )
+
+
 def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | None, str]:
     """Return the number of the first step of an attempt behind others, None: it is not known; and what is not sure about it."""
     loaded = [span for process in processes for span in _restores(process)]
@@ -74,7 +104,7 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
         return 0, ""
     if loaded:
         return None, (
-            f"it loaded {loaded[-1].path}, which nobody was seen to save: which steps it did again is not known, "
+            f"it loaded {_place(loaded[-1])}, which nobody was seen to save: which steps it did again is not known, "
             "and none is taken for lost"
         )
     return 0, "nobody saw it load a checkpoint: its steps are taken for the first ones again"
@@ -84,7 +114,7 @@ def _unseen(processes: Sequence[Process]) -> str:
     """Return what is not sure about the first steps of all: whether the job goes on with what another one saved."""
     loaded = [span for process in processes if process.steps for span in _restores(process)]
     return (
-        f"it loaded {loaded[-1].path}, which this run was not seen to save: its steps are counted from 0"
+        f"it loaded {_place(loaded[-1])}, which this run was not seen to save: its steps are counted from 0"
         if loaded
         else ""
     )
@@ -94,15 +124,21 @@ def _saved(one: Span, saved: Sequence[Span]) -> Span | None:
     """Return the save of what was loaded: of the same file, else the last one at its path."""
     ended = [span for span in saved if span.end_ns and not span.failed]
     same = [span for span in ended if one.file_id is not None and span.file_id == one.file_id]
-    there = [span for span in ended if span.path == one.path]
+    there = [span for span in ended if one.path and span.path == one.path]
     return max(same or there, key=lambda span: span.end_ns, default=None)
 
 
 def _restores(process: Process) -> list[Span]:
     first = process.first_step_ns
     return [
-        s for s in process.spans if s.what == "restore" and s.path and s.end_ns and (first is None or s.end_ns <= first)
+        s
+        for s in process.spans
+        if s.what == "restore" and s.observed and s.end_ns and (first is None or s.end_ns <= first)
     ]
+
+
+def _place(span: Span) -> str:
+    return span.path or "a checkpoint without a path"
 
 
 def _move(process: Process, base: int | None) -> None:

@@ -273,6 +273,7 @@ class Speaker:
             self.seen(min(steps[1]))
         marks = (script_first(self._spans or ()), *steps, names, self._errors or _NOTHING, self._epochs)
         process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last or (), observed)
+        process.fetched = self._observed is not None and self._observed.fetched
         process.mute = self._mute()
         _block(process)
         return process

@@ -259,3 +259,55 @@ def test_json_and_explanation() -> None:
     assert "arXiv 2410.21680" in explain()
     assert all(max(map(len, explain(width).splitlines())) <= width for width in (40, 80, 120))
     assert " ".join(explain(60).split()) == " ".join(explain(120).split())
+
+
+def observed(data_ns: int, long_s: float) -> Run:
+    """Thirty steps of a tenth of a second that were observed; each tenth of them takes `long_s`."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.start(0, agent, 0, range(1))
+    at = 1.0
+    for step in range(30):
+        took = long_s if step % 10 == 9 else 0.1
+        at += took
+        about = {"took_ns": round(took * 1e9), "data_ns": data_ns}
+        run.tell(at, run.worker(0), "step.observed", step=step, **about)
+    run.tell(at, agent, "attempt.ended", attempt=0, outcome="succeeded")
+    run.tell(at, agent, "job.succeeded")
+    return run
+
+
+@pytest.mark.parametrize(("data_ns", "long_s", "sure"), [(0, 3.0, False), (200_000, 3.0, True), (0, 0.12, True)])
+def test_a_step_that_holds_what_stood_before_it_is_not_sure(data_ns: int, long_s: float, sure: bool) -> None:
+    """Where no DataLoader tells when a step began, and some took many times the others, goodput says that it is not sure."""
+    (story,) = build(observed(data_ns, long_s).records)
+    answer = goodput(story)
+    assert (answer.attempts[0].unsure == "") == sure
+    out = io.StringIO()
+    Console(file=out, width=300).print(goodput_terminal(answer))
+    told = "3 of 30 took over 10 times the median, 9.0 s in all: how much of that was a step is not known"
+    assert (told in out.getvalue()) == (not sure)
+
+
+@pytest.mark.parametrize("path", ["", "/data/else"])
+def test_a_checkpoint_without_a_path_was_loaded_all_the_same(path: str) -> None:
+    """Who was seen to load a checkpoint whose save nobody saw, or that has no path, does no steps again that are known."""
+    run = observed(200_000, 0.1)
+    run.records = [record for record in run.records if record.name != "job.succeeded"]
+    last = run.records[-1]
+    run.records[-1:] = []
+    agent = run.agent()
+    run.failed(6, agent, 0, 0, exit_code=1)
+    run.tell(6, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.start(7, agent, 1, range(1), restart=1)
+    about = {"observed": True, "mark_id": 1, **({"path": path} if path else {})}
+    run.tell(8, run.worker(0, 1), "restore.started", **about)
+    run.tell(9, run.worker(0, 1), "restore.ended", **about)
+    run.tell(10, run.worker(0, 1), "step.observed", step=0, took_ns=10**8, data_ns=1)
+    run.tell(11, agent, "attempt.ended", attempt=1, outcome="succeeded")
+    assert last.name == "attempt.ended"
+    (story,) = build(run.records)
+    answer = goodput(story)
+    assert answer.steps_redone == 0
+    assert "nobody was seen to save" in answer.attempts[1].unsure

@@ -57,8 +57,8 @@ SECRETS = "|".join(_PATTERNS.values())
 
 #: One of these, or `_PAT`, is in each key that `SECRETS` finds: to look for them takes no time.
 _SECRET_WORDS = tuple(word for word in _PATTERNS if word != "pat")
-_SECRET_WORD = re.compile("|".join((*_SECRET_WORDS, "pat$"))).search
 _PAT = re.compile(r"pat(?![a-z\d])")
+_SECRET_WORD = re.compile("|".join((*_SECRET_WORDS, _PAT.pattern))).search
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _NOT_A_WORD = re.compile(r"[\W_]+")

@@ -22,7 +22,7 @@ SECRET_NAMES = (
     *("HF_TOKEN", "hfToken", "github_token", "access_token", "refreshToken", "session_token", "csrf-token", "token"),
     *("Authorization", "proxy-authorization", "cookie", "Set-Cookie", "credentials", "gcpCredentials", "creds"),
     *("encryption_key", "signingKey", "storage_account_key", "db_pass", "oauth_code", "x-api-key", "apikey", "API Key"),
-    *("access_tokens", "api_token_2", "key", "totp", "github_pat", "GITLAB_PAT", "session_key"),
+    *("access_tokens", "api_token_2", "key", "totp", "github_pat", "GITLAB_PAT", "session_key", "githubPat "),
 )
 
 PLAIN_NAMES = (

@@ -19,7 +19,7 @@ from elastic_events.bus.ledger import LaneStats, Ledger
 from elastic_events.bus.pump import BREATH
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
-from elastic_events.bus.signals import Held, ends_the_program
+from elastic_events.bus.signals import Held
 from elastic_events.bus.subscription import Subscription
 from elastic_events.bus.text import counted
 from elastic_events.bus.wakeup import Signal, Wakeup
@@ -391,8 +391,7 @@ class Lane(Delivery):
                 return True
             self.ledger.filtered += 1
         except BaseException as error:  # noqa: BLE001 - the user's predicate; its fault costs this lane this record
-            if isinstance(error, KeyboardInterrupt) or ends_the_program(error):
-                self._held.hold(error)
+            self._held.hold_a_signals(error)
             self.ledger.dropped["filter_error"] += 1
             self.last_error = f"filter: {told(error)}"
         return False

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from elastic_events.bus.backlog import Found, Spooling
 from elastic_events.bus.record import Record
-from elastic_events.bus.signals import Held, ends_the_program
+from elastic_events.bus.signals import Held
 from elastic_events.bus.weight import weigh
 
 __all__ = ("Latest",)
@@ -70,8 +70,7 @@ class Latest:
                 key = self._key(record)
                 old = self._waiting.get(key)
             except BaseException as error:  # noqa: BLE001 - the user's function; its fault costs this record
-                if isinstance(error, KeyboardInterrupt) or ends_the_program(error):
-                    self._held.hold(error)
+                self._held.hold_a_signals(error)
                 self._lost["key_error"] += 1
                 continue
             if old is not None:

@@ -60,6 +60,11 @@ class Held:
         if not isinstance(error, Exception):
             self._error = error
 
+    def hold_a_signals(self, error: BaseException) -> None:
+        """Keep what a signal brought into a function of the user's, and not what that raised itself."""
+        if isinstance(error, KeyboardInterrupt) or ends_the_program(error):
+            self.hold(error)
+
     def release(self) -> None:
         """Raise what waits."""
         error, self._error = self._error, None

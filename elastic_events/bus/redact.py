@@ -231,10 +231,12 @@ class Redactor:
 
     def carry(self, names: list[str]) -> bool:
         """Whether one of many names may carry a secret itself. In little time where they are words, or known."""
+        if self.safe.issuperset(names):
+            return False
         joined = "\n".join(names)
         words = joined.replace("\n", "_").replace(".", "_").replace("-", "_")
         keys = [name for name in names if name[:2] in _FIRST_TWO and name.startswith(_BEGINS)]
-        if (f"_{words}".isidentifier() and not keys) or self.safe.issuperset(names):
+        if f"_{words}".isidentifier() and not keys:
             return False
         if len(joined) > _FRAME // 4 and ("=" in joined or ":" in joined) and _has_word(joined.lower()):
             return True  # to look at each would take a millisecond

@@ -150,10 +150,9 @@ class Drain:
             return FlushResult(dict(self.given_up))
         behind = self.pump.behind(heads)
         marks = marks or [(lane, lane.backlog.entered) for lane in self.lanes]
-        unread = {lane: lane.ledger.unread for lane, _ in marks}
         # Of a lane that has not begun the pump may have read what it still is to get.
         left = {
-            lane.name: (unread[lane] if lane.is_new else min(behind, unread[lane])) + lane.waiting(mark)
+            lane.name: (lane.ledger.unread if lane.is_new else min(behind, lane.ledger.unread)) + lane.waiting(mark)
             for lane, mark in marks
         }
         away = sum(source.behind(mark) for source, mark in sources)

@@ -235,7 +235,7 @@ class Redactor:
             return False
         joined = "\n".join(names)
         words = joined.replace("\n", "_").replace(".", "_").replace("-", "_")
-        keys = [name for name in names if name[:2] in _FIRST_TWO and name.startswith(_BEGINS)]
+        keys = [line for line in joined.split("\n") if line[:2] in _FIRST_TWO and line.startswith(_BEGINS)]
         if f"_{words}".isidentifier() and not keys:
             return False
         if len(joined) > _FRAME // 4 and ("=" in joined or ":" in joined) and _has_word(joined.lower()):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from elastic_events import Event, EventSource, NodeState, construct_and_record_rdzv_event, record
@@ -453,6 +453,7 @@ def test_no_secret_in_a_key(key: str, kind: str) -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from([*PIECES, *SECRET_VALUES]), max_size=4).map("".join), max_size=6))
+@example(["lr", f"\nsk-{KEY}"])
 @settings(max_examples=300)
 def test_a_look_at_many_keys_lets_none_pass_that_carries_a_secret(keys: list[str]) -> None:
     """As one finds that a key carries a secret, the look at all of them does."""

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from elastic_events.reading.clocks import LOOK
 from elastic_events.reading.ranks import Ranks
+from elastic_events.reading.said import BROKE
 from elastic_events.reading.story import Attempt, Node, Offset, Story, Worker
 
 __all__ = ("OUTCOMES", "conclude")
@@ -280,8 +281,9 @@ def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -
     """Return the worker that had raised what it ended with before `first` failed, but took longer to end; None: none.
 
     It waits for a thread, or for an upload, while its peers run into a timeout: its agent may even have ended it for them.
+    Where `first` broke in a collective, it broke of whoever was ending by then, and not of a collective itself.
     """
-    began = _began_to_end(first)
+    began, broke = _began_to_end(first), _broke(first)
     found = [
         (raised_ns, at)
         for at, worker in enumerate(attempt.workers)
@@ -289,7 +291,10 @@ def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -
         and worker.outcome == "failed"
         and not worker.consequence
         and (raised_ns := worker.raised_ns) is not None
-        and raised_ns + _TEARDOWN + _between(worker.host, first.host, errors) < began
+        and (
+            (until := raised_ns + _between(worker.host, first.host, errors)) + _TEARDOWN < began
+            or (until < broke and not _broke(worker))
+        )
     ]
     return attempt.workers[min(found)[1]] if found else None
 
@@ -300,8 +305,14 @@ def _began_to_end(worker: Worker) -> int:
         return _earliest(worker)
     if worker.process is None:
         return worker.started_ns or 0
-    words = [time_ns for time_ns, name, _ in worker.process.said if name != "thread.exception"]
+    words = [time_ns for time_ns, name, _ in worker.process.said if name not in ("thread.exception", BROKE)]
     return words[-1] if words else worker.process.last_ns
+
+
+def _broke(worker: Worker) -> int:
+    """Return when the last of a worker's collectives ended with an error, as they do where a peer is gone; 0: none did."""
+    said = worker.process.said if worker.process is not None else ()
+    return max((time_ns for time_ns, name, _ in said if name == BROKE), default=0)
 
 
 def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:

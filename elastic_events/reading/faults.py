@@ -50,7 +50,8 @@ def _chosen(worker: Worker) -> Mapping[str, Any]:
         return newest["worker.exception"][1]
     trained_ns = max(process.ends, default=0)
     exit_ns, exit_ = newest.get("worker.exit", (0, None))
-    if exit_ is not None and (worker.signal or exit_.get("code") != worker.exit_code or exit_ns < trained_ns):
+    left = worker.raised_ns is not None if worker.signal else (exit_ or {}).get("code") == worker.exit_code
+    if not left or exit_ns < trained_ns:
         exit_ = None  # the script caught it, and went on
     thread_ns, thread = newest.get("thread.exception", (0, None))
     if thread_ns + _UNNOTICED < trained_ns:

@@ -9,6 +9,7 @@ from elastic_events.reading.clocks import ClockSet
 from elastic_events.reading.story import Node, Process
 
 __all__ = (
+    "BROKE",
     "DEATHS",
     "ENDS",
     "FACTS",
@@ -45,6 +46,9 @@ DEATHS = frozenset({"worker.died", "agent.died"})
 
 #: What a worker says of its own end.
 ENDS = frozenset({"worker.exception", "thread.exception", "worker.exit"})
+
+#: What it says where a collective ended with an error: since a peer was gone, as a rule.
+BROKE = "collective.failed"
 
 #: Event of a mark that may last longer than a record -> what it marks, and whether it begins it.
 SPANS = {

@@ -14,7 +14,20 @@ from elastic_events.bus.context import Context
 from elastic_events.reading.clocks import JUMP, ClockSet
 from elastic_events.reading.observed import Observed, script_first
 from elastic_events.reading.once import Once
-from elastic_events.reading.said import DEATHS, ENDS, FACTS, NAMELESS, SPANS, WORKERS, Mark, Said, Told, later, whole
+from elastic_events.reading.said import (
+    BROKE,
+    DEATHS,
+    ENDS,
+    FACTS,
+    NAMELESS,
+    SPANS,
+    WORKERS,
+    Mark,
+    Said,
+    Told,
+    later,
+    whole,
+)
 from elastic_events.reading.story import Node, Process, Span
 from elastic_events.torchrun.messages import parse
 from elastic_events.torchrun.repair import Fact, Repair
@@ -24,7 +37,7 @@ __all__ = ("TORCH", "Speaker")
 #: Facts that only an agent's own story has: with one of these, torch's raw stream of the same process is not needed.
 _OWN = frozenset({"job.started", "attempt.started", "worker.started"})
 
-#: Words of its own end that are kept of one worker.
+#: Words of its own end, and of what it broke of, that are kept of one worker.
 _ENDS = 16
 
 #: What most processes have none of.
@@ -127,6 +140,8 @@ class Speaker:
                 time_ns = self._steady(time_ns, monotonic_ns)
         if name in DEATHS:  # a collector's word, on its clock: no sign of life
             if isinstance(metadata, dict):
+                if self._first_ns == self._last_ns == recorded_ns:  # nor had there been any
+                    self._first_ns, self._last_ns = _NEVER, 0
                 self._say(Said(time_ns, name, metadata))
         else:
             self.seen(time_ns)
@@ -172,7 +187,7 @@ class Speaker:
             self._owns = self._owns or name in _OWN
         elif name == "recorder.lost":
             self._lost(metadata)
-        elif name in ENDS:
+        elif name in ENDS or name == BROKE:
             self._said_last = [*(self._said_last or ())[1 - _ENDS :], (time_ns, name, metadata)]
         elif name == "step.observed":
             self._observed = Observed() if self._observed is None else self._observed
@@ -214,6 +229,8 @@ class Speaker:
         if monotonic_ns:
             time_ns = self._steady(time_ns, monotonic_ns)
         if time_ns > self._last_ns:
+            if not self._last_ns:
+                self._first_ns = time_ns
             self._last_ns = time_ns
         elif time_ns and time_ns < self._first_ns:
             self._first_ns = time_ns
@@ -234,7 +251,7 @@ class Speaker:
     @property
     def begun_ns(self) -> int:
         """Its first record on the host's monotonic clock; 0: it is not known."""
-        return 0 if self._now == _NEVER else self._first_ns - self.ahead
+        return 0 if self._now == _NEVER else min(self._first_ns, self._steps[1] if self._steps else _NEVER) - self.ahead
 
     def move(self, later_ns: int) -> None:
         """Set all times later."""
@@ -272,19 +289,14 @@ class Speaker:
             steps, names = self._observed.steps, self._observed.names
             self.seen(min(steps[1]))
         marks = (script_first(self._spans or ()), *steps, names, self._errors or _NOTHING, self._epochs)
+        mute = self._first_ns > self._last_ns  # there was no sign of its life
+        if mute and self._facts:
+            self._first_ns = self._last_ns = self._facts[0].time_ns
         process = Process(self.context, self._first_ns, self._last_ns, *marks, self._said_last or (), observed)
         process.fetched = self._observed is not None and self._observed.fetched
-        process.mute = self._mute()
+        process.mute = mute
         _block(process)
         return process
-
-    def _mute(self) -> bool:
-        """Whether all that came is a word on its death; whatever else came was at another time, or is among the facts."""
-        facts = self._facts or ()
-        marks = self._steps or self._spans or self._observed or self._said_last or self._derived
-        if not facts or marks or not all(said.name in DEATHS for said in facts):
-            return False
-        return self._first_ns == self._last_ns == facts[0].time_ns
 
     def told(self, numbers: dict[bytes, "array[int]"]) -> Told:
         """Close what the last record left open; return all that the process told.

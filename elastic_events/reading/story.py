@@ -133,19 +133,27 @@ class Worker:
     def cause(self) -> str:
         """Signal or exit code in words, behind what was raised before a signal; empty where it did not fail."""
         if self.signal:
-            kind = self._raised[1].get("type") if self._raised else None
+            about = self._raised[1] if self._raised else {}
+            kind = about.get("type", about.get("message"))
             return f"{kind}, ended by {self.signal}" if kind and kind != "KeyboardInterrupt" else self.signal
         return f"exit code {self.exit_code}" if self.exit_code is not None else ""
 
     @property
     def raised_ns(self) -> int | None:
-        """When the exception was raised that nobody caught; None: it recorded none. Its process may end long after."""
+        """When it raised what it ended with, an exception or an exit; None: it said none. Its process may end long after."""
         return self._raised[0] if self._raised else None
 
     @property
     def _raised(self) -> tuple[int, Mapping[str, Any]] | None:
-        said = self.process.said if self.process is not None else ()
-        return next(((time_ns, facts) for time_ns, name, facts in reversed(said) if name == "worker.exception"), None)
+        process = self.process
+        if process is None:
+            return None
+        raised = [(time_ns, facts) for time_ns, name, facts in process.said if name == "worker.exception"]
+        if raised:
+            return raised[-1]
+        # An exit may be caught. It was not where no step began behind it; of who marks none, where nothing came.
+        since = process.starts[-1] if process.starts else process.last_ns
+        return next(((at, facts) for at, name, facts in process.said if name == "worker.exit" and at >= since), None)
 
     @property
     def place(self) -> str:

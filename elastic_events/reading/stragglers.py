@@ -292,19 +292,12 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
             middle = _middle(lasts, bisect_left(lasts, last))
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
-            until = min(until, _said_end(worker, process) or until)
+            until = min(until, worker.raised_ns or until)
             if until - process.last_ns > bound:
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
                 node = worker.node.name if worker.node is not None else worker.host
                 yield Quiet(worker.rank, node, attempt.number, since, before, process.last_step)
-
-
-def _said_end(worker: Worker, process: Process) -> int | None:
-    """Return when a process said why it ends, which may take long; None: it did not, or its script caught that, and went on."""
-    begun_ns = process.starts[-1] if process.starts else 0
-    exits = [time_ns for time_ns, name, _ in process.said if name == "worker.exit" and time_ns >= begun_ns]
-    return min([*exits, *filter(None, [worker.raised_ns])], default=None)
 
 
 def _went_on(worker: Worker, process: Process) -> int:

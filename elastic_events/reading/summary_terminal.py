@@ -178,7 +178,7 @@ def _beside(one: Failure) -> Iterable[str]:
     """What the error alone does not tell: that it came long before the end, or that nobody was there to tell more."""
     late = _late(one)
     if late is not None and one.raised_s is not None:
-        yield f"  It was raised at +{seconds(one.raised_s)}; the process ended {seconds(late)} later."
+        yield f"  It said so at +{seconds(one.raised_s)}; the process ended {seconds(late)} later."
     if not (one.recorded or one.signal or one.stderr):
         yield "  It recorded nothing itself: it ended before it imported torch, or was not observed. Its stderr says why."
 

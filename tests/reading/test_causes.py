@@ -356,7 +356,7 @@ def test_what_raised_first_failed_first_however_long_it_takes_to_end() -> None:
     assert (row.first_failure.message, row.victims, row.consequences) == ("ValueError: bad batch", 0, 1)
     text = shown(slow_to_end(5))
     assert "rank 1 on a: ValueError, ended by SIGTERM, 1 consequence" in text
-    assert "It was raised at +5.0 s; the process ended 9.0 s later." in text
+    assert "It said so at +5.0 s; the process ended 9.0 s later." in text
     late = summary(told(slow_to_end(9.5))).attempts[0]  # since it was told to end
     assert late.first_failure is not None
     assert (late.first_failure.rank, late.victims) == (0, 1)
@@ -373,6 +373,63 @@ def test_who_broke_of_a_peer_that_was_ending_is_no_cause(word: str) -> None:
     first = summary(told(run)).attempts[0].first_failure
     assert first is not None
     assert first.rank == 0
+
+
+def slow_exit(broke: bool, caught: bool = False, broken: bool = False) -> Run:
+    """Rank 1 exits at 5 s, and takes long to end; rank 0 breaks of it a second later, and leaves at once."""
+    run = Run()
+    agent = run.agent()
+    run.start(1, agent, 0, range(2))
+    for rank in range(2):
+        run.steps(run.worker(rank), range(3), 2, 1, ended=False)
+    if broken:
+        run.tell(4.9, run.worker(1), "collective.failed", function="all_reduce", error="timed out")
+    run.tell(5, run.worker(1), "worker.exit", code=1, message="sys.exit('fatal')")
+    if caught:
+        run.steps(run.worker(1), range(3, 4), 5.5, 0.4)
+    if broke:
+        run.tell(6, run.worker(0), "collective.failed", function="all_reduce", error="connection closed by peer")
+    run.tell(6.1, run.worker(0), "worker.exit", code=3, message="os._exit(3)")
+    run.failed(6.3, agent, 0, 0, exit_code=3, alive_ns=ns(6.1), died_ns=ns(6.2))
+    run.failed(6.3, agent, 0, 1, signal="SIGTERM", first=False, victim=True, alive_ns=ns(6.2), died_ns=ns(6.3))
+    run.tell(6.4, agent, "attempt.ended", attempt=0, outcome="failed")
+    return run
+
+
+def test_who_was_on_its_way_out_failed_before_its_peer_that_broke_of_it() -> None:
+    """An exit may take a second, in which a peer breaks, and is dead first: it said of what, and the other said its exit."""
+    (row,) = summary(told(slow_exit(broke=True))).attempts
+    first = row.first_failure
+    assert first is not None
+    assert (first.rank, first.message, first.raised_s) == (1, "sys.exit('fatal')", 4)
+    assert (row.victims, row.consequences) == (0, 1)
+    assert "rank 1 on a: sys.exit('fatal'), ended by SIGTERM, 1 consequence" in shown(slow_exit(broke=True))
+    for run in (slow_exit(broke=False), slow_exit(broke=True, caught=True), slow_exit(broke=True, broken=True)):
+        first = summary(told(run)).attempts[0].first_failure
+        assert first is not None
+        assert first.rank == 0
+
+
+@pytest.mark.parametrize("order", ["as it was", "the word first"])
+def test_a_word_on_a_death_is_no_sign_of_life_wherever_it_stands(order: str) -> None:
+    """A collector says it behind the death: whether another failed in between is not known, in whatever order it is read."""
+    run = Run()
+    for number, host in enumerate("ab"):
+        agent = run.agent(host)
+        run.tell(1, agent, "rendezvous.completed", round=0, world_size=2, rank=number)
+        run.tell(1, agent, "attempt.started", attempt=0, round=0, world_size=2, group_world_size=2)
+        run.tell(1, agent, "worker.started", rank=number, local_rank=0, pid=100 + number, attempt=0)
+    dead = run.worker(0, host="a", pid=100)
+    run.tell(3, dead, "step.started", step=0)
+    run.tell(5.4, dead, "worker.died", pid=100, host="a", signal="SIGKILL")
+    run.failed(5.5, run.agent("a"), 0, 0, signal="SIGKILL", pid=100)
+    run.failed(5.5, run.agent("b"), 0, 1, exit_code=1, pid=101, died_ns=ns(5.1), local_rank=0)
+    run.tell(5.6, run.agent("a"), "attempt.ended", attempt=0, outcome="failed")
+    run.tell(5.6, run.agent("b"), "attempt.ended", attempt=0, outcome="failed")
+    if order == "the word first":
+        run.records.sort(key=lambda record: record.name != "worker.died")
+    (attempt,) = told(run).attempts
+    assert (attempt.first_failure, {worker.rank for worker in attempt.suspects}) == (None, {0, 1})
 
 
 def test_who_ended_well_before_the_first_failure_is_told() -> None:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 __all__ = ("NO_RETRY", "Retry")
 
+#: Seconds that a server's wish is followed at most: one may ask for years.
+LONGEST = 300.0
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -30,7 +33,7 @@ class Retry:
         if spent >= self.budget:
             return None
         if asked is not None:
-            return min(asked, self.budget)
+            return min(asked, self.budget, LONGEST)
         ceiling = min(self.cap, self.base * 2.0 ** min(failures, 32))
         chance: float = random.random() if roll is None else roll  # noqa: S311 - jitter is no secret
         return ceiling * chance

@@ -1,6 +1,7 @@
 """The bus in an event loop: delivery, isolation, bounds, flush and close, on asyncio, uvloop and trio."""
 
 import dataclasses
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -457,6 +458,13 @@ async def test_transient_failure_is_retried_in_order() -> None:
     assert ids[0] == ids[1] == ids[2] == ids[3]
     assert [r.fields[0] for r in sink.payload] == [0, 1, 2, 3]
     assert lane.stats().retries == 3
+
+
+def test_no_server_puts_off_the_next_attempt_for_years() -> None:
+    """What a server asks for is waited, but no longer than five minutes: also where a lane tries for ever."""
+    for retry in (Retry(budget=math.inf), Retry(budget=1e9)):
+        assert retry.wait(1, 0.0, asked=60.0) == 60.0
+        assert retry.wait(1, 0.0, asked=999_999_999.0) == retry.wait(1, 0.0, asked=math.inf) == 300.0
 
 
 async def test_retry_budget_ends() -> None:

@@ -15,6 +15,9 @@ ROWS = 20_000
 #: Of the size that is allowed, what is left when rows had to go: else there would be a few to remove at each look.
 LEFT = 0.95
 
+#: Rows that go at first for the size's sake: nobody knows how large they are before some of them are gone.
+FEW = 8
+
 # Metric points go before events: a flood of them never costs what says why the job died.
 _TABLES = ("metrics", "events", "rdzv_events", "ledgers")
 
@@ -57,18 +60,21 @@ class Retention:
 
     def _expire(self, connection: sqlite3.Connection, before_ns: int) -> None:
         for table in _TABLES:
-            while self._remove(connection, table, f"time_ns < {before_ns}") == ROWS:
+            while self._remove(connection, table, f"time_ns < {before_ns}", ROWS) == ROWS:
                 pass
 
     def _shrink(self, connection: sqlite3.Connection, size: int) -> None:
         for table in _TABLES:
-            while _size(connection) > size:
-                if not self._remove(connection, table, "1"):
-                    break
+            rows, now = FEW, _size(connection)
+            while now > size and (removed := self._remove(connection, table, "1", rows)):
+                before, now = now, _size(connection)
+                # As many as what is too much takes, by what these took; more by and by, since they took whole pages.
+                wanted = (now - size) * removed // (before - now) if now < before else ROWS
+                rows = max(1, min(wanted, 4 * rows, ROWS))
 
-    def _remove(self, connection: sqlite3.Connection, table: str, which: str) -> int:
-        # The names are ours, the number is one.
-        oldest = f"SELECT entry FROM {table} WHERE {which} ORDER BY time_ns LIMIT {ROWS}"  # noqa: S608
+    def _remove(self, connection: sqlite3.Connection, table: str, which: str, rows: int) -> int:
+        # The names are ours, the numbers are some.
+        oldest = f"SELECT entry FROM {table} WHERE {which} ORDER BY time_ns LIMIT {rows}"  # noqa: S608
         last = f"SELECT max(entry) FROM {table}"  # noqa: S608
         done = connection.execute(f"DELETE FROM {table} WHERE entry IN ({oldest}) AND entry < ({last})")  # noqa: S608
         self.removed += done.rowcount

@@ -1,12 +1,14 @@
 """What a SQLite file keeps: by age and by size, oldest first, metric points before events."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from elastic_events.bus.record import Record
 from elastic_events.sinks.sqlite import SqliteSink, read_sqlite
-from elastic_events.sinks.sqlite_retention import Retention
+from elastic_events.sinks.sqlite_retention import Retention, _size
 from elastic_events.sinks.urls import open_url
 from tests.sinks.factory import event, metric
 
@@ -36,6 +38,22 @@ def test_what_is_too_old_goes(tmp_path: Path) -> None:
     sink.close_now()
     assert sorted({record.seq for record in kept(tmp_path / "a.db")}) == list(range(50, 100))
     assert sink.retention.removed == 100
+
+
+@pytest.mark.parametrize(("length", "most"), [(16_000, 4_000_000), (1000, 1_000_000), (0, 300_000)])
+def test_no_more_goes_than_the_size_asks_for(tmp_path: Path, length: int, most: int) -> None:
+    """Of a file that is full of events, long ones or short, a few go: it stays nearly as full as it may be."""
+    path = tmp_path / "a.db"
+    sink = opened(path, Retention(None, most, every=0))
+    written, fill = 0, {"text": "x" * length}
+    with closing(sqlite3.connect(path)) as other:
+        while sink.retention.removed < 20:
+            sink.write_now([event(n, fill) for n in range(written, written + 5)])
+            written += 5
+        assert 0.8 * most < _size(other) <= most
+    sink.close_now()
+    assert [record.seq for record in kept(path)] == list(range(sink.retention.removed, written))
+    assert sink.retention.removed < written / 4
 
 
 def test_the_file_grows_no_further_and_keeps_events(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from operator import attrgetter
@@ -47,7 +48,9 @@ def pack(records: Sequence[Record], lines: Sequence[bytes], prefix: str, most: i
     open_batches: dict[tuple[str, str], _Batch] = {}
     for record, line in zip(records, lines, strict=False):
         if record.kind != "metric":
-            messages.append(Message(subject(record, prefix), record.id, line, (record,)))
+            # Every lane of a bus writes a ledger, all at one sequence number.
+            identity = f"{record.id}/{zlib.crc32(line):x}" if record.kind == "ledger" else record.id
+            messages.append(Message(subject(record, prefix), identity, line, (record,)))
             continue
         speaker = (record.context.run_id, record.context.process)
         batch = open_batches.get(speaker)

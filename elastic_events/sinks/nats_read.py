@@ -67,6 +67,7 @@ class NatsReader:
         self._created: Any = None  # when the stream was made that this is a sequence of; None where we may not ask
         self._wanted = 0  # messages that the open request may still bring
         self._pending = 0  # messages behind the last one
+        self._waited = False  # the last request brought nothing, though messages were behind the last one
         self._unacknowledged: Any = None
         self._inbox = self._next = ""
 
@@ -112,7 +113,7 @@ class NatsReader:
         await self._link.ready()
         self._arrived = asyncio.Queue()
         self._link.lost = self._lost(self._arrived)
-        self._wanted = 0
+        self._wanted, self._waited = 0, False
         self._unacknowledged = None
         client = self._link.client
         self._inbox = client.new_inbox()
@@ -221,8 +222,12 @@ class NatsReader:
                 self._wanted = 0  # the request is over: nothing more within its time, or the consumer is gone
                 if message.headers["Status"] not in ("404", "408"):
                     raise TransientError(str(message.headers))
+                if message.headers["Status"] == "404":  # nor is there: what was behind the last one is removed
+                    self._pending = 0
+                self._waited = self._pending > 0
                 continue
             self._wanted -= 1
+            self._waited = False
             sequence, self._pending = _position(message)
             if sequence > self._last:
                 self._last = sequence
@@ -235,8 +240,9 @@ class NatsReader:
         if self._wanted > 0:
             return
         self._wanted = PULL
-        request = f'{{"batch": {PULL}, "expires": {int(EXPIRES * 1e9)}}}'.encode()
-        await self._publish(self._next, request, self._inbox)
+        # What the server counted may be removed before it comes: purged, too old, too many. "no_wait" asks whether any is there.
+        until = '"no_wait": true' if self._waited else f'"expires": {int(EXPIRES * 1e9)}'
+        await self._publish(self._next, f'{{"batch": {PULL}, {until}}}'.encode(), self._inbox)
 
     async def _acknowledge(self) -> None:
         message, self._unacknowledged = self._unacknowledged, None
@@ -271,9 +277,15 @@ class Seen:
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[str, str, str, int], int] = {}
+        self._ledgers: set[str] = set()
 
     def first(self, record: Record) -> bool:
-        """Whether this is the first record of its id; from then on it is not."""
+        """Whether this is the first record of its id; from then on it is not. A ledger is known by all that it says."""
+        if record.kind == "ledger":  # every lane of a bus writes one, all at one sequence number
+            said = repr((record.id, record.channel, record.fields))
+            new = said not in self._ledgers
+            self._ledgers.add(said)
+            return new
         key = (record.context.run_id, record.context.process, record.ring, record.seq >> 10)
         block, bit = self._blocks.get(key, 0), 1 << (record.seq & 1023)
         self._blocks[key] = block | bit

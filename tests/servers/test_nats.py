@@ -20,7 +20,8 @@ from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
 from elastic_events.sinks.nats_link import Link
-from elastic_events.sinks.nats_pack import block_messages, blocks
+from elastic_events.sinks.nats_pack import Message, block_messages, blocks
+from elastic_events.sinks.nats_read import PULL
 from elastic_events.sinks.nats_target import Target
 from elastic_events.sinks.rollup import Rollup
 from elastic_events.sinks.stored import to_lines
@@ -827,6 +828,73 @@ async def test_a_follower_waits_for_a_stream_that_is_gone(
                 await _write_until_taken(sink, [event(2)])
         await reader.aclose()
     assert ids(seen) == ids([event(2)])
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_a_stream_that_is_emptied_while_it_is_read_keeps_nobody_waiting(
+    nats_server: NatsServer, stream: str, follow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads a stream comes to its end though what was behind is removed, and who follows it knows that none is left."""
+    monkeypatch.setattr("elastic_events.sinks.nats_read.EXPIRES", 0.2)
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(n) for n in range(PULL + 1)])
+        reader = NatsReader(sink.target, follow=follow)
+        await reader.open()
+        read = [await reader.batch() for _ in range(PULL)]
+        assert reader.behind == 1
+        await sink._link.client.jsm().purge_stream(stream)
+        with anyio.fail_after(30):
+            if follow:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(reader.batch)
+                    while reader.behind:
+                        await anyio.sleep(0.01)
+                    group.cancel_scope.cancel()
+            else:
+                assert await reader.batch() is None
+        await reader.aclose()
+    assert len(read) == PULL
+
+
+async def test_what_is_there_after_a_request_in_vain_is_read(
+    nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was only slow to answer is asked again, and nothing it holds is passed over."""
+    monkeypatch.setattr("elastic_events.sinks.nats_read.EXPIRES", 0.2)
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(n) for n in range(PULL + 9)])
+        reader = NatsReader(sink.target)
+        await reader.open()
+        seen = [record.seq for _ in range(PULL) for record in await reader.batch() or []]
+        reader._waited = True
+        with anyio.fail_after(30):
+            while (records := await reader.batch()) is not None:
+                seen += [record.seq for record in records]
+        await reader.aclose()
+    assert seen == list(range(PULL + 9))
+
+
+async def test_each_lane_of_a_bus_has_its_ledger_in_the_stream(nats_server: NatsServer, stream: str) -> None:
+    """Lanes that share a stream, one for events and one for metrics say, leave a ledger each, once however often it comes."""
+    url = f"{nats_server.url}/{stream}"
+    async with EventBus() as bus:
+        bus.subscribe(url, name="events", metrics=False)
+        bus.subscribe(url, name="metrics", events=False)
+        bus.record(Event("e", EventSource.AGENT))
+        bus.put_metric("m", 1)
+    read = await stored(nats_server, stream)
+    assert {(one.channel, one.fields[0]["delivered"]) for one in read if one.kind == "ledger"} == {
+        ("events", 1),
+        ("metrics", 1),
+    }
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write(read)
+        assert sink.duplicates == len(read)
+        await sink._publish(
+            foreign := [Message(f"{stream}.r.ledger.x", "other", to_lines(read[-1:])[:-1], (read[-1],))]
+        )
+        await foreign[0].answer
+    assert ids(await stored(nats_server, stream)) == ids(read)
 
 
 async def test_live_means_from_the_opening_on(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:

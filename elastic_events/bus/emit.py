@@ -14,7 +14,7 @@ from elastic_events.api import Event, EventSource, NodeState
 from elastic_events.bus.codec import LIMIT, encode, encode_hard
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import as_metric, number
-from elastic_events.bus.redact import Redactor
+from elastic_events.bus.redact import NAMES, Redactor
 from elastic_events.bus.ring import Pipe
 from elastic_events.bus.shape import KNOWN, class_name, fields_of, rdzv_fields_of
 from elastic_events.bus.signals import is_the_callers
@@ -292,6 +292,7 @@ class Emitter:
                 fine = len(value) <= _FEW and self._fine(value)
             elif kind is dict:
                 fine = len(value) <= _FEW and self.vetted(value) and self._fine(value.values())
+                fine = fine and self._is_no_pair(value)
             else:
                 found = number(value, kind)
                 fine = type(found) in _SCALARS
@@ -301,6 +302,12 @@ class Emitter:
             if not fine:
                 return None
         return (event.name, destination, source, event.timestamp, result)
+
+    def _is_no_pair(self, value: dict[str, Any]) -> bool:
+        """Whether a dict is none of a name and its value, which may be a secret; a name that is known is none's."""
+        if type(value.get("value")) is str or type(value.get("Value")) is str:
+            return self.vetted([value[place] for place in NAMES if place in value])
+        return True
 
     def _fine(self, values: Iterable[Any]) -> bool:
         """Whether there is nothing but numbers and texts without a secret; one behind a flag may be any."""

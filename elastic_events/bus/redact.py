@@ -9,14 +9,18 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-__all__ = ("REDACTED", "SECRETS", "Redactor", "cut_secrets", "nothing", "redact_arguments")
+__all__ = ("NAMES", "REDACTED", "SECRETS", "VALUES", "Redactor", "cut_secrets", "nothing", "redact_arguments")
 
 REDACTED = "[redacted]"
 
+#: Places of a name and of its value, in a dict that stands for one item: a variable of a container, a header.
+NAMES = frozenset({"name", "Name", "key", "Key"})
+VALUES = frozenset({"value", "Value"})
+
 # Whose keys open something. Any other key sorts, groups or looks something up.
 _KEYRING = (
-    "a(?:ccess|ccount|dmin|es|nthropic|pi|pp|pplication|uth|ws|zure)|c(?:ohere|omet|onsumer)|d(?:atadog|eploy)|encrypt(?:ion)?|"
-    "g(?:cp|emini|ithub|itlab|oogle|pg)|h(?:f|mac|uggingface)|jwt|license|master|mistral|neptune|n(?:gc|vidia)|"
+    "a(?:ccess|ccount|dmin|es|nthropic|pi|pp|pplication|uth|ws|zure(?:_storage)?)|c(?:ohere|omet|onsumer)|d(?:atadog|eploy)|encrypt(?:ion)?|"
+    "g(?:cp|emini|ithub|itlab|oogle|pg)|h(?:f|mac|uggingface)|jwt|kaggle|license|master|mistral|neptune|n(?:gc|vidia)|"
     "openai|p(?:gp|riv|rivate)|r(?:oot|sa)|s(?:ecret|entry|ervice|ession|igning|lack|sh|tripe|ubscription)|"
     "together|twilio|wandb"
 )
@@ -26,15 +30,16 @@ _ISSUERS = "access|api|auth|bearer|bot|csrf|hf|oauth|refresh|secret|session|xsrf
 
 # What a language model's tokens are called: `pad_token` is a piece of text.
 _VOCABULARY = (
-    "audio|begin|blank|bos|class|cls|decoder|draft|each|end|eod|eom|eos|eot|extra|first|frame|generated|image|img|input|"
-    "last|latent|mask|max|memory|middle|min|n|new|newline|next|num|oov|output|pad|padding|patch|per|prefix|prev|previous|"
-    "prompt|query|register|sep|separator|source|space|special|speech|start|stop|sub|suffix|target|text|tokenizer|total|unk|"
-    "unknown|video|vision|visual|word"
+    "assistant|audio|begin|blank|boi|bos|class|cls|decoder|delimiter|draft|each|end|eod|eoi|eom|eos|eot|extra|first|frame|"
+    "generated|image|img|input|lang|language|last|latent|mask|max|memory|middle|min|modality|n|new|newline|next|nospeech|"
+    "num|oov|output|pad|padding|patch|per|prefix|prev|previous|prompt|query|register|sep|separator|source|space|special|"
+    "speech|src|start|stop|sub|suffix|summary|target|text|tgt|think|thinking|tokenizer|total|unk|unknown|video|vision|visual|"
+    "word"
 )
 
 # A word -> what a key with it looks like whose value is a secret. One after the other they are searched in a fifth of the time.
 _PATTERNS = {
-    "pass": r"passw|passphrase|passcode|(?:^|_)(?:admin|bind|db|ldap|mysql|pg|redis|root|smtp|user)_pass$",
+    "pass": r"passw|passphrase|passcode|(?:^|_)(?:admin|bind|db|e?mail|ldap|mysql|pg|proxy|redis|root|s?ftp|smtp|ssh|user)_pass$",
     "secret": r"secrets?(?:_|$)",
     "cred": r"credential|(?:^|_)creds?(?:_|$)",
     "auth": r"authorization|(?:^|_)o?auth2?(?:_(?:code|header|data|string))?$",
@@ -47,7 +52,7 @@ _PATTERNS = {
     "conn": r"conn(?:ection)?_?str(?:ing)?(?:_|$)",
     "key": rf"^key$|(?:^|_)(?:{_KEYRING})_?keys?(?:_|$)",
     "token": rf"(?:^|_)(?:{_ISSUERS})_?tokens?(?:_|$)"
-    rf"|^(?!(?:.*_)?(?:{_VOCABULARY})_token)(?:.*_)?token(?:_(?:value|str|string|header))?(?:_?\d+)?$",
+    rf"|^(?!(?:.*[\W_])?(?:{_VOCABULARY})_token)(?:.*_)?token(?:_(?:value|str|string|header))?(?:_?\d+)?$",
     "pat": r"(?:^|_)(?:ado|azure|devops|gh|github|gitlab|personal)_pat$",
 }
 
@@ -124,6 +129,8 @@ _KEYS = re.compile(
         | (?:sk|rk)_(?:live|test)_\w{10,} | gh[oprsu]_[A-Za-z0-9]{20,}
         | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abeprs]-[\w-]{10,} | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])
         | AIza[\w-]{30,} | ya29\.[\w-]{20,} | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{40,} | nvapi-[\w-]{20,} | gsk_\w{20,}
+        | xai-[A-Za-z0-9]{40,} | pplx-[A-Za-z0-9]{32,} | r8_[A-Za-z0-9]{32,} | lsv2_(?:pt|sk)_\w{20,} | hvs\.[\w-]{20,}
+        | dckr_pat_[\w-]{20,} | GOCSPX-[\w-]{20,} | SG\.[\w-]{16,}\.[\w-]{16,}
         | dapi[0-9a-f]{32} | S[AOU][A-Z2-7]{56}(?![A-Za-z0-9]) | eyJ[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?
     """,
     re.VERBOSE,
@@ -135,7 +142,8 @@ _RUN = re.compile(rf"(?<![\w.-])[\w.-]{{{_KEY}}}")
 # fmt: off
 _BEGINS = (
     "sk-", "sk_", "rk_", "hf_", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA", "AIza",
-    "ya29.", "npm_", "pypi-", "nvapi-", "gsk_", "dapi", "SA", "SO", "SU", "eyJ",
+    "ya29.", "npm_", "pypi-", "nvapi-", "gsk_", "dapi", "SA", "SO", "SU", "eyJ", "xai-", "pplx-", "r8_", "lsv2_", "hvs.",
+    "dckr_pat_", "GOCSPX-", "SG.",
 )
 # fmt: on
 _FIRST_TWO = frozenset(begin[:2] for begin in _BEGINS)
@@ -143,18 +151,32 @@ _FIRST_TWO = frozenset(begin[:2] for begin in _BEGINS)
 # One of these is in each text that `cut_secrets` changes, unless one of `_SECRET_WORDS` or of `_BEGINS` is.
 _SIGNS = ("@", "hook", "uthorization", "UTHORIZATION", "ignature=", "sig=", "-u", "-U", "-p")
 
-# `--name value`, `name=value`, `name: value`, `"name": "value"`: the name and what stands between.
+# `--name value`, `name=value`, `name: value`, `"name": "value"`, `[["name", "value"]]`, `{"name": "name", "value": "value"}`:
+# the name and what stands between.
 _NAMED = re.compile(
-    r"""(?<![\w-])(?P<dashes>--?)?(?P<name>[A-Za-z_][\w.-]{0,60})(?P<mark>\\?["']?\s{0,8}[=:]\s{0,8}|(?(dashes)\s{1,3}(?!-)|(?!)))"""
+    r"""
+        (?<![\w-]) (?:(?P<pair>(?<=[\[(][\[(]["'])|(?<=,[\[(]["'])|(?<=,\s[\[(]["']))|)
+        (?P<dashes>--?)? (?P<name>[A-Za-z_][\w.-]{0,60})
+        (?P<mark>
+              \\?["']?\s{0,8}[=:]\s{0,8}
+            | \\?["'],\s{0,3}\\?["'][vV]alue\\?["']:\s{0,3}
+            | (?(pair)["'],\s{0,3}|(?!))
+            | (?(dashes)\s{1,3}(?!-)|(?!))
+        )
+    """,
+    re.VERBOSE,
 )
 _VALUE = re.compile(
     r"""
           (?:[bBrRuU]{1,2}(?=["']))?(?P<quote>\\?["'])(?:(?!(?P=quote))(?:\\.|.))+  # bytes and escapes, too
-        | [\[(](?=[bBrRuU]{0,2}["'])[^\])\n]+[\])]?  # a list of texts
+        | (?P<open>(?:[A-Za-z_][\w.]{0,60}\((?:\w{1,60}=)?|[\[({])(?=\s{0,8}[bBrRuU]{0,2}\\?["']))  # a list, a dict, a call
+        | [|>][-+\d]{0,2}(?:\n[ \t]+[^\n]*)+  # a block of YAML
         | [^\s"',;&]+
     """,
     re.VERBOSE,
 )
+_BRACKET = re.compile(r"[\[({\])}]")
+_BRACKET_OR_TEXT = re.compile(rf"""{_BRACKET.pattern}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""")
 
 #: Characters of a name with its dashes and of what stands behind it, at most.
 _NAME = 96
@@ -165,18 +187,23 @@ _FLAG = re.compile(r"--?[A-Za-z][\w-]{0,60}")
 _USER_FLAGS = frozenset({"-u", "-U", "--user", "--proxy-user"})
 _LOGIN = re.compile(r"""(?!\d+:\d+(?!\S))([^\s:/@"'=]{1,64}:)(?!//)[^\s"']+""")
 _USER = re.compile(rf"""((?<!\S)(?:-[uU]|--(?:proxy-)?user)[\s=]["']?){_LOGIN.pattern}""")
+_JOINED_USER = re.compile(rf"""(curl[^\n;|]{{0,256}}?\s-[uU]){_LOGIN.pattern}""")
 
 # `-p secret` is a password beside a user's name; alone it is a port or a path. `python -u x.py` names nobody.
 _CLIENTS = ("mysql", "mariadb", "sshpass")
-_USER_NAME = re.compile(r"(?<!\S)(?:-u|--user(?:name)?)[\s=](?![\s-]|\S+\.py(?!\S))").search
+_SLURM = re.compile(r"\s*s(?:acct|cancel|info|queue)\s[^;|&\n]*").fullmatch  # whose -p is a partition
+_USER_NAME = re.compile(
+    r"(?<!\S)(?:-u|--user(?:name)?)[\s=](?![\s-]|\S+\.py(?!\S)|(?:\S*/)?(?:python|bash|sh)[\d.]*(?!\S))"
+).search
 _SHORT_PASSWORD = re.compile(r"""((?<!\S)-p[\s=]["']?)(?!-|[\d.:]+(?!\S))[^\s"']+""")
 _JOINED_PASSWORD = re.compile(rf"""((?:{"|".join(_CLIENTS)})[^\n;|]{{0,256}}?\s-p)(?=[^\s=])[^\s"']+""")
 
 # Alone in front of a colon they are words of a sentence: "unexpected token: x".
 _SENTENCE = frozenset({"auth", "bearer", "cookie", "cookies", "key", "otp", "token"})
 
-# With one of these, or with `=` or `:`, a name may stand before a value.
+# With one of these, or with `=` or `:`, a name may stand before a value: with the second in a list of pairs.
 _DASH = re.compile(r"-(?<![\w-]-)")
+_QUOTED = re.compile(r"""[\[(]["']""")
 
 _SEEN = 4096
 _LONGEST = 128
@@ -289,7 +316,9 @@ def cut_secrets(text: str) -> str:
 
     Bearer tokens, logins in URLs, private keys, keys with a well-known beginning; `--password x`, `token=x`, `"secret": "x"`.
     """
-    marked = "=" in text or ":" in text or ("-" in text and _DASH.search(text))
+    marked = (
+        "=" in text or ":" in text or ("-" in text and _DASH.search(text)) or ("," in text and _QUOTED.search(text))
+    )
     for needle, secret, kept in _SHAPES + _MARKED_SHAPES if marked else _SHAPES:
         if needle in text and (needle != "://" or "@" in text):
             text = secret.sub(kept, text)
@@ -310,6 +339,8 @@ def redact_arguments(items: list[Any]) -> None:
         value = items[index + 1] if index + 1 < len(items) else None
         if flag.startswith("-p") and _JOINED_PASSWORD.search(_line(items[: index + 1])):
             items[index] = f"-p{REDACTED}"
+        elif flag.startswith(("-u", "-U")) and _JOINED_USER.search(_line(items[: index + 1])):
+            items[index] = flag[:2] + _LOGIN.sub(rf"\1{REDACTED}", flag[2:])
         elif type(value) is str and not value.startswith("-") and _FLAG.fullmatch(flag):
             if flag in _USER_FLAGS:
                 items[index + 1] = _LOGIN.sub(rf"\1{REDACTED}", value)
@@ -327,7 +358,7 @@ def _has_client(text: str) -> bool:
 
 
 def _names_a_user(text: str) -> bool:
-    return _has_client(text) or (("-u" in text) and bool(_USER_NAME(text)))
+    return _has_client(text) or ("-u" in text and bool(_USER_NAME(text)) and not _SLURM(text))
 
 
 def _line(items: list[Any]) -> str:
@@ -338,6 +369,8 @@ def _cut_command(text: str) -> str:
     """Cut what the flags of a command line say of who comes: `-u name:secret`, `-p secret`."""
     if "-u" in text or "-U" in text:
         text = _USER.sub(rf"\1\2{REDACTED}", text)
+        if "curl" in text:
+            text = _JOINED_USER.sub(rf"\1\2{REDACTED}", text)
     if "-p" in text:
         if _has_client(text):
             text = _JOINED_PASSWORD.sub(rf"\1{REDACTED}", text)
@@ -356,8 +389,20 @@ def _cut_named(text: str) -> str:
         value = _VALUE.match(text, match.end())
         if value:
             parts += text[done : match.end()], value["quote"] or "", REDACTED
-            done = value.end()
+            done = _closed(text, value.start()) if value["open"] else value.end()
     return "".join(parts) + text[done:]
+
+
+def _closed(text: str, start: int) -> int:
+    """Return where the first bracket from `start` on is closed; the end of the text where it is not."""
+    depth = 0
+    one = _BRACKET_OR_TEXT.search(text, start)
+    escaped = one is not None and text[one.end() :].lstrip()[:1] == "\\"  # JSON in JSON: no quote ends a text
+    for one in (_BRACKET if escaped else _BRACKET_OR_TEXT).finditer(text, start):
+        depth += (one[0] in "[({") - (one[0] in "])}")
+        if depth == 0 and one[0] in "])}":
+            return one.end()
+    return len(text)
 
 
 def _names(text: str) -> Iterator[re.Match[str]]:

@@ -19,7 +19,7 @@ import msgspec
 
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import big, number
-from elastic_events.bus.redact import REDACTED, Redactor, cut_secrets, nothing, redact_arguments
+from elastic_events.bus.redact import NAMES, REDACTED, VALUES, Redactor, cut_secrets, nothing, redact_arguments
 from elastic_events.bus.shape import class_name
 from elastic_events.bus.signals import is_the_callers
 from elastic_events.bus.text import LONG, LongText, both_ends, count_bytes, head_of, tail_of, utf8, whole
@@ -54,6 +54,7 @@ _NUMBER = 9
 _HEADER = 5
 _NOTE = 64
 
+_PAIR = NAMES | VALUES
 _PLAIN = frozenset({type(None), bool, float})
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _KEYS = _NUMBERS | {str}
@@ -172,6 +173,7 @@ class Walk:
         result: dict[Any, Any] = {}
         repeats: dict[Any, int] = {}
         nested: list[tuple[Any, Any]] = []
+        pair: dict[Any, Any] = {}
         self.room -= _NOTE
         for key, item in self._some(dict.items(value), size):
             known = type(key) is str and key in self._safe and key.isascii()
@@ -193,6 +195,8 @@ class Walk:
                 if secret and not _is_number(item, held):
                     held = REDACTED
                 cost += _NOTE if deep else _cost(held)
+                if name in _PAIR and (deep or not _is_number(item, held)):
+                    pair[name] = item
             if cost > self.room or self.items <= 0:
                 break
             self.items -= 1
@@ -205,6 +209,8 @@ class Walk:
                 nested.append((name, item))
         if nested:
             self._descend(result, nested, depth)
+        if len(pair) > 1 and depth and self._names_a_secret(pair):
+            result |= dict.fromkeys(VALUES.intersection(pair, result), REDACTED)
         if len(result) < size:
             note = _unused("truncated", result, repeats) if "truncated" in result else "truncated"
             result[note] = f"{size - len(result)} more"
@@ -227,7 +233,8 @@ class Walk:
                 held, cost = item, _NUMBER
             else:
                 deep = issubclass(kind, _CONTAINERS)
-                held = None if deep else self.plain(item, depth + 1)
+                held = self._secret_pair(item, kind) if deep else self.plain(item, depth + 1)
+                deep = deep and held is None
                 cost = _NOTE if deep else _cost(held)
             if cost > self.room or self.items <= 0:
                 break
@@ -260,6 +267,26 @@ class Walk:
                 if redactor.is_secret(text):
                     return True
         return False
+
+    def _secret_pair(self, item: Any, kind: type) -> list[Any] | None:
+        """Return what stays of an item of a list that is the name of a secret and its value; None of another."""
+        if not self._redacts or not issubclass(kind, (list, tuple)):
+            return None
+        base: Any = list if issubclass(kind, list) else tuple
+        if base.__len__(item) != 2 or len(both := list(base.__iter__(item))) != 2:
+            return None
+        name, value = both
+        if type(name) is bytes:  # as ASGI has its headers
+            name = name[:KEY].decode("latin-1")
+        if type(name) is not str or type(value) in _NUMBERS or not self._is_secret_name(name, name):
+            return None
+        self.room -= KEY + _NOTE
+        return [self.key(name), REDACTED]
+
+    def _names_a_secret(self, pair: dict[str, Any]) -> bool:
+        """Whether a dict says that its value is a secret: {"name": "HF_TOKEN", "value": "..."}."""
+        names = [name for place, name in pair.items() if place in NAMES and type(name) is str]
+        return not VALUES.isdisjoint(pair) and any(self._is_secret_name(name, name) for name in names)
 
     def _descend(self, result: Any, nested: list[tuple[Any, Any]], depth: int) -> None:
         """Walk the containers in a container: each may take what those behind it are not likely to need."""

@@ -23,6 +23,7 @@ SECRET_NAMES = (
     *("Authorization", "proxy-authorization", "cookie", "Set-Cookie", "credentials", "gcpCredentials", "creds"),
     *("encryption_key", "signingKey", "storage_account_key", "db_pass", "oauth_code", "x-api-key", "apikey", "API Key"),
     *("access_tokens", "api_token_2", "key", "totp", "github_pat", "GITLAB_PAT", "session_key", "githubPat "),
+    *("SSH_PASS", "mail_pass", "KAGGLE_KEY", "AZURE_STORAGE_KEY", "trainer.hub_token"),
 )
 
 PLAIN_NAMES = (
@@ -81,6 +82,7 @@ PLAIN_NAMES = (
     *("passes", "secretary", "pin_memory", "seed", "run_id", "host", "rank", "dataset", "connection", "string", "jaw"),
     *("storage_key", "objectStorageKey", "pat", "pattern", "patience", "spat"),
     *("discount", "decoder_start_token", "token_dropout", "registry", "signature", "credits"),
+    *("tokenizer.pad_token", "model/eos_token", "think_token", "assistant_token", "src_token", "word_delimiter_token"),
 )
 
 KEY = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6"
@@ -115,6 +117,14 @@ SECRET_VALUES = (
     *(JOINED(("sk", "proj", f"ab_{KEY}")), f"hf{'_'}QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUi{KEY}"),
     f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{KEY}\n-----END PGP PRIVATE KEY BLOCK-----",
     *(f"https://b.example/x?X-Amz-Date=1&X-Amz-Signature={KEY}", f"https://a.example/c?sv=2020&sig={KEY}&se=1"),
+    *(f'{{"secrets": {{"a": {{"b": "x"}}, "c": "{KEY}"}}}}', f'{{\\"secrets\\": {{\\"a\\": \\"{KEY}\\"}}}}'),
+    *(
+        f'{{"secrets": {{"a": "}}", "b": "{KEY}"',
+        f"Namespace(password=SecretStr('{KEY}'))",
+        f"auth=Basic(value='{KEY}')",
+    ),
+    *(f"api_key: |\n  {KEY}\nlr: 1", f'[{{"name": "HF_TOKEN", "value": "{KEY}"}}]', f'[["X-Api-Key", "{KEY}"]]'),
+    *(f"[('lr', 1), ('WANDB_API_KEY', '{KEY}')]", f"curl -ujoe:{KEY} x", f"xai-{KEY}{KEY}", f"SG.{KEY}.{KEY}"),
 )
 
 PLAIN_VALUES = (
@@ -150,7 +160,9 @@ PLAIN_VALUES = (
         "curl -u https://x.example",
         "-u 0:0",
     ),
-    *("mysqldump -u joe --port 3306", "ssh -p 2222 joe@host"),
+    *("mysqldump -u joe --port 3306", "ssh -p 2222 joe@host", "srun -p gpu -u python t.py", "squeue -u joe -p gpu"),
+    *("please set tokenizer.pad_token = tokenizer.eos_token", "--tokenizer.eos_token '</s>'", "curl -u 1000:1000 x"),
+    *('{"name": "loss", "value": "0.5"}', '["password", "x"]', "[('lr', '1'), ('step', '3')]"),
 )
 
 ARGUMENTS = (  # what a list holds, and the place that is cut, of what is left
@@ -160,7 +172,9 @@ ARGUMENTS = (  # what a list holds, and the place that is cut, of what is left
     (("mysql", "-uroot", "-ps3cret", "runs"), 2, "-p[redacted]"),
     (("docker", "login", "-p", "s3cret", "--username", "joe"), 3, "[redacted]"),
     (("curl", "-H", "Cookie: sid=s3cret"), 2, "Cookie: [redacted]"),
+    (("curl", "-ujoe:s3cret", "http://a.example"), 1, "-ujoe:[redacted]"),
     (("docker", "run", "-u", "1000:1000", "-p", "80:80"), 0, "docker"),
+    (("srun", "-p", "gpu", "-u", "python", "t.py"), 0, "srun"),
     (("python", "-u", "t.py", "-p", "resume", "-pretrained"), 0, "python"),
     ((3, "-p", "x", "-u", 7), 0, 3),
 )
@@ -228,6 +242,46 @@ def test_arguments_in_a_list_are_redacted_behind_their_flag(arguments: tuple[Any
     assert [one.event.metadata["argv"] for one in seen] == [expected] * 2
 
 
+PAIRS = (
+    [["HF_TOKEN", KEY], ["lr", "0.1"]],
+    (("authorization", f"Basic {KEY}"),),
+    [(b"x-api-key", KEY.encode())],
+    {"env": [{"name": "HF_TOKEN", "value": KEY}]},
+    [{"Key": "DB_PASSWORD", "Value": [KEY]}, {"key": "client_secret", "value": KEY * 30}],
+    {"name": "wandb_api_key", "value": KEY},
+)
+
+
+@pytest.mark.parametrize("value", PAIRS, ids=lambda value: str(value)[:20])
+def test_a_name_and_its_value_in_a_pair_are_looked_at_together(value: Any) -> None:
+    """Headers and variables that come as pairs, or as dicts of a name and a value, lose their secrets as in a dict."""
+    with capture() as seen:
+        for _ in range(3):
+            record(event({"given": value}))
+    recorded = [repr(one.metadata) for one in seen.events]
+    assert KEY not in recorded[0]
+    assert recorded[0] == recorded[1] == recorded[2]
+    assert "[redacted]" in recorded[0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [["lr", "0.1"], ["token", 5], ["pad_token", "<pad>"]],
+        [{"name": "loss", "value": "0.5"}, {"name": "password", "value": 3}],
+        ["password", "name"],
+        {"value": "x", "password_count": 3},
+        [{"name": "HF_TOKEN"}, {"value": "x"}],
+    ],
+)
+def test_a_pair_of_other_things_stays(value: Any) -> None:
+    """A pair that names no secret, a number, and two texts in a list of their own are recorded as they are."""
+    with capture() as seen:
+        for _ in range(2):
+            record(event({"given": value}))
+    assert [one.metadata for one in seen.events] == [{"given": value}] * 2
+
+
 def test_a_secret_at_the_end_of_a_cut_text_is_found() -> None:
     """Where a long text is cut in the middle of a secret, its first half is not kept."""
     text = "x" * 4080 + f" postgres://joe:{KEY}@db " + "y" * 30_000
@@ -267,6 +321,12 @@ def test_a_pattern_of_ones_own_is_asked_of_the_key_and_of_its_words() -> None:
         "sk-" + "a-" * 8000,
         "hf_" + "Aaa" * 5000,
         "-u a:" * 3000,
+        "secret={'" * 1800,
+        "secret=[{" * 1800,
+        "key=a(b='" * 1800,
+        "secret: |\n  " * 1300,
+        "curl -ua:" * 1800,
+        '[["secret", ' * 1300,
     ],
 )
 def test_no_text_makes_the_search_slow(text: str) -> None:
@@ -379,6 +439,7 @@ PIECES = [
         "7",
     ),
     *("a" * 40, "b" * 61, "c" * 70, "hunter2"),
+    *("[[", ', ["', '", "value": "', "{'", "}", "Secret(", "|\n  ", "xai-" + "x9" * 20, "curl -uj:"),
 ]
 
 

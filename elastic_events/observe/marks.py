@@ -1,6 +1,5 @@
 """The marks that a framework's callback makes of its loop. They are a script's own: they win over what hooks observe."""
 
-import sys
 from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any
@@ -70,10 +69,12 @@ class Marks:
             self._begin_call(what, number, args)
             try:
                 result = original(*args, **options)
-                self._learn(what, held, result)
-                return result
-            finally:
-                self.end(what, sys.exc_info()[0])
+            except BaseException as error:
+                self.end(what, type(error))
+                raise
+            self._learn(what, held, result)
+            self.end(what)
+            return result
 
         vars(call)["marks"] = self
         setattr(owner, name, call)

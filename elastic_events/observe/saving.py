@@ -6,7 +6,6 @@ loggers of their own. A checkpoint holds the steps up to the last one that was o
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -94,10 +93,15 @@ def _wrapped(original: Callable[..., Any], begins: Callable[..., Any]) -> Callab
     def call(*args: Any, **options: Any) -> Any:
         begun = begins(*args, **options)
         try:
-            return original(*args, **options)
-        finally:
+            result = original(*args, **options)
+        except BaseException as error:
             if begun is not None:
-                _ends(*begun, *sys.exc_info())
+                _ends(*begun, type(error))
+            raise
+        # Not `finally` with `sys.exc_info()`: a script that saves what it can in its own handler is in one already.
+        if begun is not None:
+            _ends(*begun)
+        return result
 
     return call
 
@@ -134,10 +138,10 @@ def _load_begins(file: Any) -> Any:
 
 
 @guarded("checkpoints")
-def _ends(path: str, span: Any, *error: Any) -> None:
+def _ends(path: str, span: Any, error: type[BaseException] | None = None) -> None:
     _open.nested -= 1
     span.add(file_id=_identity(path))
-    span.__exit__(*error)
+    span.__exit__(error, None, None)
     steps.passed()
 
 

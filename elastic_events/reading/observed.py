@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from elastic_events.bus.text import counted
 from elastic_events.reading.steps import durations, processes
 from elastic_events.reading.story import Attempt, Process, Span, Story
 from elastic_events.reading.words import seconds
@@ -68,7 +69,7 @@ def number_observed(story: Story) -> None:
         begun = begun or any(process.steps for process in own)
         for process in own:
             # Those before the first that has no number were counted as if there was but one optimizer.
-            process.unsure = process.unsure or (ROUNDS if process.names else unsure)
+            process.unsure = process.unsure or (ROUNDS if process.names else unsure or _went_back(process))
             _move(process, None if process.names else base)
         saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
 
@@ -135,6 +136,27 @@ def _restores(process: Process) -> list[Span]:
         for s in process.spans
         if s.what == "restore" and s.observed and s.end_ns and (first is None or s.end_ns <= first)
     ]
+
+
+def _went_back(process: Process) -> str:
+    """Return what is not sure of a process that loaded what it had saved itself, steps before: it may have done them again."""
+    saves = [span for span in process.spans if span.what == "checkpoint" and span.observed]
+    for one in process.spans:
+        if one.what != "restore" or not one.observed or one.failed or not one.end_ns:
+            continue
+        done = sum(0 < end <= one.start_ns for end in process.ends)
+        saved = _saved(one, [span for span in saves if span.end_ns <= one.start_ns])
+        if saved is not None and done > _held(saved) and process.starts[-1] >= one.end_ns:
+            again = f"{_place(one)}, saved {counted(done - _held(saved), 'step')} before"
+            return (
+                f"it loaded {again}, and went on: whether it did those again is not known, and none is taken for lost"
+            )
+    return ""
+
+
+def _held(saved: Span) -> int:
+    """Return how many steps of its process a checkpoint holds."""
+    return 0 if saved.step is None else saved.step + 1
 
 
 def _place(span: Span) -> str:

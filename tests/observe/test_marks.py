@@ -27,3 +27,15 @@ def test_a_restore_whose_step_is_known_when_it_is_loaded() -> None:
         ("restore", 7, True),
         ("restore", None, True),
     ]
+
+
+def test_a_call_in_an_exception_handler_did_not_fail() -> None:
+    """What a framework does while it handles an exception is marked as what it is; what raises itself has failed."""
+    with capture() as found:
+        trainer = Trainer()
+        Marks().around(trainer, "load", "restore", lambda *_: None, "global_step")
+        try:
+            trainer.load("none")
+        except ValueError:
+            trainer.load("8")
+    assert [event.metadata.get("error") for event in found.events] == [None, "ValueError", None, None]

@@ -95,6 +95,26 @@ def test_behind_another_file_nobody_knows(save: str) -> None:
     assert goodput(story).steps_redone == 0
 
 
+@pytest.mark.parametrize(("before", "behind", "unsure"), [(3, 2, True), (0, 2, False), (3, 0, False)])
+def test_a_checkpoint_that_a_process_loads_again_while_it_trains(before: int, behind: int, *, unsure: bool) -> None:
+    """Steps between its save and its load may be done again, or not: it is said, and no step is called lost."""
+    told = Job()
+    told.say("agent", "job.started")
+    told.say("agent", "attempt.started", attempt=0, round=0, world_size=1, ranks=[0])
+    told.say("agent", "worker.started", attempt=0, rank=0, local_rank=0, pid=2 + ord("a"))
+    for step in range(2 + before + behind):
+        if step == 2:
+            told.mark("a", "checkpoint", 1, "/job/model.pt")
+        if step == 2 + before:
+            told.mark("a", "restore", None, "/job/model.pt")
+        told.say("a", "step.observed", step=step, took_ns=SECOND // 2, data_ns=0)
+    if not behind:
+        told.mark("a", "restore", None, "/job/model.pt")
+    story = told.story()
+    assert ("saved 3 steps before" in summary(story).attempts[0].unsure) is unsure
+    assert goodput(story).steps_redone == 0
+
+
 def test_a_checkpoint_that_was_renamed_is_known_by_its_file() -> None:
     """It is written beside its place, and renamed: by its path it would be a file that nobody saved."""
     told = Job()

@@ -58,3 +58,14 @@ def test_a_file_that_cannot_be_named_ends_its_checkpoint(tmp_path: Path) -> None
         ("checkpoint.started", None),
         ("checkpoint.ended", None),
     ]
+
+
+def test_what_is_saved_while_an_exception_is_handled_is_no_failure(tmp_path: Path) -> None:
+    """A script that saves in its own `except` block, as one that is interrupted, has a checkpoint that succeeded."""
+    save = saving.saving(lambda path: Path(path).write_text("weights", "utf-8"), lambda path: path)
+    with capture() as captured:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            save(str(tmp_path / "last.pt"))
+    assert [event.metadata.get("error") for event in captured.events] == [None, None]

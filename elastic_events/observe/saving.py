@@ -96,7 +96,8 @@ def _wrapped(original: Callable[..., Any], begins: Callable[..., Any]) -> Callab
             result = original(*args, **options)
         except BaseException as error:
             if begun is not None:
-                _ends(*begun, type(error))
+                path, span = begun
+                _ends(path, span, type(error))
             raise
         # Not `finally` with `sys.exc_info()`: a script that saves what it can in its own handler is in one already.
         if begun is not None:

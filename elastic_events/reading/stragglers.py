@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from operator import attrgetter, sub
+from operator import attrgetter, itemgetter, sub
 from statistics import median
 
 import msgspec
@@ -116,7 +116,9 @@ def slow(story: Story) -> Slow:
     ranks: dict[object, _Rank] = {}
     shared = [step for attempt in story.attempts for step in _measure(attempt, ranks, usual or 0)]
     # Else nobody waits for who begins late; programs without a rank need not be of one job.
-    together = 2 * sum(shared) >= len(shared) and any(rank.rank is not None for rank in ranks.values())
+    together = 2 * sum(map(itemgetter(0), shared)) >= len(shared) and any(
+        rank.rank is not None for rank in ranks.values()
+    )
     found = [rank for rank in ranks.values() if rank.lasted]
     medians = [float(median(rank.lasted)) for rank in found]
     behinds = [float(median(rank.late)) for rank in found]
@@ -124,7 +126,12 @@ def slow(story: Story) -> Slow:
     # Who waits in a step for one that is late takes longer as well, but ends it no later than that one.
     longer = {at for at in _standing_out(medians) if median(found[at].after) >= (medians[at] - (usual or 0)) / 2}
     slow_ones = longer | _often(found, [rank.slower for rank in found])
-    late_ones = _standing_out(behinds, least=(usual or 0) * SHARE) | _often(found, [rank.later for rank in found])
+    pause_between = median(map(itemgetter(1), shared)) if shared else 0
+    late_ones = {
+        at
+        for at in _standing_out(behinds, least=(usual or 0) * SHARE)
+        if _waited_for(behinds[at], median(found[at].after), pause_between)
+    } | _often(found, [rank.later for rank in found])
     late_ones = late_ones if together else set()
     rows = []
     for at, rank in enumerate(found):
@@ -169,10 +176,11 @@ def _ranked(attempt: Attempt) -> Iterator[tuple[Worker, Process]]:
 _Column = list[tuple[_Group, int]]
 
 
-def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> list[bool]:
+def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> list[tuple[bool, int]]:
     """Add what the ranks did in an attempt, and how they compare in each step.
 
-    Return of each step that several did whether all had begun it before the first went on to the next.
+    Return of each step that several did whether all had begun it before the first went on to the next, and how long this
+    one rested between the two.
     """
     owners: dict[Process, _Rank] = {}
     for worker, process in _ranked(attempt):
@@ -194,7 +202,7 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> list
     columns = [column for shared in places.values() for column in _apart(groups, shared)]
     columns.sort(key=lambda column: min(group.firsts[at] for group, at in column))
     together = [
-        max(group.lasts[at] for group, at in column) <= min(group.firsts[at] for group, at in after)
+        (max(group.lasts[at] for group, at in column) <= min(group.firsts[at] for group, at in after), _rest(column))
         for column, after in pairwise(columns)
         if sum(len(group.ranks) for group, _ in column) > 1
     ]
@@ -243,10 +251,28 @@ def _compare(column: _Column, usual: float) -> None:
     bound, after, until = quick * (1 + MUCH), ended + MUCH * quick / 2, begun + MUCH * max(quick, usual)
     for at in [at for at, took in enumerate(lasted) if took > bound and ends[at] > after]:
         ranks[at].slower.add(len(ranks[at].numbers))
-    for at in [at for at, start in enumerate(starts) if start > until]:
-        ranks[at].later.add(len(ranks[at].numbers))
+    late = [at for at, start in enumerate(starts) if start > until]
+    rest = _rest(column) if late else 0
+    for at in late:
+        if _waited_for(starts[at] - begun, ends[at] - ended, rest):
+            ranks[at].later.add(len(ranks[at].numbers))
     for rank in ranks:
         rank.numbers.append(number)
+
+
+def _rest(column: _Column) -> int:
+    """Return how long the rank that began a step first rested between that one and its next, in nanoseconds."""
+    group, at = min(column, key=lambda one: one[0].firsts[one[1]])
+    first = group.starts[at].index(group.firsts[at])
+    end = group.ends[at][first]
+    return max(0, group.starts[at + 1][first] - end) if end and at + 1 < len(group.starts) else 0
+
+
+def _waited_for(late: float, after: float, rest: float) -> bool:
+    """Whether others may have waited for a rank that began a step so `late`: within the step, which it then ended less late
+    `after` them, or in their `rest` behind it. Ranks that have nothing in common began apart, and stay so.
+    """
+    return min(after, late - rest) <= late / 2
 
 
 def _standing_out(values: list[float], least: float = 0.0) -> set[int]:

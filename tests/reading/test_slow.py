@@ -4,6 +4,7 @@ import io
 import json
 
 import msgspec
+import pytest
 from rich.console import Console
 
 from elastic_events.reading.buckets import goodput
@@ -87,6 +88,16 @@ def alone() -> Run:
 def test_who_begins_late_holds_up_nobody_who_does_not_wait() -> None:
     """Where ranks go on to the next step before others begin this one, none is called late, by whatever it began later."""
     assert {one.rank: one.straggler for one in answer(alone()).ranks} == {0: "", 1: "", 2: ""}
+
+
+@pytest.mark.parametrize("apart", [0.04, 0.28, 0.9])
+def test_ranks_that_began_apart_and_never_meet(apart: float) -> None:
+    """Ranks that do their steps each for itself stay as far apart as they began: nothing waits for the later ones."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(4))
+    for rank, begin in enumerate((0, 0, 0.001, apart)):
+        run.steps(run.worker(rank), range(30), 1 + begin, 1.0)
+    assert {one.straggler for one in answer(run).ranks} == {""}
 
 
 def test_who_was_done_is_not_quiet() -> None:

@@ -65,7 +65,7 @@ class HandlerFailed(ElasticEventsError, RuntimeError):
 
 
 class WouldDeadlock(ElasticEventsError, RuntimeError):
-    """A flush or a close that could only wait for itself: in a handler of its bus, or in the thread of its loop."""
+    """A call that could only wait for itself: a close in a handler of its bus, or a subscribe in the midst of another."""
 
 
 class Undelivered(ElasticEventsError, TimeoutError):

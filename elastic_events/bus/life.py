@@ -85,7 +85,8 @@ class Life:
         self._clock = self._sure(clock, time.monotonic_ns)
         self._wall_clock = self._sure(wall_clock, time.time_ns)
         self._elsewhere = elsewhere
-        self._subscribing = threading.Lock()
+        self._subscribing = threading.RLock()
+        self._changing = False  # its lanes, by the thread that holds that
         self._loop: LoopHome | None = None
         self._block: Block | None = None
         self._failure: BaseException | None = None  # what is to end the block
@@ -425,7 +426,7 @@ class Life:
             self._emitter.events = self._emitter.metrics = None
             front.closed(cast("EventBus", self))
             return
-        self._subscribing = threading.Lock()
+        self._subscribing, self._changing = threading.RLock(), False
         self._told = self._teller()
         in_loop = self._loop is not None
         self._block = self._loop = self._home = self._failure = None

@@ -2,15 +2,15 @@
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
 from elastic_events.bus.backlog import Overflow
 from elastic_events.bus.elsewhere import LaneElsewhere
-from elastic_events.bus.errors import BusClosed, ConfigError
+from elastic_events.bus.errors import BusClosed, ConfigError, WouldDeadlock
 from elastic_events.bus.filter import Patterns
 from elastic_events.bus.handler import Handler, OnFailure
 from elastic_events.bus.lane import Lane as OwnLane
@@ -93,6 +93,7 @@ class Subscribing(Life):
         Raises:
             ConfigError: the handler is of no known shape, its URL is wrong, or an option.
             BusClosed: the bus is closed.
+            WouldDeadlock: a signal handler subscribes, which struck in a subscribe of this bus.
         """
         options: dict[str, Any] = {
             "events": events,
@@ -129,7 +130,7 @@ class Subscribing(Life):
             raise ConfigError(f"replay is a number of records, 0 or more; it is {replay!r}")
         subscription = Subscription.of(handler, **{**options, "capacity": self._rings[0].capacity})
         self._renew()  # in a forked child: the lane is the child's own, and so is its spool
-        with self._subscribing:
+        with self._alone():
             self._check_open()
             late = self._state == "open" and self._home is None and self._loop is None
             if late:  # the first lane of its own: nobody has read here so far
@@ -138,6 +139,20 @@ class Subscribing(Life):
             if late:
                 self._launch()
         return lane
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread change the lanes at a time, and no signal handler in the midst of it: that would wait for ever."""
+        with self._subscribing:
+            if self._changing:
+                raise WouldDeadlock(
+                    "called in the midst of a subscribe of this bus, by a signal handler say: do it elsewhere"
+                )
+            self._changing = True
+            try:
+                yield
+            finally:
+                self._changing = False
 
     def _check_open(self) -> None:
         if self._state in ("closing", "closed"):
@@ -170,14 +185,14 @@ class Subscribing(Life):
         self._check_loop("listen")
         listener = Listener(limit)
         subscription = Subscription.of(listener, events=events, metrics=metrics, where=where, timeout=None)
-        with self._subscribing:
+        with self._alone():
             lane = self._add("listen", subscription, self._origins(0))
             lane.lasting = False
         listener.ledger = lane.ledger
         try:
             yield listener
         finally:
-            with self._subscribing:
+            with self._alone():
                 self._drain.remove(lane)
 
     async def next(
@@ -290,7 +305,7 @@ class Subscribing(Life):
             except ConfigError as error:  # what was registered is no handler: the bus's own get the event
                 self._told.report(f"destination {name!r}", error)
                 return False
-            with self._subscribing:
+            with self._alone():
                 lane = self._add(f"log:{name}", subscription, [seq, self._pump.heads()[1]])
             lane.is_new = False  # it begins with the event that the pump is about to hand out
             lane.lasting = False  # a forked child makes its own, with its first event for it

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from elastic_events import ConfigError, EventBus, Record
+from elastic_events import ConfigError, EventBus, Record, WouldDeadlock
 from elastic_events.testing import ListSink
 from elastic_metrics import MetricHandler
 
@@ -93,3 +93,28 @@ def test_handler_that_cannot_work_is_refused(handler: Any) -> None:
         bus.subscribe(handler)
     assert len(str(refused.value).splitlines()) == 1
     assert bus.lanes == ()
+
+
+class Nested:
+    """A handler whose name another subscribe gives, as a signal handler may that strikes where it is asked for."""
+
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+
+    @property
+    def name(self) -> str:
+        """Subscribe, and be named."""
+        self._bus.subscribe(good)
+        return "nested"
+
+    async def __call__(self, record: Record) -> None:
+        """Take a record."""
+
+
+def test_a_subscribe_in_the_midst_of_another_is_refused() -> None:
+    """Who subscribes in the midst of a subscribe, in the same thread, is told so: it would wait for ever."""
+    with EventBus(good) as bus:
+        with pytest.raises(WouldDeadlock, match="in the midst"):
+            bus.subscribe(Nested(bus))
+        bus.subscribe(good, name="after")
+        assert [lane.name for lane in bus.lanes] == ["good", "after"]

@@ -29,17 +29,26 @@ def profile_with(fn: Callable[..., Any], name: str | None, group: str | None, pu
     Its points go to `publish(group, name, value)`; what that raises changes nothing.
     """
     measure = partial(_Measure, fn if name is None else name, group, publish)
-    if inspect.isasyncgenfunction(fn):
+    own = _function_of(fn)
+    if inspect.isasyncgenfunction(own):
         wrapper: Callable[..., Any] = _async_generator(fn, measure)
-    elif inspect.iscoroutinefunction(fn):
+    elif inspect.iscoroutinefunction(own):
         wrapper = _coroutine(fn, measure)
-    elif inspect.isgeneratorfunction(fn):
+    elif inspect.isgeneratorfunction(own):
         wrapper = _generator(fn, measure)
-        if fn.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:  # decorated by `types.coroutine`: it can be awaited
+        if own.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE:  # decorated by `types.coroutine`: it can be awaited
             wrapper = types.coroutine(wrapper)
     else:
         wrapper = _function(fn, measure)
     return wraps(fn)(wrapper) if not isinstance(fn, partial) else wrapper
+
+
+def _function_of(fn: Callable[..., Any]) -> Any:
+    """Return what runs when `fn` is called: of a partial its function, of an object its `__call__`."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    is_one = isinstance(fn, (types.FunctionType, types.MethodType))
+    return fn if is_one else inspect.getattr_static(type(fn), "__call__", fn)
 
 
 class _Measure:

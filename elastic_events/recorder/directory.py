@@ -177,6 +177,9 @@ class Kicks:
             os.mkfifo(path, 0o600)
         # For writing as well: without a writer it would be readable for ever.
         self.descriptor: int = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not stat.S_ISFIFO(os.fstat(self.descriptor).st_mode):  # an event loop cannot wait for another file
+            os.close(self.descriptor)
+            raise OSError(errno.EEXIST, "no FIFO", str(path))
 
     def clear(self) -> bool:
         """Take all that is in it; return whether there was something."""

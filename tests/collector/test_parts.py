@@ -10,6 +10,7 @@ import pytest
 
 from elastic_events.bus.context import read_context
 from elastic_events.recorder.directory import (
+    FIFO,
     LOCK,
     LOOP,
     PAGE,
@@ -159,6 +160,13 @@ def test_a_kick_never_waits(tmp_path: Path) -> None:
     assert kick(tmp_path)
     assert kicks.clear()
     kicks.close()
+
+
+def test_a_file_where_the_fifo_is_to_be_is_refused(tmp_path: Path) -> None:
+    """A copy of a directory may have a plain file there, for which no event loop waits: the collector goes on without."""
+    (tmp_path / FIFO).touch()
+    with pytest.raises(OSError, match="no FIFO"):
+        Kicks(tmp_path)
 
 
 def test_remove_leaves_what_others_put_there(tmp_path: Path) -> None:

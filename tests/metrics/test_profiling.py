@@ -100,6 +100,30 @@ async def test_coroutine_is_timed_to_its_end(seen: Capture) -> None:
     assert len(seen) == 2
 
 
+async def test_an_object_that_is_called_is_timed_to_its_end(seen: Capture) -> None:
+    """An object or a partial whose call is a coroutine, or a generator, publishes when that ends, as a function does."""
+
+    class Work:
+        async def __call__(self) -> str:
+            return "done"
+
+    class Items:
+        def __call__(self) -> Iterator[int]:
+            yield 1
+
+    def many(count: int) -> Iterator[int]:
+        yield from range(count)
+
+    made, items, others = prof(Work())(), prof(Items())(), prof(functools.partial(many, 2))()
+    assert next(items) == 1
+    assert next(others) == 0
+    assert published(seen) == []
+    assert await made == "done"
+    assert list(items) == []
+    assert list(others) == [1]
+    assert len(seen) == 6
+
+
 async def test_cancelled_coroutine_is_no_failure(seen: Capture) -> None:
     """A cancellation publishes a duration only."""
 

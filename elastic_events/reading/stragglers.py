@@ -301,7 +301,8 @@ def _since(numbers: list[int | None], held: set[int]) -> int | None:
         behind = len(held) - before
         if behind >= 0.9 * (len(numbers) - at) and before <= 0.1 * at:
             best = max(best, (behind, at))
-    return numbers[best[1]] if best[1] else None
+    since = numbers[best[1]]
+    return since if best[1] and numbers.count(since) == 1 else None  # a number that came again names no step
 
 
 def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> Iterator[Quiet]:

@@ -4,12 +4,12 @@ One file although it is long: how a secret looks, and the signs by which most te
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-__all__ = ("NAMES", "REDACTED", "SECRETS", "VALUES", "Redactor", "cut_secrets", "nothing", "redact_arguments")
+__all__ = ("NAMES", "REDACTED", "SECRETS", "VALUES", "Redactor", "cut_secrets", "redact_arguments")
 
 REDACTED = "[redacted]"
 
@@ -224,19 +224,18 @@ class Redactor:
     def __init__(self, pattern: str | None = SECRETS) -> None:
         self.safe: set[str] = set() if pattern else _Everything()
         self.texts: set[str] = set()
-        self._all = not pattern
-        self.is_secret: Callable[[str], bool] = self._is_secret if pattern else nothing
+        self.redacts: bool = bool(pattern)
         self._search = re.compile(pattern or "", re.IGNORECASE).search
         self._word = _SECRET_WORD if pattern is SECRETS else None
 
-    def _is_secret(self, key: str) -> bool:
-        """Whether what stands under `key` must not be recorded."""
-        if key in self.safe:
+    def is_secret(self, key: str, quick: bool | None = None) -> bool:
+        """Whether what stands under `key` must not be recorded; `quick` is what `is_quick` said of it, if it was asked."""
+        if not self.redacts or key in self.safe:
             return False
         if self._word is None:
             if any(map(self._search, _forms(key, key))):
                 return True
-        elif not self.is_quick(key) and _is_secrets(key):
+        elif not (self.is_quick(key) if quick is None else quick) and _is_secrets(key):
             return True
         if len(key) <= _LONGEST and cut_secrets(key) == key:
             _add(self.safe, [key])
@@ -248,7 +247,7 @@ class Redactor:
 
     def passes(self, text: Any) -> bool:
         """Whether `text` is one, and carries no secret; one that was looked at is known from then on."""
-        if self._all:
+        if not self.redacts:
             return True
         if type(text) is not str or len(text) > _FRAME or (len(text) >= _SHORT and cut_secrets(text) != text):
             return False
@@ -298,16 +297,19 @@ def _add(known: set[str], texts: list[str]) -> None:
 
 def _has_word(lower: str) -> bool:
     """Whether one of the names in a text in lower case may be a secret's."""
-    return any(word in lower for word in _SECRET_WORDS) or _PAT.search(lower) is not None
+    return _holds(lower, _SECRET_WORDS) or _PAT.search(lower) is not None
 
 
 def _has_sign(joined: str) -> bool:
     """Whether something in a text may be a secret, whatever stands before it."""
-    return any(sign in joined for sign in _SIGNS) or any(begin in joined for begin in _BEGINS)
+    return _holds(joined, _SIGNS) or _holds(joined, _BEGINS)
 
 
-def nothing(_key: str) -> bool:
-    """Say of every key that it is no secret."""
+def _holds(text: str, parts: tuple[str, ...]) -> bool:
+    """Whether one of `parts` is in a text. A loop takes a third of the time of `any`."""
+    for part in parts:  # noqa: SIM110
+        if part in text:
+            return True
     return False
 
 
@@ -323,7 +325,7 @@ def cut_secrets(text: str) -> str:
         if needle in text and (needle != "://" or "@" in text):
             text = secret.sub(kept, text)
     runs = " ".join([one for one in text.split() if len(one) >= _KEY])
-    if runs and any(begin in runs for begin in _BEGINS):
+    if runs and _holds(runs, _BEGINS):
         for run in reversed(list(_RUN.finditer(text))):
             key = _KEYS.match(text, run.start())
             if key:

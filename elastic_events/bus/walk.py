@@ -11,7 +11,7 @@ import math
 import pathlib
 import types
 import uuid
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from itertools import chain, islice
 from typing import Any
 
@@ -19,7 +19,7 @@ import msgspec
 
 from elastic_events.bus.errors import MetadataError
 from elastic_events.bus.numbers import big, number
-from elastic_events.bus.redact import NAMES, REDACTED, VALUES, Redactor, cut_secrets, nothing, redact_arguments
+from elastic_events.bus.redact import NAMES, REDACTED, VALUES, Redactor, cut_secrets, redact_arguments
 from elastic_events.bus.shape import class_name
 from elastic_events.bus.signals import is_the_callers
 from elastic_events.bus.text import LONG, LongText, both_ends, count_bytes, head_of, tail_of, utf8, whole
@@ -86,8 +86,7 @@ class Walk:
 
     def __init__(self, redactor: Redactor | None = None, *, room: float = math.inf, strict: bool = False) -> None:
         self.redactor = redactor
-        self.is_secret: Callable[[str], bool] = nothing if redactor is None else redactor.is_secret
-        self._redacts = self.is_secret is not nothing
+        self._redacts = redactor is not None and redactor.redacts
         self._safe: Container[str] = redactor.safe if redactor is not None else ()
         self.strict = strict
         self.room: float = room
@@ -177,7 +176,9 @@ class Walk:
         self.room -= _NOTE
         for key, item in self._some(dict.items(value), size):
             known = type(key) is str and key in self._safe and key.isascii()
+            secret = not known and self._is_secret_name(key)
             name = key if known else self.key(key)
+            cut = name is not key
             if name in result:
                 name = _unused(name, result, repeats)
             kind = type(item)
@@ -185,11 +186,9 @@ class Walk:
             deep = False
             if kind in _PLAIN:  # which is no secret
                 held, cost = item, cost + _NUMBER
-                if not known:  # the next time it is
-                    self._is_secret_name(key, name)
             else:
-                # The key as it was, too: of a long one the name is cut.
-                secret = not known and self._is_secret_name(key, name)
+                # As it is, and as it was: of a long one the name is cut.
+                secret = secret or (cut and self._is_secret_name(name))
                 deep = issubclass(kind, _CONTAINERS) and not secret
                 held = None if deep else self.plain(item, depth + 1)
                 if secret and not _is_number(item, held):
@@ -257,16 +256,13 @@ class Walk:
         """Return the items that may still be looked at, as they are now."""
         return list(islice(items, int(min(size, max(self.items, 0), _MOST))))
 
-    def _is_secret_name(self, key: Any, name: Any) -> bool:
+    def _is_secret_name(self, name: Any) -> bool:
         redactor = self.redactor
-        if redactor is None or not self._redacts:
+        if redactor is None or not self._redacts or type(name) is not str or name in redactor.safe:
             return False
-        for text in (key,) if name is key else (key, name):
-            if type(text) is str and text not in redactor.safe:
-                self.items -= _LOOK if redactor.is_quick(text) else _SEARCH + min(len(text), KEY // 4) // 6
-                if redactor.is_secret(text):
-                    return True
-        return False
+        quick = redactor.is_quick(name)
+        self.items -= _LOOK if quick else _SEARCH + min(len(name), KEY // 4) // 6
+        return redactor.is_secret(name, quick)
 
     def _secret_pair(self, item: Any, kind: type) -> list[Any] | None:
         """Return what stays of an item of a list that is the name of a secret and its value; None of another."""
@@ -278,7 +274,7 @@ class Walk:
         name, value = both
         if type(name) is bytes:  # as ASGI has its headers
             name = name[:KEY].decode("latin-1")
-        if type(name) is not str or type(value) in _NUMBERS or not self._is_secret_name(name, name):
+        if type(name) is not str or type(value) in _NUMBERS or not self._is_secret_name(name):
             return None
         self.room -= KEY + _NOTE
         return [self.key(name), REDACTED]
@@ -286,7 +282,7 @@ class Walk:
     def _names_a_secret(self, pair: dict[str, Any]) -> bool:
         """Whether a dict says that its value is a secret: {"name": "HF_TOKEN", "value": "..."}."""
         names = [name for place, name in pair.items() if place in NAMES and type(name) is str]
-        return not VALUES.isdisjoint(pair) and any(self._is_secret_name(name, name) for name in names)
+        return not VALUES.isdisjoint(pair) and any(self._is_secret_name(name) for name in names)
 
     def _descend(self, result: Any, nested: list[tuple[Any, Any]], depth: int) -> None:
         """Walk the containers in a container: each may take what those behind it are not likely to need."""
@@ -310,27 +306,21 @@ class Walk:
 
     def _numbers(self, value: dict[Any, Any], size: int) -> dict[Any, Any] | None:
         """Return a dict of nothing but numbers, at once: none of them is a secret. None for another."""
-        count = min(size, self.bulk)
-        if not (
-            _NUMBERS.issuperset(map(type, islice(dict.values(value), count)))
-            and _KEYS.issuperset(map(type, islice(dict.keys(value), count)))
-        ):
-            return None
         try:
-            some = dict(islice(dict.items(value), 32))
-            if count > 32 and self.bounded:  # few of which fit need not all be taken
-                count = min(count, int(1.2 * self.room * len(some) / len(_encode(some))) + 32)
+            count = self._how_many(value, size)
+            if not _are_numbers(value, count):
+                return None
             part = dict(islice(dict.items(value), count))
             length = len(_encode(part))
             names = [key for key in part if type(key) is str]
             too_long = length + _NOTE > self.room and max(map(len, names), default=0) > KEY
-            if too_long or (self._redacts and self.redactor is not None and self.redactor.carry(names)):
+            if too_long or (self.redactor is not None and self.redactor.carry(names)):
                 return None
         except (ValueError, OverflowError):  # a lone surrogate, a number of more than 64 bits
             return None
-        for key in some:  # next time they are known
+        for key in islice(part, _FIRST):  # next time they are known
             if type(key) is str and key not in self._safe:
-                self._is_secret_name(key, key)
+                self._is_secret_name(key)
                 if self.items < ITEMS // 2:
                     break
         while length + _NOTE > self.room:
@@ -343,6 +333,14 @@ class Walk:
                 f"{size - len(part)} more"
             )
         return part
+
+    def _how_many(self, value: dict[Any, Any], size: int) -> int:
+        """Return how many items of a dict need be taken: of one of numbers little more than fit, by its first."""
+        count = min(size, self.bulk)
+        if count <= _FIRST or not _are_numbers(value, _FIRST):
+            return count
+        some = dict(islice(dict.items(value), _FIRST))
+        return int(min(count, 1.2 * self.room * len(some) / len(_encode(some)) + _FIRST))
 
     def _list_of_numbers(self, part: list[Any], size: int) -> list[Any] | None:
         """As `_numbers`, of a list."""
@@ -360,8 +358,9 @@ class Walk:
         """Return a key: a number as it is, all else as text."""
         kind = type(key)
         if kind is str:
-            self.items -= len(key) // KEY + (depth > 0)
-            return utf8(both_ends(key, KEY, cut_secrets if self._redacts and key not in self._safe else whole))
+            looks = self._redacts and key not in self._safe
+            self.items -= looks * min(len(key), 5 * KEY) // (KEY // 4) + (depth > 0)
+            return utf8(both_ends(key, KEY, cut_secrets if looks else whole))
         if kind in _NUMBERS:
             return key if kind is not int or key in _NUMBER_64 else big(key)
         if issubclass(kind, (tuple, frozenset)):
@@ -485,6 +484,12 @@ def _unused(name: Any, taken: dict[Any, Any], repeats: dict[Any, int]) -> str:
         other = f"{name}'" if number_ == 1 else f"{name}'{number_}"
         if other not in taken:
             return other
+
+
+def _are_numbers(value: dict[Any, Any], count: int) -> bool:
+    """Whether the first `count` items of a dict are numbers, each under a text or a number."""
+    numbers = _NUMBERS.issuperset(map(type, islice(dict.values(value), count)))
+    return numbers and _KEYS.issuperset(map(type, islice(dict.keys(value), count)))
 
 
 def _is_number(value: Any, held: Any) -> bool:

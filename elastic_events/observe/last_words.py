@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn
 
@@ -65,6 +66,7 @@ class _Words:
         if self._report is not None and not faulthandler.is_enabled():
             # Of the thread that crashed: to walk all of them can crash again, and end by another signal (cpython#116008).
             faulthandler.enable(self._report, all_threads=False)
+            os.register_at_fork(after_in_child=partial(_mute, self._report.fileno(), os.fstat(self._report.fileno())))
         self._hook_exceptions()
         self._hook_exits()
         atexit.register(self._at_exit)
@@ -132,6 +134,16 @@ class _Words:
         error = getattr(sys, "last_value", None)
         if isinstance(error, BaseException):
             self.raised(error, getattr(sys, "last_traceback", None))
+
+
+def _mute(descriptor: int, report: os.stat_result) -> None:
+    """Have what a forked child crashes of go nowhere, as without us: it is not the rank's end."""
+    with suppress(OSError):
+        # In a program that has closed all descriptors, as any may, another file can have the number.
+        if os.path.samestat(os.fstat(descriptor), report):
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, descriptor, inheritable=False)
+            os.close(nowhere)
 
 
 def _about(error: BaseException, trace: TracebackType | None) -> dict[str, Any]:

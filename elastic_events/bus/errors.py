@@ -4,6 +4,9 @@ import errno
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from elastic_events.bus.redact import cut_secrets
+from elastic_events.bus.text import both_ends
+
 if TYPE_CHECKING:
     from elastic_events.bus.record import Record
 
@@ -101,10 +104,18 @@ class TransientError(ElasticEventsError):
         self.retry_after = retry_after
 
 
+#: Characters of what an error says.
+_WORDS = 4096
+
+
 def told(error: BaseException) -> str:
-    """Return the name and the words of an error; of one whose words raise, the name alone."""
+    """Return the name and the words of an error, of many both ends; of one whose words raise, the name alone.
+
+    They may be a whole SQL statement with its values, or the page of a server: to look for secrets in it takes seconds.
+    """
     try:
-        return f"{type(error).__name__}: {error}"
+        words = f"{type(error).__name__}: {error}"
+        return words if len(words) <= _WORDS else both_ends(words, _WORDS, cut_secrets)
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - the `__str__` of somebody's own error

@@ -51,8 +51,11 @@ def tail_of(text: str, length: int, cut: Callable[[str], str]) -> str:
     start = len(text) - length
     before = start - _MARGIN
     key = text.rfind("-----BEGIN ", max(start - LONG, 0), start)
-    begin = key if key >= 0 else max(text.rfind(mark, max(before - LONG // 4, 0), max(before, 0)) for mark in " \n")
-    return cut(text[begin if begin >= 0 else max(before, 0) :])[-length:]
+    if key >= 0:
+        return cut(text[key:])[-length:]
+    begin = max(text.rfind(mark, max(before - LONG // 4, 0), max(before, 0)) for mark in " \n")
+    begin = begin if begin >= 0 else max(before, 0)
+    return cut(text[begin:])[start - begin :][-length:]  # what is before may have its name, or its begin, farther ahead
 
 
 def whole(text: str) -> str:

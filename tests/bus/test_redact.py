@@ -290,6 +290,16 @@ def test_a_secret_at_the_end_of_a_cut_text_is_found() -> None:
     assert KEY[:4] not in seen.events[0].metadata["text"]
 
 
+@pytest.mark.parametrize("filler", ["x ", f"password: {KEY} ", f"token={'y' * 600} "])
+def test_what_is_before_the_end_of_a_cut_text_does_not_come_back(filler: str) -> None:
+    """Where secrets leave the end of a long text shorter, no more of what is before it stays: the name of that is cut off."""
+    for shift in range(0, 700, 13):
+        text = "x" * 30_000 + f" password: {KEY} {'z' * shift} " + (filler * 8192)[: 8192 + 300]
+        with capture() as seen:
+            record(event({"text": text}))
+        assert KEY[:12] not in seen.events[0].metadata["text"]
+
+
 def test_no_redaction_where_none_is_wanted() -> None:
     """`redact=None` leaves names and texts alone."""
     with capture(redact=None) as seen:

@@ -239,6 +239,21 @@ def speak():
 """
 
 
+async def test_an_error_of_megabytes_is_kept_in_a_few_thousand_characters() -> None:
+    """What a library puts into an error, a statement with its values say, is cut before anybody looks for secrets in it."""
+    secret = "hunter2-of-the-middle"
+    words = f"INSERT {'x ' * 1000} token={secret} " + f"password: {secret}, " * 300_000 + f"key={secret}"
+    sink = FailingSink(lambda *_: PermanentError(words))
+    async with EventBus() as bus:
+        lane = bus.subscribe(sink)
+        put_metric("m", 1)
+        assert await bus.flush(30)
+        kept = lane.stats().last_error
+    assert len(kept) < 5000
+    assert kept.startswith("PermanentError: INSERT x x")
+    assert "hunter2" not in kept
+
+
 @pytest.mark.parametrize(
     "speak",
     [

@@ -12,73 +12,94 @@ points of its name before it. Events pass these sinks by, and so do values that 
 """
 
 import contextlib
-import math
+import posixpath
 import re
 import socket
+import sys
 from abc import abstractmethod
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import BlockingSink
+from elastic_events.sinks.event_file import EventFile
+from elastic_events.sinks.files import failure
 from elastic_events.sinks.options import Options, file_path, without_login
-from elastic_events.sinks.rollup import SUFFIX
+from elastic_events.sinks.points import Point, Steps
 
 __all__ = ("MlflowSink", "Point", "TensorBoardSink", "WandbSink", "from_url")
-
-#: Step marks of a process that are kept: a point comes no later, even through a roll-up of a minute, at 500 steps a second.
-MARKS = 32_768
-
-#: Processes whose marks are kept, and curves without marks that are counted: those that were seen last.
-PROCESSES = 4096
-COUNTS = 65_536
 
 #: Seconds in which a tracking server takes a connection.
 LOOK = 5.0
 
-_FOREIGN = re.compile(r"[^\w\-. /]", re.ASCII)  # mlflow.utils.validation: what a metric's name may not hold
+#: Steps that a tracker can hold: those of 64 bits.
+_STEPS = range(-(2**63), 2**63)
 
-
-class Point(NamedTuple):
-    """One metric point as a tracker wants it."""
-
-    tag: str
-    value: float
-    step: int
-    time_ns: int
+# mlflow.utils.validation: what a metric's name may not hold, and how long it may be
+_FOREIGN = re.compile(r"[^\w\-. /]", re.ASCII)
+_LONGEST = 250
 
 
 class Bridge(BlockingSink):
     """What the bridges share: which point gets which step and name. All else runs in a thread of the sink's own."""
 
+    name: str
+
+    #: Points of one call, at most.
+    most: int = sys.maxsize
+
     def __init__(self) -> None:
         super().__init__()
         self._steps = Steps()
-        self._again: tuple[Sequence[Record], list[Point]] = ((), [])
+        self._batch: Sequence[Record] = ()  # the last one, whose records are known by `id()`
+        self._known: set[int] = set()
+        self._points: dict[int, Point] = {}  # of its records, what is still to be logged
 
     def write_now(self, records: Sequence[Record]) -> None:
-        """Log the metric points among `records`; a batch that comes again keeps its steps."""
-        if self._again[0] is not records:
-            self._again = (records, self._steps.points(records))
-        if self._again[1]:
-            self.log(self._again[1])
-        self._again = ((), [])
+        """Log the metric points among `records`.
+
+        A batch that comes again, whole or in halves, keeps its steps, and what the tracker took of it is not logged twice.
+
+        Raises:
+            PermanentError: the tracker can never take some of them; the others are logged.
+        """
+        if not self._known.issuperset(map(id, records)):
+            self._batch, self._known, self._points = records, set(map(id, records)), self._steps.points(records)
+        refused: dict[int, str] = {}
+        fit: list[int] = []
+        for one in map(id, records):
+            if (point := self._points.get(one)) is not None:
+                if reason := self.refusal(point):
+                    refused[one] = reason
+                else:
+                    fit.append(one)
+        for start in range(0, len(fit), self.most):
+            part = fit[start : start + self.most]
+            self.log([self._points[one] for one in part])
+            for one in part:
+                del self._points[one]
+        if refused:
+            reasons = "; ".join(list(dict.fromkeys(refused.values()))[:3])
+            raise PermanentError(reasons, [record for record in records if id(record) in refused])
+
+    def refusal(self, point: Point) -> str:
+        """Return why the tracker can never take `point`; "" where it can."""
+        return "" if point.step in _STEPS else f"{self.name}: the step {point.step} is no number of 64 bits"
 
     @abstractmethod
     def log(self, points: Sequence[Point]) -> None:
-        """Give the points to the tracker."""
+        """Give the points to the tracker; all of them are new to it, unless this raised."""
 
 
 class TensorBoardSink(Bridge):
     """Writes scalars to a TensorBoard event file.
 
-    Delivered means: handed to the writer, which puts it into the file at once. Trying again may write a point twice.
+    Delivered means: written to the file, by one write a batch. A failed write is taken back whole. Of a `writer` it means:
+    handed to that, and trying again may write a point twice.
 
     Args:
         directory: for the event file; made if it is missing.
@@ -94,35 +115,35 @@ class TensorBoardSink(Bridge):
     def __init__(self, directory: str | Path = "runs", writer: Any = None) -> None:
         super().__init__()
         self.directory: Path = Path(directory)
-        self._own = writer is None
         self._writer = writer
-        self._make = None if writer is not None else _load("tensorboardX", "TensorBoard", "tensorboard").SummaryWriter
+        self._file = EventFile(self.directory) if writer is None else None
 
     def open_now(self) -> None:
-        """Make the writer."""
-        if self._make is None:
-            return
-        try:
-            self._writer = self._make(str(self.directory))
-        except OSError as error:
-            raise ConfigError(f"TensorBoard: cannot write to {self.directory}: {error.strerror}") from None
+        """Make the file."""
+        if self._file is not None:
+            try:
+                self._file.open()
+            except OSError as error:
+                told = failure(self.directory, error)
+                raise type(told)(f"TensorBoard: {told}") from None
 
     def log(self, points: Sequence[Point]) -> None:
-        """Add the scalars and flush."""
+        """Add the scalars."""
+        if self._file is not None:
+            self._file.add(points)
+            return
         for point in points:
             self._writer.add_scalar(point.tag, point.value, point.step, point.time_ns / 1e9)
         self._writer.flush()
 
     def close_now(self) -> None:
-        """Close the writer, if it is ours."""
-        if self._own and self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Close the file; a writer is the user's to close."""
+        if self._file is not None:
+            self._file.close()
 
     def abandon(self) -> None:
-        """Forget the parent's writer."""
-        if self._own:
-            self._writer = None
+        """Close the child's copy of the descriptor."""
+        self.close_now()
 
 
 class WandbSink(Bridge):
@@ -172,11 +193,13 @@ class WandbSink(Bridge):
         """Log a row for each step, and a further one where a name is there twice."""
         row: dict[str, Any] = {}
         for point in points:
-            if row and (row["step"] != point.step or point.tag in row):
+            # W&B's own columns begin so, and `step` is ours.
+            name = f"metric/{point.tag}" if point.tag == "step" or point.tag.startswith("_") else point.tag
+            if row and (row["step"] != point.step or name in row):
                 self._run.log(row)
                 row = {}
             row["step"] = point.step
-            row[point.tag] = point.value
+            row[name] = point.value
         self._run.log(row)
 
     def close_now(self) -> None:
@@ -209,7 +232,7 @@ class MlflowSink(Bridge):
     thread_name = "elastic-events mlflow"
 
     #: Metrics of one request, by MLflow's REST API, "Log Batch".
-    MOST = 1000
+    most: int = 1000
 
     def __init__(
         self, tracking_uri: str | Path, experiment: str = "elastic-events", run_name: str | None = None
@@ -219,6 +242,9 @@ class MlflowSink(Bridge):
         self.experiment = experiment
         self.run_name = run_name
         self.run_id: str | None = None
+        self._in_files = urlsplit(self.tracking_uri).scheme in ("", "file")
+        self._names: set[str] = set()  # of the metrics of the run, and the directories that they are in
+        self._folders: set[str] = set()
         self._tracking = _load("mlflow.tracking", "MLflow", "mlflow")
         self._metric = import_module("mlflow.entities").Metric
         self._errors = import_module("mlflow.exceptions").MlflowException
@@ -232,6 +258,7 @@ class MlflowSink(Bridge):
             found = self._client.get_experiment_by_name(self.experiment)
             experiment = found.experiment_id if found else self._client.create_experiment(self.experiment)
             self.run_id = self._client.create_run(experiment, run_name=self.run_name).info.run_id
+            self._names, self._folders = set(), set()
         except (OSError, self._errors) as error:
             raise ConfigError(without_login(f"MLflow: no run at {self.tracking_uri}: {error}")) from None
 
@@ -245,20 +272,33 @@ class MlflowSink(Bridge):
             except OSError as error:
                 raise TransientError(f"MLflow: no server answers at {parts.hostname}:{port}: {error}") from None
 
+    def refusal(self, point: Point) -> str:
+        """Return why MLflow can never take `point`. It says so itself, but of all points of a request, and tries some of them."""
+        name = _FOREIGN.sub("_", point.tag)
+        if len(name) > _LONGEST or posixpath.normpath(name) != name or name.startswith(("/", "..")):
+            return f"MLflow takes no metric of the name {name[:80]!r}: a path of {_LONGEST} characters at most, without . and .."
+        if self._in_files and name not in self._names:
+            folders = set(map(str, PurePosixPath(name).parents))
+            if name in self._folders or folders & self._names:
+                other = next(iter(folders & self._names), f"{name}/...")
+                return f"MLflow's directory cannot hold the metrics {name!r} and {other!r} both: rename one"
+            self._names.add(name)
+            self._folders |= folders
+        return super().refusal(point)
+
     def log(self, points: Sequence[Point]) -> None:
-        """Log the points, a thousand a request."""
+        """Log the points, by one request."""
         metrics = [
             self._metric(_FOREIGN.sub("_", point.tag), point.value, point.time_ns // 1_000_000, point.step)
             for point in points
         ]
-        for start in range(0, len(metrics), self.MOST):
-            try:
-                self._client.log_batch(self.run_id, metrics=metrics[start : start + self.MOST])
-            except self._errors as error:
-                reason = without_login(f"MLflow: {error}")
-                if error.error_code != "INVALID_PARAMETER_VALUE":
-                    raise TransientError(reason) from None
-                raise PermanentError(reason) from None
+        try:
+            self._client.log_batch(self.run_id, metrics=metrics)
+        except self._errors as error:
+            reason = without_login(f"MLflow: {error}")
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise TransientError(reason) from None
+            raise PermanentError(reason) from None
 
     def close_now(self) -> None:
         """End the run."""
@@ -270,58 +310,6 @@ class MlflowSink(Bridge):
     def abandon(self) -> None:
         """Forget the parent's run, which goes on there."""
         self._client = self.run_id = None
-
-
-class Steps:
-    """Which step a point belongs to. Plain state, used by one thread."""
-
-    def __init__(self) -> None:
-        self._marks: dict[str, deque[tuple[int, int]]] = {}  # process -> (monotonic time, step), ascending
-        self._counts: dict[tuple[str, str], int] = {}
-
-    def points(self, records: Sequence[Record]) -> list[Point]:
-        """Return the metric points among `records`, after having learnt from all their events."""
-        for record in records:
-            if record.kind == "event" and record.name == "step.started":
-                self._mark(record)
-        return [point for record in records if record.kind == "metric" and (point := self._point(record)) is not None]
-
-    def _mark(self, record: Record) -> None:
-        metadata = record.fields[2]
-        step = metadata.get("step") if isinstance(metadata, dict) else None
-        if isinstance(step, int):
-            process = record.context.process
-            marks = self._marks.pop(process) if process in self._marks else deque(maxlen=MARKS)
-            self._marks[process] = marks  # now the newest
-            marks.append((record.monotonic_ns, step))
-            if len(self._marks) > PROCESSES:
-                del self._marks[next(iter(self._marks))]
-
-    def _point(self, record: Record) -> Point | None:
-        value = record.fields[0]
-        try:
-            number = float(value) if isinstance(value, int | float) else None
-        except OverflowError:
-            number = None
-        if number is None:
-            return None
-        rank = record.context.rank
-        # The rank goes in front: MLflow's files cannot have both `loss` and `loss/rank3`.
-        tag = "/".join(filter(None, (record.channel, f"rank{rank}" if rank else "", record.name)))
-        return Point(tag, number, self._step(record, tag), record.time_ns)
-
-    def _step(self, record: Record, tag: str) -> int:
-        # A roll-up passes the marks on as they are; its sums have the time of the last point, in a name of their own.
-        marks = self._marks.get(record.context.process.removesuffix(SUFFIX))
-        if marks:
-            place = bisect_right(marks, (record.monotonic_ns, math.inf))
-            return marks[max(place - 1, 0)][1]
-        key = (record.context.process, tag)
-        count = self._counts.pop(key, 0)
-        self._counts[key] = count + 1
-        if len(self._counts) > COUNTS:
-            del self._counts[next(iter(self._counts))]
-        return count
 
 
 def from_url(url: SplitResult) -> Bridge:

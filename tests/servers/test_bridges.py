@@ -1,12 +1,15 @@
 """Bridges: what TensorBoard, Weights & Biases and MLflow themselves read back."""
 
+import errno
 import json
 import math
+import os
 import struct
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +19,8 @@ import pytest
 from elastic_events import EventBus
 from elastic_events.bus.errors import ConfigError, PermanentError
 from elastic_events.bus.record import Record
-from elastic_events.sinks.bridges import MlflowSink, Steps, TensorBoardSink, WandbSink, from_url
+from elastic_events.sinks.bridges import MlflowSink, TensorBoardSink, WandbSink, from_url
+from elastic_events.sinks.points import Point, Steps
 from elastic_events.sinks.rollup import Rollup
 from tests.servers.conftest import free_port
 from tests.servers.factory import EPOCH, context, event, metric
@@ -64,7 +68,7 @@ async def _feed(bus: EventBus, records: Sequence[Record]) -> None:
 
 def test_a_point_belongs_to_the_step_that_began_before_it() -> None:
     """Steps come from the events of the point's own process, also when these arrive behind it in the batch."""
-    points = Steps().points([*TRAINING[1:3], *TRAINING[:1], *TRAINING[3:]])
+    points = Steps().points([*TRAINING[1:3], *TRAINING[:1], *TRAINING[3:]]).values()
     assert {(p.tag, p.step, p.value) for p in points} == EXPECTED
 
 
@@ -73,7 +77,7 @@ def test_without_steps_points_are_counted() -> None:
     steps = Steps()
     first = steps.points([metric(1), metric(2), metric(3, "lr")])
     second = steps.points([metric(4)])
-    assert [(p.tag, p.step) for p in first + second] == [
+    assert [(p.tag, p.step) for p in (*first.values(), *second.values())] == [
         ("train/loss", 0),
         ("train/loss", 1),
         ("train/lr", 0),
@@ -105,7 +109,109 @@ def test_a_batch_that_comes_again_keeps_its_steps() -> None:
     assert writer.steps == [0, 0]
 
 
+def test_a_batch_that_comes_in_halves_keeps_its_steps_and_is_logged_once() -> None:
+    """Where a lane splits a batch to find what is refused, each point has the step of the first attempt, and is there once."""
+
+    class Tracker(TensorBoardSink):
+        most = 2
+
+        def log(self, points: Sequence[Point]) -> None:
+            if any(point.value == 5 for point in points):
+                raise PermanentError("five")
+            found.extend((point.value, point.step) for point in points)
+
+    found: list[tuple[float, int]] = []
+    with EventBus() as bus:
+        lane = bus.subscribe(Tracker(writer=object()))
+        for number in range(8):
+            bus.put_metric("loss", number)
+        bus.flush_sync(10)
+        assert (lane.stats().delivered, lane.stats().failed) == (7, 1)
+    assert sorted(found) == [(number, number) for number in range(8) if number != 5]
+
+
+@pytest.mark.parametrize("step", [2**63, -(2**63) - 1])
+def test_a_step_that_no_tracker_can_hold_costs_its_own_points(step: int) -> None:
+    """Points of a step beyond 64 bits are refused by name, and the others are logged; a step that is no number is none."""
+
+    class Tracker(TensorBoardSink):
+        def log(self, points: Sequence[Point]) -> None:
+            found.extend((point.value, point.step) for point in points)
+
+    found: list[tuple[float, int]] = []
+    sink = Tracker(writer=object())
+    batch = [
+        *(event(1, metadata={"step": 7}), metric(2, value=2), event(3, metadata={"step": True}), metric(4, value=4)),
+        *(event(5, metadata={"step": step}), metric(6, value=6), event(7, metadata={"step": 8}), metric(8, value=8)),
+    ]
+    with pytest.raises(PermanentError, match="64 bits") as caught:
+        sink.write_now(batch)
+    assert caught.value.rejected == (batch[5],)
+    assert found == [(2, 7), (4, 7), (8, 8)]
+
+
 # --- TensorBoard ---
+
+
+def scalars(directory: Path) -> list[tuple[str, int, float]]:
+    """Return what TensorBoard's own reader finds."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = []
+    for path in sorted(directory.iterdir()):
+        read = accumulator.EventAccumulator(str(path), size_guidance={"scalars": 0})
+        read.Reload()
+        found += [(tag, one.step, one.value) for tag in read.Tags()["scalars"] for one in read.Scalars(tag)]
+    return found
+
+
+@pytest.mark.parametrize("truncates", [True, False])
+def test_a_full_disk_delays_tensorboard(tmp_path: Path, truncates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails, at whichever byte, leaves nothing that stops a reader; the next try writes the batch, once."""
+    pytest.importorskip("tensorboardX")
+    sink = TensorBoardSink(tmp_path / "runs")
+    sink.open_now()
+    sink.write_now([metric(0, value=0)])
+    write, written = os.write, 0
+    for number, room in enumerate((0, 1, 11, 40, *([60] if truncates else [])), start=1):
+        left = room
+
+        def full(descriptor: int, data: bytes) -> int:
+            nonlocal left
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            done = write(descriptor, bytes(data)[:left])
+            left -= done
+            return done
+
+        batch = [metric(2 * number, value=2 * number), metric(2 * number + 1, value=2 * number + 1)]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            if not truncates:
+                patch.setattr(os, "ftruncate", lambda *_: full(-1, b""))
+            with pytest.raises(OSError, match="No space"):
+                sink.write_now(batch)
+        sink.write_now(batch)
+        written += 2
+    sink.close_now()
+    values = [value for _, _, value in scalars(tmp_path / "runs")]
+    assert sorted(values) == [0, *range(2, written + 2)]
+
+
+def test_two_processes_that_write_one_directory_have_a_file_each(tmp_path: Path) -> None:
+    """Files that are made in one second, also by one process, are two; one that somebody removed is made again."""
+    pytest.importorskip("tensorboardX")
+    sinks = [TensorBoardSink(tmp_path) for _ in range(2)]
+    for number, sink in enumerate(sinks):
+        sink.open_now()
+        sink.write_now([metric(number, value=number)])
+    assert sorted(scalars(tmp_path)) == [("train/loss", 0, 0.0), ("train/loss", 0, 1.0)]
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.unlink()
+    sinks[0].write_now([metric(2, value=2)])
+    assert scalars(tmp_path) == [("train/loss", 1, 2.0)]
+    for sink in sinks:
+        sink.close_now()
 
 
 def test_behind_a_roll_up_points_keep_their_steps(tmp_path: Path) -> None:
@@ -220,6 +326,16 @@ def test_wandb_keeps_the_rows_offline(tmp_path: Path) -> None:
     assert len(rows) == 4
 
 
+def test_wandb_s_own_columns_are_not_overwritten(tmp_path: Path) -> None:
+    """A metric without a group may be called as W&B's columns are, or ours of the step: it gets another name."""
+    pytest.importorskip("wandb")
+    sink = WandbSink("test", tmp_path)
+    rows: list[dict[str, float]] = []
+    sink._run = SimpleNamespace(log=rows.append)
+    sink.write_now([metric(n, name, n, "") for n, name in enumerate(("step", "_step", "_timestamp", "loss"))])
+    assert rows == [{"step": 0, "metric/step": 0, "metric/_step": 1, "metric/_timestamp": 2, "loss": 3}]
+
+
 # --- MLflow ---
 
 
@@ -269,6 +385,25 @@ def test_what_mlflow_refuses_is_permanent(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="MLflow"):
         sink.write_now([metric(1, "../../x")])
     sink.close_now()
+
+
+@pytest.mark.usefixtures("_file_store")
+@mlflow_warns
+@pytest.mark.parametrize("names", [("loss", "loss/val", "lr"), ("loss/val", "loss", "lr"), ("loss", "../../x", "lr")])
+def test_names_that_mlflow_cannot_hold_cost_their_own_points(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Of two names of which MLflow's directory can have one, and of a name that is no path, the points are refused alone."""
+    sink = MlflowSink(tmp_path / "store")
+    with EventBus(sink) as bus:
+        for number in range(4):
+            for name in names:
+                bus.put_metric(name, number)
+        assert bus.flush_sync(20)
+        stats = bus.stats().lanes["mlflow"]
+        assert (stats.delivered, stats.failed, stats.retries) == (8, 4, 0)
+    client = sink._tracking.MlflowClient(sink.tracking_uri)
+    for name in (names[0], names[2]):
+        points = client.get_metric_history(sink.run_id, f"torchelastic/{name}")
+        assert [(one.step, one.value) for one in points] == [(number, number) for number in range(4)]
 
 
 def test_a_tracking_server_that_is_down_delays_its_lane_only() -> None:

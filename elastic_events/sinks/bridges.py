@@ -49,8 +49,7 @@ class Bridge(BlockingSink):
 
     name: str
 
-    #: Points of one call, at most.
-    most: int = sys.maxsize
+    _most = sys.maxsize  # points of one call
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,12 +72,12 @@ class Bridge(BlockingSink):
         fit: list[int] = []
         for one in map(id, records):
             if (point := self._points.get(one)) is not None:
-                if reason := self.refusal(point):
+                if reason := self._refusal(point):
                     refused[one] = reason
                 else:
                     fit.append(one)
-        for start in range(0, len(fit), self.most):
-            part = fit[start : start + self.most]
+        for start in range(0, len(fit), self._most):
+            part = fit[start : start + self._most]
             self.log([self._points[one] for one in part])
             for one in part:
                 del self._points[one]
@@ -86,7 +85,7 @@ class Bridge(BlockingSink):
             reasons = "; ".join(list(dict.fromkeys(refused.values()))[:3])
             raise PermanentError(reasons, [record for record in records if id(record) in refused])
 
-    def refusal(self, point: Point) -> str:
+    def _refusal(self, point: Point) -> str:
         """Return why the tracker can never take `point`; "" where it can."""
         return "" if point.step in _STEPS else f"{self.name}: the step {point.step} is no number of 64 bits"
 
@@ -232,7 +231,8 @@ class MlflowSink(Bridge):
     thread_name = "elastic-events mlflow"
 
     #: Metrics of one request, by MLflow's REST API, "Log Batch".
-    most: int = 1000
+    MOST = 1000
+    _most = MOST
 
     def __init__(
         self, tracking_uri: str | Path, experiment: str = "elastic-events", run_name: str | None = None
@@ -272,7 +272,7 @@ class MlflowSink(Bridge):
             except OSError as error:
                 raise TransientError(f"MLflow: no server answers at {parts.hostname}:{port}: {error}") from None
 
-    def refusal(self, point: Point) -> str:
+    def _refusal(self, point: Point) -> str:
         """Return why MLflow can never take `point`. It says so itself, but of all points of a request, and tries some of them."""
         name = _FOREIGN.sub("_", point.tag)
         if len(name) > _LONGEST or posixpath.normpath(name) != name or name.startswith(("/", "..")):
@@ -284,7 +284,7 @@ class MlflowSink(Bridge):
                 return f"MLflow's directory cannot hold the metrics {name!r} and {other!r} both: rename one"
             self._names.add(name)
             self._folders |= folders
-        return super().refusal(point)
+        return super()._refusal(point)
 
     def log(self, points: Sequence[Point]) -> None:
         """Log the points, by one request."""

@@ -219,7 +219,6 @@ class Link:
             self._explain(server, cause)
             raise TransientError(f"no NATS server answers at {server}: {_reason(cause)}") from None
         connected = True
-        _say_that_it_is_tls(client)
         return client
 
     async def _login(self) -> dict[str, Any]:
@@ -314,6 +313,11 @@ def _client_class(*, insist_on_tls: bool) -> Any:
         async def _process_op_err(self, e: Exception) -> None:
             self._pending, self._pending_data_size = [], 0
             await super()._process_op_err(e)
+
+        def _connect_command(self) -> bytes:
+            _say_that_it_is_tls(self)  # it is, if it ever will be, and may be torn from here on
+            command: bytes = super()._connect_command()
+            return command
 
     class Insisting(Ending):
         """Refuses to log in in the clear: nats-py speaks TLS only where the server's greeting, itself unprotected, asks."""

@@ -51,6 +51,12 @@ class Proxy:
         for stream in list(self._open):
             await anyio.aclose_forcefully(stream)
 
+    async def end(self) -> None:
+        """Say on every connection that nothing more comes."""
+        for stream in list(self._open):
+            with suppress(*BROKEN):
+                await stream.send_eof()
+
     async def _serve(self, client: SocketStream) -> None:
         self.connections += 1
         async with client:

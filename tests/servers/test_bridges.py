@@ -113,7 +113,7 @@ def test_a_batch_that_comes_in_halves_keeps_its_steps_and_is_logged_once() -> No
     """Where a lane splits a batch to find what is refused, each point has the step of the first attempt, and is there once."""
 
     class Tracker(TensorBoardSink):
-        most = 2
+        _most = 2
 
         def log(self, points: Sequence[Point]) -> None:
             if any(point.value == 5 for point in points):

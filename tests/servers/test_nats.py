@@ -634,6 +634,27 @@ async def test_a_server_that_goes_away_over_tls_prints_nothing(
     assert [record.getMessage() for record in caplog.records] == []
 
 
+async def test_a_connection_that_is_torn_as_it_becomes_tls_prints_nothing(
+    tls_server: NatsServer, tmp_path: Any, stream: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a proxy that takes connections and ends them, say: each attempt is a delay, and no line of asyncio's."""
+    sent: list[bytes] = []
+
+    def ends(chunk: bytes) -> bytes | None:
+        sent.append(chunk)
+        if len(sent) > 1:  # the handshake is over for the client, which logs in
+            group.start_soon(proxy.end)
+            return None
+        return chunk
+
+    proxy.target, proxy.to_server = tls_server.port, ends
+    sink = open_url(f"tls://127.0.0.1:{proxy.port}/{stream}?tls_ca={tmp_path}/ca.pem&timeout=1s")
+    async with anyio.create_task_group() as group:
+        with pytest.raises(TransientError):
+            await sink.open()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 async def test_a_url_with_tls_for_a_scheme_insists_on_it(
     tls_server: NatsServer, nats_server: NatsServer, tmp_path: Any, stream: str
 ) -> None:

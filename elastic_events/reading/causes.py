@@ -26,6 +26,9 @@ _TEARDOWN = 3_000_000_000
 #: Those of which a process has ended at once.
 _AT_ONCE = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"})
 
+#: Nanoseconds that an agent may take to start its workers, before it tells of the first, which may be dead by then.
+_SPAWN = 60_000_000_000
+
 #: Nanoseconds by which the clock of a host may be wrong that met no other host in a rendezvous.
 _ANY = 10**18
 
@@ -199,6 +202,7 @@ def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
     for worker in attempt.workers:
         node, process = worker.node, worker.process
         since = process.first_ns if process is not None else worker.started_ns or 0
+        _disbelieve(worker)
         death = ranks.death(worker.host, worker.pid, since)
         agent = node is not None and node.agent
         if death is not None and worker.outcome == "unknown" and (death.signal or death.exit_code or not agent):
@@ -215,6 +219,16 @@ def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
             worker.ended_ns = process.last_ns if process is not None else node.last_ns or attempt.ended_ns
         else:
             worker.ended_ns = attempt.ended_ns
+
+
+def _disbelieve(worker: Worker) -> None:
+    """Take no death for one that was before the worker was started, or before it recorded: a clock was set in between."""
+    process = worker.process
+    alive = process.last_ns if process is not None and not process.mute else 0
+    if worker.died_ns is not None and worker.died_ns < max(
+        (worker.started_ns or 0) - _SPAWN, alive - round(LOOK * 1e9)
+    ):
+        worker.died_ns = worker.alive_ns = None
 
 
 def _stop(attempt: Attempt, last: Mapping[Node, int]) -> None:

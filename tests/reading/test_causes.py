@@ -496,3 +496,17 @@ def test_nodes_of_a_static_rendezvous_are_put_on_one_clock(whole: bool) -> None:
     assert [(clock.host, clock.ahead_s, clock.corrected) for clock in answer.clocks] == [("a", 90, True)]
     assert goodput(told(run)).steps_redone == 0
     assert attempt.first_failure is None or attempt.first_failure.rank == 2
+
+
+@pytest.mark.parametrize("died", [-3600, 2])
+def test_nobody_died_before_it_was_there(died: float) -> None:
+    """A time of death from before the start, or from before the last step, is that of another clock: it is not told."""
+    run = Run()
+    agent = run.agent()
+    run.start(1, agent, 0, range(2))
+    run.steps(run.worker(0), range(6), 2, 1)
+    run.failed(9, agent, 0, 0, signal="SIGKILL", alive_ns=ns(died), died_ns=ns(died))
+    run.failed(9, agent, 0, 1, exit_code=1, died_ns=ns(8.5))
+    run.tell(9, agent, "attempt.ended", attempt=0, outcome="failed")
+    (attempt,) = told(run).attempts
+    assert [worker.died_ns for worker in attempt.workers] == [None, ns(8.5)]

@@ -141,13 +141,14 @@ class Delivery:
 
     async def _refused(self, batch: Sequence[Record], error: BaseException) -> None:
         self._failures = 0  # the handler answers: this is about the records
-        refused = refused_by(error)
+        refused = refused_by(error, batch)
         if refused:
-            accepted = [record for record in batch if id(record) not in refused]
+            named = set(map(id, refused))
+            accepted = [record for record in batch if id(record) not in named]
             self._alone = 0
             self.ledger.delivered += len(accepted)
             self._settle(accepted)
-            await self._give_up([record for record in batch if id(record) in refused], error)
+            await self._give_up(refused, error)
         elif len(batch) == 1:
             await self._give_up(batch, error)
             await self._doubt(error)

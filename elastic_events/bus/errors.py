@@ -133,14 +133,19 @@ def asked_for(error: BaseException) -> float | None:
     return seconds if seconds > 0 else None
 
 
-def refused_by(error: BaseException) -> set[int]:
-    """Return the ids of the records that an error names in `rejected`."""
+def refused_by(error: BaseException, batch: "Sequence[Record]") -> "list[Record]":
+    """Return the records of `batch` that an error names in `rejected`, itself or a copy; none where it names others, too."""
     try:
-        return set(map(id, error.rejected))  # type: ignore[attr-defined]
+        named = tuple(error.rejected)  # type: ignore[attr-defined]
+        refused = set(map(id, named))
+        if refused <= set(map(id, batch)):
+            return [record for record in batch if id(record) in refused]
+        names = {record.id for record in named}  # copies: the sink has them from another process, say
+        return [record for record in batch if record.id in names] if names <= {record.id for record in batch} else []
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - as above
-        return set()
+        return []
 
 
 #: Failures that trying again cannot help: the handler said so, or the record does not fit its code.

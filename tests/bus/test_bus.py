@@ -1,15 +1,17 @@
 """The bus in an event loop: delivery, isolation, bounds, flush and close, on asyncio, uvloop and trio."""
 
+import copy
 import dataclasses
 import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
+import msgspec
 import pytest
 
 from elastic_events import (
@@ -419,6 +421,31 @@ async def test_bus_reports_itself() -> None:
     report = sink.records[1].event
     assert report.name == "bus.stats"
     assert report.metadata["ListSink"]["accepted"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "attempts"),
+    [(copy.copy, 2), (lambda record: msgspec.structs.replace(record, seq=99), 6), (lambda _: object(), 6)],
+    ids=["a copy", "another", "no record"],
+)
+async def test_a_refusal_that_names_no_record_of_the_batch_delivers_none(
+    name: Callable[[Record], Any], attempts: int
+) -> None:
+    """A copy names its record, as a sink has it that sends to another process; of other things each record is tried alone."""
+
+    def refuse(records: Sequence[Record], _: int) -> PermanentError | None:
+        bad = [name(record) for record in records if record.kind == "metric" and record.fields[0] == 1]
+        return PermanentError("no", bad) if bad else None
+
+    sink = FailingSink(refuse)
+    bus = EventBus()
+    lane = bus.subscribe(sink)
+    for value in range(3):
+        bus.put_metric("m", value)
+    async with bus:
+        pass
+    assert (lane.stats().delivered, lane.stats().failed) == (2, 1)
+    assert sink.attempts == attempts
 
 
 async def test_rejected_records_are_not_sent_again() -> None:

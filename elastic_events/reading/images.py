@@ -9,9 +9,12 @@ from typing import Any
 from elastic_events.bus.context import Context
 from elastic_events.reading.story import Process
 
-__all__ = ("joined", "program", "ticks")
+__all__ = ("in_turn", "joined", "program", "ticks")
 
 _ANEW = "its script began anew in the same process: which of its steps it did again is not known"
+
+#: Of the programs that a shell script runs for its rank.
+_IN_TURN = "several programs of a rank made steps, one after another: which of them a later one did again is not known"
 
 
 def program(process: Process) -> object:
@@ -43,6 +46,14 @@ def _lives(own: list[Process]) -> list[Process]:
     told = sorted((process for process in heard if process.starts), key=lambda process: process.starts[0])
     apart = all(max(*before.starts, *before.ends) <= after.starts[0] for before, after in pairwise(told))
     return own if len(own) == 1 or not apart else [_join(heard, told)]
+
+
+def in_turn(before: Process, after: Process) -> Process:
+    """Join two programs of a rank, of which one made its steps behind the other."""
+    both = _join([before, after], [before, after])
+    again = both.unsure or max(before.steps) >= after.steps[0]
+    both.unsure = before.unsure or (_IN_TURN if again else "")
+    return both
 
 
 def _join(heard: list[Process], told: list[Process]) -> Process:

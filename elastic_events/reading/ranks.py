@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from elastic_events.reading.images import joined, program, ticks
+from elastic_events.reading.images import in_turn, joined, program, ticks
 from elastic_events.reading.said import integer
 from elastic_events.reading.story import Attempt, Node, Process, Story, Worker
 
@@ -132,10 +132,17 @@ class _Places:
 
     def give(self, group: list[Process], ranked: Mapping[int | None, list[tuple[Attempt, Worker]]]) -> None:
         """Give the processes of one rank their workers."""
+        wrapped: Worker | None = None  # whose agent started another program, which runs such as tell steps
         for life, (process, children) in enumerate(_lives(group)):
             context = process.context
-            worker = self._said(process, ranked.get(context.rank, [])) or self._new(process, life)
+            worker = self._said(process, ranked.get(context.rank, []))
+            if worker is None and wrapped is not None and process.first_ns <= (wrapped.ended_ns or process.first_ns):
+                for one in (process, *children):
+                    _adopt(wrapped, one)
+                continue
+            worker = worker or self._new(process, life)
             other = worker.host == context.host and worker.pid not in (None, context.pid)
+            wrapped = worker if other and process.steps else None
             if other and not process.steps:  # its agent started another, which recorded nothing
                 worker.children = [*worker.children, process, *children]
             else:
@@ -230,6 +237,9 @@ def _adopt(worker: Worker, process: Process) -> None:
     own = worker.process
     if own is not None and process.steps and not own.steps:
         worker.process, process = process, own
+    elif own is not None and process.steps and own.context.pid != worker.pid and process.first_ns > own.last_ns:
+        worker.process = in_turn(own, process)
+        return
     worker.children = [*worker.children, process]
 
 

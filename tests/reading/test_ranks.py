@@ -76,6 +76,32 @@ def test_a_program_around_the_rank() -> None:
     assert (worker.process.context.pid, worker.process.last_step) == (200, 2)
 
 
+@pytest.mark.parametrize("around", [True, False])
+@pytest.mark.parametrize("observed", [True, False])
+def test_programs_that_a_rank_runs_one_after_another(*, around: bool, observed: bool) -> None:
+    """A script around them, that records or does not, prepares and then trains: both made steps of one and the same rank."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(2))
+    for rank in range(2):
+        if around:
+            run.tell(1, process(rank, 100 + rank, 700), "wrapped")
+        for stage, steps in enumerate((3, 2)):
+            who = process(rank, 200 + 10 * stage + rank, 800 + 50 * stage)
+            if not observed:
+                run.steps(who, range(steps), 2 + 4 * stage, 1)
+            for step in range(steps) if observed else ():
+                run.tell(3 + 4 * stage + step, who, "step.observed", step=step, took_ns=10**9, data_ns=0)
+    run.failed(9, run.agent(), 0, 1, exit_code=1)
+    story = told(run)
+    workers = story.attempts[0].workers
+    assert [(w.rank, w.process and w.process.context.pid) for w in workers] == [(0, 210), (1, 211)]
+    assert [len(w.process.starts) for w in workers if w.process is not None] == [5, 5]
+    assert [len(w.children) for w in workers] == [int(around)] * 2
+    answer = summary(story)
+    assert (answer.ranks, "one after another" in answer.attempts[0].unsure) == (2, True)
+    assert goodput(story).steps_redone == 0
+
+
 def test_one_process_that_is_its_own_launcher() -> None:
     """A process that says that its job began, and marks its steps, is a worker with steps, too."""
     run = Run()

@@ -109,7 +109,7 @@ class Delivery:
         while left:
             started = anyio.current_time()
             self._again.clear()
-            failed, untried = await call_each(self._call_one, left, one.concurrency, one.key)
+            failed, untried = await call_each(self._call_one, left, one.concurrency, one.key, self._end_block)
             if any(not isinstance(error, PERMANENT) for _, error in failed):
                 self._failures += 1
                 self.tell()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import anyio
 
 from elastic_events.bus.record import Record
+from elastic_events.bus.signals import ends_the_program
 from elastic_events.bus.thread import protect
 
 __all__ = ("Outcome", "call_each")
@@ -23,11 +24,15 @@ async def call_each(
     records: Sequence[Record],
     at_once: int,
     key: Callable[[Record], Hashable] | None,
+    end: Callable[[BaseException], object],
 ) -> Outcome:
-    """Call `call(record)`, which returns what failed, for each of `records`, up to `at_once` at a time."""
+    """Call `call(record)`, which returns what failed, for each of `records`, up to `at_once` at a time.
+
+    What a signal brought into a `key`, so that the program ends, goes to `end`.
+    """
     chains: dict[Hashable, list[Record]] = {}
     for number, record in enumerate(records):
-        chains.setdefault(number if key is None else _key(key, record), []).append(record)
+        chains.setdefault(number if key is None else _key(key, record, end), []).append(record)
     outcome = Outcome([], [])
     waiting = iter(chains.values())
 
@@ -45,11 +50,13 @@ async def call_each(
     return outcome
 
 
-def _key(key: Callable[[Record], Hashable], record: Record) -> Hashable:
+def _key(key: Callable[[Record], Hashable], record: Record, end: Callable[[BaseException], object]) -> Hashable:
     try:
         hash(found := key(record))
     except KeyboardInterrupt:
         raise
-    except BaseException:  # noqa: BLE001 - the user's function; such records keep their order
+    except BaseException as error:  # noqa: BLE001 - the user's function; such records keep their order
+        if ends_the_program(error):
+            end(error)
         return None
     return found

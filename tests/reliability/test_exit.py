@@ -37,7 +37,7 @@ def test_sigterm_with_the_opt_in_handler(tmp_path: Path) -> None:
     assert done.code == 143
 
 
-@pytest.mark.parametrize("place", ["filter", "coalesce", "handler", "look"])
+@pytest.mark.parametrize("place", ["filter", "coalesce", "handler", "key", "look"])
 def test_sigterm_that_strikes_in_a_drain_ends_the_program(place: str, tmp_path: Path) -> None:
     """A signal's handler that raises within a function of a lane, in the program's own loop, ends the block, which delivers."""
     body = f"""
@@ -55,18 +55,21 @@ def test_sigterm_that_strikes_in_a_drain_ends_the_program(place: str, tmp_path: 
             strike()
             await super().write(records)
 
+    async def one(record): pass
+
     class Clock:
         def __call__(self):
             strike()
             return time.time_ns()
 
-    options = {{"filter": dict(where=strike), "coalesce": dict(coalesce=lambda record: strike() and record.id)}}
+    options = {{"filter": dict(where=strike), "coalesce": dict(coalesce=lambda record: strike() and record.id),
+               "key": dict(concurrency=2, key=lambda record: strike() and record.id)}}
 
     async def main():
         clock = Clock() if {place!r} == "look" else time.time_ns
         async with EventBus(interval=0.01, wall_clock=clock) as bus:
             bus.subscribe(File(), name="well")
-            sink = Strikes() if {place!r} == "handler" else ListSink()
+            sink = {{"handler": Strikes, "key": lambda: one}}.get({place!r}, ListSink)()
             lane = bus.subscribe(sink, name="struck", **options.get({place!r}, {{}}))
             emit(20)
             try:

@@ -12,7 +12,7 @@ from elastic_events import Event, EventBus, EventSource, handlers
 from elastic_events.bus.context import Context
 from elastic_events.bus.pump import CHANNELS
 from elastic_events.recorder.request import read_requests
-from elastic_events.sinks import bridges
+from elastic_events.sinks import points as point_steps
 from elastic_events.sinks import prometheus as prometheus_sink
 from elastic_events.sinks import sqlite as sqlite_sink
 from elastic_events.testing import ListSink
@@ -95,9 +95,9 @@ async def test_processes_do_not_pile_up_in_a_sink(tmp_path: Path, monkeypatch: p
 
 def test_processes_and_curves_do_not_pile_up_where_points_get_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bridge remembers the steps of the processes that were seen last, and the counts of as many curves."""
-    monkeypatch.setattr(bridges, "PROCESSES", 4)
-    monkeypatch.setattr(bridges, "COUNTS", 4)
-    steps = bridges.Steps()
+    monkeypatch.setattr(point_steps, "PROCESSES", 4)
+    monkeypatch.setattr(point_steps, "COUNTS", 4)
+    steps = point_steps.Steps()
     for number in range(20):
         busy, other = of("1-2-busy"), of(f"1-2-{number}")
         started = {"name": "step.started", "metadata": {"step": number}}

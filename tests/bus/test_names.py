@@ -110,7 +110,7 @@ def test_processes_and_curves_do_not_pile_up_where_points_get_their_steps(monkey
                 metric(number, name="steady", context=of("1-2-plain")),
             ]
         )
-        assert [point.step for point in points] == [number, 0, number]
+        assert [point.step for point in points.values()] == [number, 0, number]
     assert len(steps._marks) <= 4
     assert len(steps._counts) <= 4
 

@@ -13,6 +13,7 @@ from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
 from elastic_events.cli.group import COMMANDS
 from elastic_events.recorder.writer import open_rings
+from elastic_events.sinks.jsonl import read_jsonl
 from elastic_events.sinks.sqlite import read_sqlite
 from tests.programs import environment, python
 from tests.reading.runs import two_attempts
@@ -109,6 +110,18 @@ def test_recover_last_is_by_time(tmp_path: Path) -> None:
         *("loss", "loss"),
         *(f"late{number}" for number in range(6)),
     ]
+
+
+def test_replay_sends_what_stands_twice_once(tmp_path: Path) -> None:
+    """A record that the dead letters hold twice, since two lanes refused it say, is sent once to a sink that knows no ids."""
+    records = two_attempts().records
+    jsonl(tmp_path / "dead.jsonl", [*records, *records])
+    done = command("replay", "dead.jsonl", "--to", "jsonl:///out.jsonl", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{len(records)} of {len(records)} records delivered to jsonl:///out.jsonl\n",
+    )
+    assert len([r for r in read_jsonl(tmp_path / "out.jsonl") if r.kind != "ledger"]) == len(records)
 
 
 def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from elastic_events.bus.text import counted
 from elastic_events.cli.output import output, tell
 from elastic_events.cli.reading import Skipped, choose, stories_of
 from elastic_events.reading.builder import key_of
+from elastic_events.reading.once import Each
 from elastic_events.reading.perfetto import trace
 from elastic_events.reading.source import read_records
 from elastic_events.reading.story import Story
@@ -114,7 +115,7 @@ def _tables(
     only: "_Only | None",
 ) -> None:
     """Write all records, or those of one run."""
-    skipped = Skipped()
+    skipped, each = Skipped(), Each()
     with ExitStack() as files:
         tables = _Tables(folder, table, files)
         for path in tables.paths.values():
@@ -127,7 +128,7 @@ def _tables(
             raise refusal(folder, error) from None
         for source in sources:
             for record in read_records(source, skipped):
-                if only is None or only.has(record):
+                if (only is None or only.has(record)) and each.new(record):
                     tables.add(record)
         tables.finish()
     if not any(tables.counts.values()):

@@ -36,7 +36,7 @@ def command(sources: tuple[str, ...], follow: bool, lines: int | None, color: bo
     """Print the records of each SOURCE: a SQLite or JSON Lines file, a directory of flight recorders, a NATS stream.
 
     One escaped line a record: local time, rank or pid, name, fields. Works while they are being written. Several sources
-    are one list by time, in which what comes twice stands once. -f waits for what is not there yet, and says where a file
+    are one list by time. What comes twice stands once. -f waits for what is not there yet, and says where a file
     was cut, replaced or put aside.
     """
     show = partial(_show, sys.stdout.buffer, wants_color(1) if color is None else color)
@@ -109,7 +109,8 @@ class _Input:
 
 def _look(inputs: list[_Input], each: Each) -> Iterable[Record]:
     looks = [one.look() for one in inputs]
-    return looks[0] if len(looks) == 1 else filter(each.new, merge(*looks, key=attrgetter("time_ns")))
+    # Of one source in its own order. It, too, may hold a record twice: a batch that was written again, two lanes of one URL.
+    return filter(each.new, looks[0] if len(looks) == 1 else merge(*looks, key=attrgetter("time_ns")))
 
 
 def _last(records: Iterable[Record], lines: int | None) -> Iterable[Record]:

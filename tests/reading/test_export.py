@@ -218,6 +218,18 @@ def test_tables(tmp_path: Path) -> None:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_tables_of_several_sources_hold_what_comes_twice_once(tmp_path: Path) -> None:
+    """A record that two sources hold, or one source twice, is one row."""
+    records = odd_records()
+    one = database(tmp_path / "run.db", records)
+    other = jsonl(tmp_path / "run.jsonl", [*records[:5], *records])
+    for sources in ((one, other), (other,)):
+        done = command("export", *map(str, sources), "--csv", "csv", "--force", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = [row["id"] for path in (tmp_path / "csv").iterdir() for row in rows(path)]
+        assert sorted(found) == sorted(record.id for record in records)
+
+
 def test_tables_of_one_run(tmp_path: Path) -> None:
     """With --run the tables hold the records of that run alone; one that is not there is refused."""
     other = Run("other")
@@ -241,7 +253,10 @@ def test_numbers_that_no_column_holds(tmp_path: Path) -> None:
     """Numbers of a foreign file that are longer than 64 bits are text in CSV, and nothing in Parquet; both are written."""
     line = json.loads(jsonl(tmp_path / "run.jsonl", two_attempts().records[:1]).read_bytes())
     worker = {**line["context"], "pid": 2**64, "rank": -(2**63)}
-    points = [{**line, "kind": "metric", "value": value, "seq": 2**63, "context": worker} for value in (1, 10**400)]
+    points = [
+        {**line, "kind": "metric", "value": value, "seq": 2**63 + place, "context": worker}
+        for place, value in enumerate((1, 10**400))
+    ]
     (tmp_path / "run.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in (line, *points)))
     done = command("export", "run.jsonl", "--csv", "csv", "--parquet", "parquet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -280,6 +280,16 @@ def test_tail_of_several_prints_what_comes_twice_once(tmp_path: Path, tail: Any,
     following.ends()
 
 
+def test_tail_of_one_prints_what_it_holds_twice_once(tail: Any, write: Any) -> None:
+    """A batch that was written again, as after a write that was cut, is printed once, in the order of the file."""
+    write(JsonlSink, "a", *metrics(4), *metrics(2, 4), ledger(90))
+    following = tail("a")
+    following.prints(*metrics(4), *metrics(2, 4), ledger(90))
+    write(JsonlSink, "a", *metrics(2, 4), metric(9))
+    following.prints(metric(9))
+    following.ends()
+
+
 def test_tail_of_an_empty_directory(tmp_path: Path) -> None:
     """A directory without a flight recorder gets a sentence, not silence."""
     with pytest.raises(InputError, match="holds no flight recorder"):

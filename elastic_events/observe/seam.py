@@ -4,7 +4,14 @@ import logging
 import sys
 from typing import Any
 
-__all__ = ("CHECKPOINT_LOGGERS", "COLLECTIVE_LOGGERS", "batch_iterator", "grad_scaler", "is_within_a_step")
+__all__ = (
+    "CHECKPOINT_LOGGERS",
+    "COLLECTIVE_LOGGERS",
+    "batch_iterator",
+    "grad_scaler",
+    "is_within_a_step",
+    "makes_its_state",
+)
 
 # Torch makes these loggers when it needs them, by these names (torch.distributed.c10d_logger): whoever asks `logging` first
 # makes them, and imports nothing of torch.
@@ -12,6 +19,9 @@ __all__ = ("CHECKPOINT_LOGGERS", "COLLECTIVE_LOGGERS", "batch_iterator", "grad_s
 _BOTH = f"c10d-{logging.NullHandler.__name__}"
 CHECKPOINT_LOGGERS = (f"{_BOTH}-dcp_logger", _BOTH)
 COLLECTIVE_LOGGERS = (f"{_BOTH}-default", _BOTH)
+
+#: How many callers of a hook are looked at: torch's wrappers of a step, and those of schedulers and of a framework.
+_CALLERS = 16
 
 
 def batch_iterator() -> Any:
@@ -38,3 +48,20 @@ def is_within_a_step() -> bool:
         found += frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == file
         frame = frame.f_back  # type: ignore[assignment]
     return found > 1
+
+
+def makes_its_state(optimizer: object) -> bool:
+    """Whether the step of an optimizer whose hook calls this trains nothing: torch.distributed.checkpoint makes its state so.
+
+    It does that with a rate of 0, which few steps have: only of these the callers are looked at.
+    """
+    groups = getattr(optimizer, "param_groups", None)
+    rate = groups[0].get("lr") if groups else None
+    if isinstance(rate, float | int) and rate:
+        return False
+    frame = sys._getframe(2)  # noqa: SLF001 - documented
+    for _ in range(_CALLERS):
+        if frame is None or frame.f_code.co_name == "_init_optim_state":
+            return frame is not None
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

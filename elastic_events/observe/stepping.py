@@ -35,15 +35,22 @@ class Steps:
         self._waited = 0  # for these batches
         self.rounds: Rounds = Rounds()
         self._evaluates = False  # a module was put into evaluation mode since the last step
+        self._trains_not = False  # the optimizer is in a step that is none
 
-    def before(self, _optimizer: object) -> None:
+    def before(self, optimizer: object) -> None:
         """An optimizer begins to step."""
+        self._trains_not = seam.makes_its_state(optimizer)
+        if self._trains_not:
+            return
         self.entered += 1
         if self._since is None:
             self._since = self._clock()
 
     def after(self, optimizer: object, *, skipped: bool = False) -> None:
         """An optimizer has stepped. One within another, as wrappers have it, is no step of its own."""
+        if self._trains_not:
+            self._trains_not = False
+            return
         # One that began alone is within none. Of more, either one is within another or an exception ended it.
         if self.entered != 1 and seam.is_within_a_step():
             return

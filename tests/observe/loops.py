@@ -154,6 +154,19 @@ def wrapper():
     return loop(model, Wrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
 
 
+def resumes():
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    group()
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    get_state_dict(model, optimizer)  # what is to be loaded into: steps the optimizer, to make its state
+    steps = loop(model, optimizer)
+    stateless = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1))
+    get_state_dict(model, stateless)
+    return steps
+
+
 def raises():
     """Its optimizer, which is around another one, fails at each third batch; the loop goes on with the next."""
     model = torch.nn.Linear(8, 1)

@@ -67,6 +67,7 @@ KINDS = [
         "lbfgs",
         "backward",
         "wrapper",
+        "resumes",
         "raises",
         "compiled",
         "compiled_step",

@@ -272,8 +272,11 @@ class Collector:
                     self._scan()
             finally:
                 self._scanning.release()
-        while self.sweep(last=True) >= 1:
-            pass
+        # So often as a full ring needs: workers that go on may fill it faster than it is read.
+        capacities = [ring.capacity for file in self.files for ring in file.rings]
+        for _ in range(1 + max(capacities, default=0) // LOOK):
+            if self.sweep(last=True) < 1:
+                break
 
     def commit(self) -> None:
         """Note what was delivered since the last sweep."""

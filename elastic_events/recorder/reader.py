@@ -228,22 +228,22 @@ class RecorderReader:
         return records
 
     def all_dead(self) -> Iterator[Record]:
-        """Give every record that is left by a dead process."""
-        for ring in self.rings:
-            ring.find_head()
-        while True:
-            records = self.look(dead=True)
-            if not records and not any(cursor.behind() for cursor in self.cursors):
-                return
-            yield from records
+        """Give every record that is left by a process that is dead, or has closed its rings."""
+        return self._so_far(dead=True)
 
     def rest(self) -> Iterator[Record]:
         """Give every record there is now, without touching the file."""
-        if not self.alive:
-            yield from self.all_dead()
-            return
-        while records := self.look():
-            yield from records
+        return self._so_far(dead=not self.alive)
+
+    def _so_far(self, *, dead: bool) -> Iterator[Record]:
+        """Give what was recorded before the call: threads may go on faster than it is read, of a process that has closed, too."""
+        for ring in self.rings:
+            ring.find_head()
+        heads = [ring.position for ring in self.rings]
+        while True:
+            yield from self.look(dead=dead)
+            if all(cursor.position >= head for cursor, head in zip(self.cursors, heads, strict=True)):
+                return
 
     @property
     def positions(self) -> tuple[int, int]:

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from elastic_events import ConfigError, EventBus, InputError
-from elastic_events.bus.context import Context
+from elastic_events import ConfigError, EventBus, InputError, Record
+from elastic_events.bus.context import Context, read_context
+from elastic_events.bus.emit import Emitter
+from elastic_events.bus.redact import Redactor
 from elastic_events.recorder.collecting import Collecting
 from elastic_events.recorder.collector import Collector
 from elastic_events.recorder.format import METRICS
@@ -297,6 +299,28 @@ async def test_launcher_killed_before_it_removed_a_file_repeats_no_death(folder:
     assert len(deaths[0]) == 1
     assert {r.id for r in first.payload} == {r.id for r in second.payload}
     assert len({r.id for r in first.payload}) == 12
+
+
+def test_the_last_look_ends_though_a_worker_goes_on(folder: Path) -> None:
+    """A launcher that closes reads what a ring can hold, and not for as long as its workers record faster than it reads."""
+    events, metrics = open_rings(folder, read_context(), 8192)
+    emitter, calls = Emitter(events.pipe, metrics.pipe, Redactor()), []
+
+    def answer(record: Record) -> bool:
+        calls.append(record)
+        if len(calls) < 60_000:
+            emitter.put_metric("m", 1)
+        return False
+
+    bus = EventBus()
+    bus.subscribe(ListSink(), where=answer)
+    collector = collector_of(folder, bus)
+    collector.open()
+    for _ in range(5000):
+        emitter.put_metric("m", 0)
+    collector.last_look()
+    collector.close()
+    assert 5000 < len(calls) < 20_000
 
 
 def test_scan_that_is_late_does_nothing_after_the_last_look(folder: Path) -> None:

@@ -53,6 +53,23 @@ def test_what_was_recorded_is_read(folder: Path) -> None:
     assert all(r.recovered for r in records)
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_is_recorded_while_it_is_read_does_not_hold_up_the_reader(folder: Path, closed: bool) -> None:
+    """A reader gives what was there when it was asked: the threads of a live process, or of one that has closed, may go on."""
+    events, metrics = open_rings(folder, read_context(), 64)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    for number in range(10):
+        emitter.put_metric("m", number)
+    if closed:
+        events.close()
+    reader, found = RecorderReader(events.path), []
+    for record in reader.all_dead() if closed else reader.rest():
+        found.append(record.fields[0])
+        emitter.put_metric("m", -1)
+        assert len(found) < 1000
+    assert found == list(range(10))
+
+
 def test_ring_overwrites_its_oldest_and_counts(folder: Path) -> None:
     """The last N survive; the others are counted as overwritten."""
     reader = RecorderReader(record_some(folder, 20, 8))

@@ -41,8 +41,11 @@ class Notices:
             self._say(f"{self._who} {sentence}")
 
     def end(self) -> None:
-        """Say what it lost in all; nothing where it lost nothing."""
+        """Say what it lost in all, or that it is well again, where that came too late for a look; nothing where neither is so."""
         stats = self.lane.stats()
+        if self._failing_since is not None and not self.lane.trouble:
+            self._failing_since = None
+            self._say(f"{self._who} is well again")
         if self.lane.ledger.lost:
             why = f"; its last error: {stats.last_error}" if stats.last_error else ""
             of = f"{stats.accepted} {noun(stats.accepted, 'record')}"

@@ -143,7 +143,12 @@ class JsonlSink(EncodingSink[bytes]):
         """
         while True:
             if self._descriptor < 0:
-                self._open()
+                try:
+                    self._open()
+                except (
+                    ConfigError
+                ) as error:  # a FIFO, say, took its place: it may be removed, so that is worth another try
+                    raise OSError(str(error)) from None
             _lock(self._descriptor)
             with contextlib.suppress(FileNotFoundError):
                 status = self.path.lstat()

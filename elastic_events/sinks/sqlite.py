@@ -311,7 +311,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         connection = None
         try:
             connection = sqlite3.connect(
-                f"file:{address}?{mode}", uri=True, timeout=10, isolation_level=None, check_same_thread=False
+                f"file://{address}?{mode}", uri=True, timeout=10, isolation_level=None, check_same_thread=False
             )
             connection.execute("PRAGMA query_only = 1")
             if check_owner(connection, path, InputError) == 0:

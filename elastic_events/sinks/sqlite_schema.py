@@ -93,7 +93,8 @@ def create(path: Path) -> None:
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
-    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+    # With two slashes in front, which a path may begin with itself: behind them a host would stand, and there is none.
+    address = f"file://{quote(str(path.absolute()))}?mode=rw"
     # The thread that opens is the only one that writes; but an interpreter at its end may close from another.
     # Statements of all lengths up to `ROWS` are written, each some 100 KiB when it is compiled: keep a few, not all.
     return sqlite3.connect(

@@ -53,6 +53,21 @@ async def test_lane_says_that_it_fails_and_is_well_again(capfd: pytest.CaptureFi
     assert len(sink.payload) == 2
 
 
+async def test_lane_that_is_well_again_just_before_the_end_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    """Who was told that a sink fails is told that it took all in the end, also where the bus closes in that moment."""
+    sink = Server()
+    sink.away = True
+    async with EventBus() as bus:
+        bus.subscribe(sink, name="db")
+        put_metric("m", 1)
+        await anyio.sleep(100)
+        sink.away = False
+    failed, well = capfd.readouterr().err.splitlines()
+    assert failed == "elastic_events: sink 'db' fails, trying again: OSError: connection refused"
+    assert well.startswith("elastic_events: sink 'db' is well again")
+    assert len(sink.payload) == 1
+
+
 async def test_failure_that_the_next_attempt_mends_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     """One failed attempt among many is not worth a sentence."""
     sink = FailingSink(lambda _, attempt: OSError("hiccup") if attempt % 2 else None)

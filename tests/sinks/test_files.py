@@ -220,6 +220,45 @@ async def test_a_removed_file_is_made_again(kind: Any, tmp_path: Path) -> None:
 
 
 @both
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("elsewhere")])
+async def test_something_else_in_the_place_of_a_file_is_a_delay(
+    kind: Any, put: Callable[[Path], object], tmp_path: Path
+) -> None:
+    """What takes the place of the file while it is written may be removed again: no record is refused for it."""
+    sink, read = kind
+    one = sink(tmp_path / "run")
+    async with EventBus() as bus:
+        lane = bus.subscribe(one)
+        bus.put_metric("before", 1)
+        await bus.flush(10)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        put(tmp_path / "run")
+        bus.put_metric("meanwhile", 2)
+        while not lane.stats().last_error:
+            await anyio.sleep(0.01)
+        if (tmp_path / "run").is_dir():
+            (tmp_path / "run").rmdir()
+        else:
+            (tmp_path / "run").unlink()
+        assert await bus.flush(20)
+        assert (lane.stats().delivered, lane.stats().failed) == (2, 0)
+    assert [record.name for record in await stored(read, tmp_path / "run") if record.kind != "ledger"] == ["meanwhile"]
+
+
+@both
+def test_a_path_may_begin_with_two_slashes(kind: Any, tmp_path: Path) -> None:
+    """As of a URL with a slash too many: it names the same file."""
+    sink, read = kind
+    one = sink(f"/{tmp_path}/run")
+    one.open_now()
+    one.write_now(metrics(3))
+    one.close_now()
+    assert same(list(read(f"/{tmp_path}/run")), metrics(3))
+    assert same(list(read(tmp_path / "run")), metrics(3))
+
+
+@both
 def test_the_documentation_says_what_delivered_means(kind: Any) -> None:
     """F45: each sink's contract says how far a delivered record has come."""
     assert "Delivered means:" in kind[0].__doc__

@@ -1,6 +1,7 @@
 """The endpoint that Prometheus scrapes: one text, rendered now and then, for however many ask."""
 
 import gzip
+import io
 import socket
 import threading
 import time
@@ -115,7 +116,7 @@ class Endpoint(ThreadingMixIn, WSGIServer):
         text = self._fresh.text(packed=packed)
         headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(text)))]
         start_response("200 OK", [*headers, ("Content-Encoding", "gzip")] if packed else headers)
-        return [text]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [text]
 
 
 class _Quiet(WSGIRequestHandler):
@@ -123,5 +124,33 @@ class _Quiet(WSGIRequestHandler):
 
     timeout = REQUEST_TIMEOUT
 
+    def setup(self) -> None:
+        """Read with one deadline for the request: a socket's timeout is for each read, of a byte say."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Hurried(self.connection, self.timeout))
+
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+class _Hurried(io.RawIOBase):
+    """What a connection brings within so many seconds in all."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request took too long")
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(room)
+        finally:
+            self._connection.settimeout(self._seconds)

@@ -200,8 +200,10 @@ async def test_a_thousand_ranks_fit_and_scrapes_do_not_stop_the_loop() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_connections_that_say_nothing_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half-open connections take a bounded number of threads, for a bounded time; then scrapes are answered again."""
+@pytest.mark.parametrize("said", [b"", b"a"])
+async def test_connections_that_say_nothing_are_bounded(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-open connections, and those that come byte by byte without end, take a bounded number of threads, for a bounded
+    time; then scrapes are answered again."""
     monkeypatch.setattr(prometheus_serve._Quiet, "timeout", 0.5)
     async with opened() as sink:
         await sink.write([metric(1)])
@@ -211,6 +213,9 @@ async def test_connections_that_say_nothing_are_bounded(monkeypatch: pytest.Monk
             assert threading.active_count() - before <= prometheus_serve.CONNECTIONS
             with anyio.fail_after(20):
                 while True:
+                    for one in silent:
+                        with contextlib.suppress(OSError):
+                            one.send(said)
                     with contextlib.suppress(OSError):
                         if (await scrape(sink))["elastic_metric_value"]:
                             break

@@ -7,6 +7,7 @@ in the environment the records go to a flight recorder in that directory, and wh
 import contextlib
 import itertools
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ("Front", "front", "open_recorder", "put_metric", "record", "record_ours", "record_rdzv_event")
 
 
+#: What opens a recorder.
+_RECORDER = tuple(f"elastic_events.recorder.{name}" for name in ("directory", "request", "writer"))
+
+
 class Front:
     """Where the module functions go: to the bus opened last, else to the recorder of the environment, else nowhere.
 
@@ -47,6 +52,7 @@ class Front:
         self.lent: dict[str, str | None] = {}  # what a bus has set for child processes only, and what it was before
         self.directory: str = ""  # of recorders, as the environment had it when records were first to go there
         self._borrower: dict[str, weakref.ref[object]] = {}
+        self.is_forked: bool = False  # this process is a child by fork
         self._begin()
         self.point()
         after_fork_in_child(lambda: [self])
@@ -76,6 +82,10 @@ class Front:
 
     def point(self) -> None:
         """Point the emitter to where records go now."""
+        if not self.is_forked and self.environ("ELASTIC_EVENTS_DIR"):
+            with contextlib.suppress(ImportError):  # told with the first record
+                for name in _RECORDER:  # here, not with the first record: a thread of ours may fork then
+                    import_module(name)
         while True:
             bus = self.last
             self._point(bus)
@@ -157,6 +167,8 @@ class Front:
             return
         self._tried = True
         try:
+            if self.is_forked and _is_half_loaded(*_RECORDER):
+                raise ImportError("this process was forked while its parent loaded that")
             self.context = read_context()
             self._rings = open_recorder(Path(self.directory), self.context)
             for armed in self._armed:  # what other threads put meanwhile, and nobody may put again
@@ -178,6 +190,7 @@ class Front:
     def after_fork(self) -> None:
         """The child has a recorder file of its own; which of the buses go on, they say themselves."""
         self._borrower = {}
+        self.is_forked = True
         self._begin()
         self.point()
 
@@ -217,8 +230,16 @@ def _close(rings: "tuple[PipedRing, PipedRing]") -> None:
 
 def _unheard(event: Any, destination: Any) -> None:
     """With no bus open, start one where the destination has a handler that writes."""
+    if front.is_forked and _is_half_loaded("elastic_events.recording"):
+        return
     # By name: what is above loads this file, and the few programs that need it load it here.
     import_module("elastic_events.recording").unheard(event, destination)
+
+
+def _is_half_loaded(*names: str) -> bool:
+    """Whether a thread of the parent, which is not here, was loading one of these: to import it would wait for ever."""
+    specs = (getattr(sys.modules.get(name), "__spec__", None) for name in names)
+    return any(getattr(spec, "_initializing", False) for spec in specs)
 
 
 def _named(function: Any) -> Any:

@@ -249,3 +249,46 @@ record(Event("first", EventSource.WORKER))
 print([ring.head for ring in front.front._rings])
 """
     assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "recorders")) == [1, 1]
+
+
+def test_what_opens_a_recorder_is_loaded_before_a_thread_can_fork(tmp_path: Path) -> None:
+    """The first record loads no module: a child that is forked in the midst of that could import it never more."""
+    program = """
+import json, sys
+from elastic_events.front import record
+from elastic_events.api import Event
+before = set(sys.modules)
+record(Event("e", "WORKER"))
+print(json.dumps(sorted(name for name in set(sys.modules) - before if name.startswith("elastic_events"))))
+"""
+    assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "recorders")) == []
+
+
+@pytest.mark.parametrize("module", ["elastic_events.recorder.writer", "elastic_events.recording"])
+def test_a_child_that_was_forked_while_its_parent_loaded_does_not_wait(module: str, tmp_path: Path) -> None:
+    """Where the lock of a module is held by a thread that is not here, the child's records go without it, and nobody hangs."""
+    program = f"""
+import json, os, signal, sys, threading, warnings
+import elastic_events.recorder.writer, elastic_events.recording
+from importlib import _bootstrap
+from elastic_events.front import record
+from elastic_events.api import Event
+def load():  # as a thread does that is half way through it
+    _bootstrap._get_module_lock({module!r}).acquire()
+    sys.modules[{module!r}].__spec__._initializing = True
+thread = threading.Thread(target=load)
+thread.start()
+thread.join()
+warnings.simplefilter("ignore")
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    if {module!r} == "elastic_events.recording":
+        os.environ.pop("ELASTIC_EVENTS_DIR")
+        from elastic_events.front import front
+        front.point()
+    record(Event("e", "WORKER"), "console")
+    os._exit(0)
+print(json.dumps(os.waitpid(child, 0)[1]))
+"""
+    assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "recorders")) == 0

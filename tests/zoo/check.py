@@ -27,6 +27,7 @@ def summary(play: Play, said: Said, truth: Truth, answer: Answer) -> None:
     worlds = [attempt.world for attempt in truth.attempts]
     sizes = [row["world_size"] for row in answer["attempts"]]
     assert sizes == worlds or ("world" in said.may and set(sizes) == {None})
+    assert answer["ranks"] <= max(worlds, default=0)
     restarts = said.attempts[:-1].count("failed") if said.restarts == -1 else said.restarts
     assert answer["restarts"] == restarts
     assert {one["node"]: one["how"] for one in answer["departed"]} == {

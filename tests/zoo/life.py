@@ -54,7 +54,8 @@ class Me:
 
     def tell(self, what: str, **facts: Any) -> None:
         """Write the truth."""
-        write(self.folder, what, pid=os.getpid(), rank=self.rank, node=self.node, life=self.life, **facts)
+        pid = int(os.environ.get("ZOO_PID", os.getpid()))  # of what the agent started: a program may be around this one
+        write(self.folder, what, pid=pid, rank=self.rank, node=self.node, life=self.life, **facts)
 
     def _ended(self, _number: int, _frame: FrameType | None) -> NoReturn:
         """End by the SIGTERM of an agent."""

@@ -122,8 +122,10 @@ class Truth:
                 if attempt is None:
                     attempt = lives[fact["life"]] = Attempt(fact["world"])
                     self.attempts.append(attempt)
-                worker = Worker(fact["rank"], fact["pid"], fact["node"], fact["t"])
-                pids[worker.pid] = attempt.workers[worker.rank] = worker
+                worker = attempt.workers.get(fact["rank"])
+                if worker is None or worker.pid != fact["pid"]:  # else another program of it
+                    worker = Worker(fact["rank"], fact["pid"], fact["node"], fact["t"])
+                    pids[worker.pid] = attempt.workers[worker.rank] = worker
             elif fact.get("pid") in pids:
                 pids[fact["pid"]].take(fact)
 

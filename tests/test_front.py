@@ -273,8 +273,10 @@ import elastic_events.recorder.writer, elastic_events.recording
 from importlib import _bootstrap
 from elastic_events.front import record
 from elastic_events.api import Event
+held = []
 def load():  # as a thread does that is half way through it
-    _bootstrap._get_module_lock({module!r}).acquire()
+    held.append(_bootstrap._get_module_lock({module!r}))
+    held[0].acquire()
     sys.modules[{module!r}].__spec__._initializing = True
 thread = threading.Thread(target=load)
 thread.start()

@@ -28,6 +28,10 @@ _TEXT = (str, type(None))
 _MANY = 256
 _FEW = 32
 
+#: What may be nested once more, and how many items it and what it is nested in may have.
+_NESTS = (list, tuple, dict)
+_NESTED = 8
+
 
 class PutMetric(Protocol):
     """`put_metric`, of the process or of a bus."""
@@ -289,10 +293,9 @@ class Emitter:
             if kind is str:
                 fine = value in self.texts or self.passes(value)
             elif kind is list or kind is tuple:
-                fine = len(value) <= _FEW and self._fine(value)
+                fine = len(value) <= _FEW and self._fine(value, len(value) <= _NESTED)
             elif kind is dict:
-                fine = len(value) <= _FEW and self.vetted(value) and self._fine(value.values())
-                fine = fine and self._is_no_pair(value)
+                fine = len(value) <= _FEW and self._is_fine(value, len(value) <= _NESTED)
             else:
                 found = number(value, kind)
                 fine = type(found) in _SCALARS
@@ -309,14 +312,27 @@ class Emitter:
             return self.vetted([value[place] for place in NAMES if place in value])
         return True
 
-    def _fine(self, values: Iterable[Any]) -> bool:
-        """Whether there is nothing but numbers and texts without a secret; one behind a flag may be any."""
+    def _is_fine(self, value: dict[Any, Any], nested: bool) -> bool:
+        return self.vetted(value) and self._fine(value.values(), nested) and self._is_no_pair(value)
+
+    def _fine(self, values: Iterable[Any], nested: bool = False) -> bool:
+        """Whether there is nothing but numbers and texts without a secret; one behind a flag may be any.
+
+        If it is said that they may be `nested`, short lists and dicts of such, too; not a text and a value, as a pair is.
+        """
         for value in values:
             kind = type(value)
             if kind is str:
                 if value[:1] == "-" or not (value in self.texts or self.passes(value)):
                     return False
-            elif kind not in _SCALARS and kind is not NodeState:
+            elif kind in _SCALARS or kind is NodeState:
+                continue
+            elif not nested or kind not in _NESTS or len(value) > _NESTED:
+                return False
+            elif kind is dict:
+                if not self._is_fine(value, False):
+                    return False
+            elif (len(value) == 2 and type(value[0]) is str) or not self._fine(value):
                 return False
         return True
 

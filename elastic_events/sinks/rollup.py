@@ -29,6 +29,9 @@ EXACT = 256
 #: Made records that may wait for a sink that is away; beyond, the oldest are lost, and counted.
 READY = 65_536
 
+#: What is made of a window beside its quantiles, at most.
+_SUMS = 6
+
 #: Seconds that the timer gives the sink, as a lane does by default.
 WRITE_TIMEOUT = 30.0
 
@@ -293,9 +296,10 @@ class _Window:
         last = self.last
         context = msgspec.structs.replace(last.context, process=f"{last.context.process}{SUFFIX}")
         # The last point of a window is in no other: its sequence number, with room for the sums, is theirs alone.
+        room = max(64, _SUMS + len(quantiles))
         return [
             record_of(
-                *("metric", last.seq * 64 + place, last.time_ns, last.monotonic_ns, f"{last.name}.{what}"),
+                *("metric", last.seq * room + place, last.time_ns, last.monotonic_ns, f"{last.name}.{what}"),
                 *(last.channel, (number,), context, last.size, last.recovered),
             )
             for place, (what, number) in enumerate(numbers.items())

@@ -90,6 +90,14 @@ async def test_quantiles_are_of_values_that_came(count: int) -> None:
         assert numbers(sink.records)[f"loss.p{percent}"] == pytest.approx(values[-(-percent * count // 100) - 1])
 
 
+async def test_however_many_quantiles_each_sum_has_an_id_of_its_own() -> None:
+    """Series whose last points are neighbours, with every percentile: no sum has the id of another, which a sink would drop."""
+    sink = ListSink()
+    async with opened(sink, quantiles=[number / 100 for number in range(101)]) as stage:
+        await stage.write([metric(seq, name, seq) for seq, name in enumerate("abcabc")])
+    assert len({record.id for record in sink.records}) == len(sink.records) == stage.emitted == 3 * 106
+
+
 async def test_series_and_intervals_are_apart() -> None:
     """Names, groups, ranks and intervals are summed up each for themselves, in order."""
     sink = ListSink()

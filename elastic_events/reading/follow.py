@@ -41,7 +41,7 @@ def follower(source: str, damaged: Damaged) -> Follower:
         InputError: a stream cannot be reached.
     """
     if source.startswith(("nats://", "tls://")):
-        from elastic_events.sinks.nats_read import NatsFollower
+        from elastic_events.sinks.nats_follow import NatsFollower
 
         return NatsFollower(source)
     path = Path(source)

@@ -1,8 +1,6 @@
 """Reading a run back from a JetStream stream, from the start or live."""
 
 import asyncio
-import contextlib
-import queue
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -15,7 +13,7 @@ from elastic_events.sinks.nats_target import Target, target, token
 from elastic_events.sinks.options import Options, split_url
 from elastic_events.sinks.stored import from_json
 
-__all__ = ("NatsFollower", "NatsReader", "read_nats", "read_nats_sync")
+__all__ = ("PULL", "NatsReader", "read_nats", "read_nats_sync", "reader_of")
 
 #: Messages asked for at once; a message holds up to 256 records.
 PULL = 64
@@ -24,6 +22,9 @@ _STREAM_NOT_FOUND = 10059  # server/errors.json
 
 #: Seconds a request for messages stays open at the server.
 EXPIRES = 5.0
+
+#: Seconds for which one who does not follow asks again where no message comes, though there are some.
+PATIENCE = 60.0
 
 
 class NatsReader:
@@ -84,11 +85,19 @@ class NatsReader:
             raise ConfigError(str(error)) from None
 
     async def batch(self) -> list[Record] | None:
-        """Return the next records, or None at the end."""
+        """Return the next records, or None at the end.
+
+        Raises:
+            InputError: the stream is gone, or its server hands out nothing.
+            ConfigError: the user has no right to read.
+        """
+        since = anyio.current_time()
         while True:
             try:
                 message = await self._message()
-            except TransientError:
+            except TransientError as error:
+                if not self.follow and anyio.current_time() - since > PATIENCE:
+                    raise InputError(f"the NATS server at {self.target.where} hands out nothing: {error}") from None
                 await self._again()
                 continue
             if message is None:
@@ -113,6 +122,7 @@ class NatsReader:
         await self._link.ready()
         self._arrived = asyncio.Queue()
         self._link.lost = self._lost(self._arrived)
+        self._link.denied = self._denied(self._arrived)
         self._wanted, self._waited = 0, False
         self._unacknowledged = None
         client = self._link.client
@@ -211,13 +221,7 @@ class NatsReader:
                 if not self._pending and not self.follow:
                     return None
                 await self._ask()
-            try:
-                with anyio.fail_after(EXPIRES + 5.0):
-                    message = await self._arrived.get()
-            except TimeoutError:
-                raise TransientError("the NATS server does not answer") from None
-            if message is None:
-                raise TransientError("the connection to the NATS server is lost")
+            message = await self._arrival()
             if message.headers and "Status" in message.headers and not message.data:
                 self._wanted = 0  # the request is over: nothing more within its time, or the consumer is gone
                 if message.headers["Status"] not in ("404", "408"):
@@ -234,6 +238,19 @@ class NatsReader:
                 await self._acknowledge()
                 self._unacknowledged = message
                 return message
+
+    async def _arrival(self) -> Any:
+        """Return what came to the inbox: a message, or that there is none."""
+        try:
+            with anyio.fail_after(EXPIRES + 5.0):
+                arrived = await self._arrived.get()
+        except TimeoutError:
+            raise TransientError("the NATS server does not answer") from None
+        if arrived is None:
+            raise TransientError("the connection to the NATS server is lost")
+        if isinstance(arrived, ConfigError):
+            raise arrived
+        return arrived
 
     async def _ask(self) -> None:
         """Ask for more once the last request is used up."""
@@ -271,6 +288,13 @@ class NatsReader:
     def _lost(queue: "asyncio.Queue[Any]") -> Any:
         return lambda: queue.put_nowait(None)
 
+    def _denied(self, queue: "asyncio.Queue[Any]") -> Any:
+        def tell(subject: str) -> None:
+            if subject == self._next.lower():  # nats-py lowers the server's sentence
+                queue.put_nowait(ConfigError(f"the NATS user may not read: it has no right to publish to {self._next}"))
+
+        return tell
+
 
 class Seen:
     """Which records came before: a bit for each sequence number, so that millions fit into memory."""
@@ -300,7 +324,12 @@ def _position(message: Any) -> tuple[int, int]:
     return int(parts[5]), int(parts[8])
 
 
-def _reader(url: str, **options: Any) -> NatsReader:
+def reader_of(url: str, **options: Any) -> NatsReader:
+    """Return the reader of a `nats:` or `tls:` URL, not yet opened.
+
+    Raises:
+        ConfigError: the URL is wrong, and how.
+    """
     split = split_url(url)
     if split.scheme not in ("nats", "tls"):
         raise ConfigError(f"{split.scheme or 'this'} is no NATS URL: write nats://HOST:4222/STREAM")
@@ -321,7 +350,7 @@ async def read_nats(
         ConfigError: the URL is wrong, or there is no server with JetStream.
         InputError: there is no such stream, or its server went away.
     """
-    reader = _reader(url, follow=follow, run=run, durable=durable, live=live)
+    reader = reader_of(url, follow=follow, run=run, durable=durable, live=live)
     try:
         await reader.open()
         while (records := await reader.batch()) is not None:
@@ -346,7 +375,7 @@ def read_nats_sync(
     """
     from anyio.from_thread import start_blocking_portal
 
-    reader = _reader(url, follow=follow, run=run, durable=durable, live=live)
+    reader = reader_of(url, follow=follow, run=run, durable=durable, live=live)
     with start_blocking_portal("asyncio") as portal:
         try:
             portal.call(reader.open)
@@ -356,51 +385,3 @@ def read_nats_sync(
             portal.call(reader.aclose)
     for _ in range(reader.skipped):
         damaged(reader.target.stream, "a message that holds no stored record")
-
-
-class NatsFollower:
-    """Follows a stream from a thread that runs no event loop; the connection lives in a thread of its own.
-
-    Raises:
-        ConfigError: the URL is wrong, or there is no server with JetStream.
-        InputError: there is no such stream.
-    """
-
-    def __init__(self, url: str) -> None:
-        from anyio.from_thread import start_blocking_portal
-
-        self._reader = _reader(url, follow=True)
-        self._arrived: queue.SimpleQueue[list[Record]] = queue.SimpleQueue()
-        self._stack = contextlib.ExitStack()
-        with self._stack as stack:
-            portal = stack.enter_context(start_blocking_portal("asyncio"))
-            portal.call(self._reader.open)
-            stack.callback(portal.call, self._reader.aclose)
-            self._task = portal.start_task_soon(self._fetch)
-            stack.callback(self._task.cancel)
-            self._stack = stack.pop_all()
-        self._looked = False
-
-    def look(self) -> Iterator[Record]:
-        """Give what has arrived; the first look gives all that the stream held when it was opened."""
-        first, self._looked = not self._looked, True
-        while True:
-            # Once the server has nothing more, the last batch may still be on its way to this thread.
-            more = first and self._reader.behind > 0
-            try:
-                yield from self._arrived.get(timeout=0.1 if first else 0)
-            except queue.Empty:
-                if self._task.done():
-                    self._task.result()
-                if not more:
-                    return
-
-    def close(self) -> None:
-        """End the connection."""
-        self._stack.close()
-
-    async def _fetch(self) -> None:
-        while (records := await self._reader.batch()) is not None:
-            self._arrived.put(records)
-            while self._arrived.qsize() >= PULL:  # whoever looks is slow
-                await asyncio.sleep(0.05)

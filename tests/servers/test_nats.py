@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -539,6 +540,40 @@ async def test_no_right_to_publish_is_permanent(guarded_server: NatsServer) -> N
     async with opened(guarded(guarded_server, "reader:r", "manage=0")) as sink:
         with pytest.raises(PermanentError, match="no right to publish to runs"), anyio.fail_after(5):
             await sink.write([event(1, "a")])
+
+
+async def test_no_right_to_read_is_a_clear_error(tmp_path: Any, stream: str) -> None:
+    """Who may find a stream and not have its messages is told so, and waits for none, also who follows."""
+    right = 'publish: {deny: ["$JS.API.CONSUMER.MSG.NEXT.>"]}'
+    users = f"{{user: a, password: a}}, {{user: b, password: b, permissions: {{{right}}}}}"
+    server = NatsServer(tmp_path / "js", more=f"authorization: {{users: [{users}]}}")
+    server.start()
+    try:
+        async with opened(from_url(urlsplit(f"nats://a:a@127.0.0.1:{server.port}/{stream}"))) as sink:
+            await sink.write([event(1)])
+        for follow in (False, True):
+            reader = NatsReader(replace(sink.target, user="b", password="b"), follow=follow)
+            await reader.open()
+            with pytest.raises(ConfigError, match=r"no right to publish to .*NEXT"), anyio.fail_after(20):
+                await reader.batch()
+            await reader.aclose()
+    finally:
+        server.stop()
+
+
+async def test_a_server_that_hands_out_nothing_is_not_asked_for_ever(
+    nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where messages are counted and none comes, who does not follow gives up and says so."""
+    monkeypatch.setattr("elastic_events.sinks.nats_read.PATIENCE", -1.0)
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(1)])
+        reader = NatsReader(sink.target)
+        await reader.open()
+        reader._link.lost()
+        with pytest.raises(InputError, match="hands out nothing"), anyio.fail_after(20):
+            await reader.batch()
+        await reader.aclose()
 
 
 @pytest.mark.parametrize("way", ["token", "nkey"])

@@ -1,9 +1,12 @@
 """What is called when this process ends."""
 
+import _thread
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ("close_at_exit",)
 
@@ -13,7 +16,7 @@ class _Exit:
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], object]] = []
-        self.child = 0  # pid of the `multiprocessing` child that calls them by its own finalizers
+        self.child = 0  # pid of the child that calls them by itself: `atexit` does not
 
     def __call__(self) -> None:
         for call in reversed(self.calls):
@@ -30,13 +33,29 @@ def close_at_exit(call: Callable[[], object]) -> None:
     """Call `call()` when this process ends: on return, `sys.exit`, an uncaught exception and Ctrl-C; and in forked children.
 
     A `multiprocessing` child skips `atexit` on 3.11 and 3.12; its own finalizers run there (M3, F10), if `call` is given in
-    the child, once more.
+    the child, once more. So does a child that a thread made by `os.fork`: it ends with its last thread, and a drain's would
+    keep it for ever. There a thread waits for the end of that one.
     """
     if call not in _exit.calls:
         _exit.calls.append(call)
     process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None and _exit.child != os.getpid():
+    if _exit.child == os.getpid():
+        return
+    if process is not None and process.parent_process() is not None:
         from multiprocessing.util import Finalize
 
         _exit.child = os.getpid()
         Finalize(None, _exit, exitpriority=100)
+    elif type(threading.main_thread()).__name__ not in ("_MainThread", "_DummyThread"):
+        _exit.child = os.getpid()
+        with suppress(RuntimeError):  # no thread can be started
+            _thread.start_new_thread(_end_behind_threads, ())
+
+
+def _end_behind_threads() -> None:
+    """End as an interpreter does when its main thread has ended: behind all threads that are no daemons."""
+    threading.main_thread().join()
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    _exit()

@@ -59,6 +59,7 @@ class _Words:
 
     def __init__(self, error_file: str | None, report: BinaryIO | None) -> None:
         self._error_file = error_file
+        self._pid = os.getpid()
         self._report = report  # faulthandler writes there; open until the end
         self._told: BaseException | None = None
 
@@ -121,11 +122,13 @@ class _Words:
 
     @guarded("errors")
     def _leaving(self, how: str, status: Any) -> None:
-        if status is None or (isinstance(status, int) and not status):
-            return
+        code = (
+            status & 0xFF if isinstance(status, int) else int(status is not None)
+        )  # as the system cuts it; a text is 1
+        if not code and os.getpid() != self._pid:
+            return  # a child, as a DataLoader's: that it is done is no news
         if how == "sys.exit" and threading.current_thread() is not threading.main_thread():
             return  # it ends that thread, and nothing else
-        code = status & 0xFF if isinstance(status, int) else 1  # as the system cuts it (exit(3)); a text is 1
         message = f"{how}({_shown(repr, status)})"[:MESSAGE]
         record(Event("worker.exit", EventSource.WORKER, 0, {"code": code, "message": message, **_caller()}))
 

@@ -144,6 +144,11 @@ class Worker:
         return self._raised[0] if self._raised else None
 
     @property
+    def done_ns(self) -> int | None:
+        """When it called for its end with code 0; None: it did not, or went on."""
+        return self._exit[0] if self._exit and self._exit[1].get("code") == 0 else None
+
+    @property
     def _raised(self) -> tuple[int, Mapping[str, Any]] | None:
         process = self.process
         if process is None:
@@ -151,6 +156,13 @@ class Worker:
         raised = [(time_ns, facts) for time_ns, name, facts in process.said if name == "worker.exception"]
         if raised:
             return raised[-1]
+        return self._exit if self._exit and self._exit[1].get("code") != 0 else None
+
+    @property
+    def _exit(self) -> tuple[int, Mapping[str, Any]] | None:
+        process = self.process
+        if process is None:
+            return None
         # An exit may be caught. It was not where no step began behind it; of who marks none, where nothing came.
         since = process.starts[-1] if process.starts else process.last_ns
         return next(((at, facts) for at, name, facts in process.said if name == "worker.exit" and at >= since), None)

@@ -87,3 +87,22 @@ def test_a_program_that_a_rank_runs_is_not_the_rank(tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     (failure,) = failures(launch(tmp_path / "job", script))
     assert (failure["message"], failure["line"]) == ("ValueError: 2", 3)
+
+
+def test_who_left_in_order_before_its_peer_failed_is_told(tmp_path: Path) -> None:
+    """A rank that ends with code 0 while others go on says when; a child that it forks, and that does the same, says nothing."""
+    script = tmp_path / "leaves.py"
+    script.write_text(
+        "import os, sys, time, torch\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    if os.fork() == 0: os._exit(0)\n"
+        "    os.wait(); open('left', 'w').close(); sys.exit(0)\n"
+        "while not os.path.exists('left'): time.sleep(0.01)\n"
+        "time.sleep(0.05); raise ConnectionError('closed by peer')\n",
+        "utf-8",
+    )
+    (tmp_path / "job").mkdir()
+    job = launch(tmp_path / "job", script, processes=2)
+    (attempt,) = summary(job)["attempts"]
+    assert (attempt["first_failure"]["rank"], attempt["done_before"]) == (0, [1])
+    assert [event.metadata["code"] for event in job.events("worker.exit")] == [0]

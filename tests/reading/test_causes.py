@@ -449,6 +449,29 @@ def test_who_ended_well_before_the_first_failure_is_told() -> None:
     assert [box.end_s for box in row.boxes] == [4]  # of the job, which began at 1 s
 
 
+@pytest.mark.parametrize(("left", "host", "done"), [(8.5, "a", [1]), (8.8, "a", []), (8.5, "b", []), (7, "b", [1])])
+def test_who_left_a_moment_before_its_peer_broke_is_told(left: float, host: str, done: list[int]) -> None:
+    """The agent's look sees both dead at once; who left with code 0 said so, on its own clock."""
+    run = Run()
+    agent = run.agent()
+    run.start(1, agent, 0, range(2))
+    other = run.agent(host) if host != "a" else agent
+    run.tell(1, other, "worker.started", rank=1, local_rank=1, pid=101, attempt=0)
+    one = run.worker(1, host=host)
+    for who in (run.worker(0), one):
+        run.steps(who, range(3), 2, 1)
+    run.tell(left, one, "worker.exit", code=0, message="sys.exit(0)")
+    run.tell(8.6, run.worker(0), "worker.exception", type="RuntimeError", message="connection closed by peer")
+    looks = {"alive_ns": ns(8.4), "died_ns": ns(9)}
+    run.tell(9, other, "worker.succeeded", rank=1, local_rank=1, pid=101, attempt=0, **looks)
+    run.failed(9, agent, 0, 0, exit_code=1, pid=100, **looks)
+    run.tell(9, agent, "attempt.ended", attempt=0, outcome="failed")
+    (attempt,) = summary(told(run)).attempts
+    assert attempt.done_before == done
+    assert attempt.first_failure is not None
+    assert attempt.first_failure.rank == 0
+
+
 def test_who_was_over_before_another_came_did_not_leave_it() -> None:
     """A job that failed and was started again under its id, a day later: the first agent gave up nobody."""
     run = Run()

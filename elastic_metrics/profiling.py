@@ -47,8 +47,9 @@ def _function_of(fn: Callable[..., Any]) -> Any:
     """Return what runs when `fn` is called: of a partial its function, of an object its `__call__`."""
     while isinstance(fn, partial):
         fn = fn.func
-    is_one = isinstance(fn, (types.FunctionType, types.MethodType))
-    return fn if is_one else inspect.getattr_static(type(fn), "__call__", fn)
+    # It says so itself: a function, also one that a compiler made, or that is marked.
+    kinds = (inspect.isasyncgenfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction)
+    return fn if any(is_one(fn) for is_one in kinds) else inspect.getattr_static(type(fn), "__call__", fn)
 
 
 class _Measure:

@@ -1,8 +1,10 @@
 """`prof`: what is published for every way a call can end."""
 
 import functools
-from collections.abc import AsyncIterator, Iterator
+import inspect
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import anyio
 import pytest
@@ -122,6 +124,30 @@ async def test_an_object_that_is_called_is_timed_to_its_end(seen: Capture) -> No
     assert list(items) == []
     assert list(others) == [1]
     assert len(seen) == 6
+
+
+async def test_what_says_itself_that_it_is_a_coroutine_is_timed_to_its_end(seen: Capture) -> None:
+    """A function that a compiler made, as Cython does, is an object that has what a function has; so is a mock."""
+
+    async def work() -> str:
+        return "done"
+
+    class Compiled:
+        __name__ = "work"
+        __code__ = work.__code__
+        __defaults__ = None
+        __kwdefaults__ = None
+
+        def __call__(self) -> Coroutine[Any, Any, str]:
+            return work()
+
+    for one in (Compiled(), AsyncMock(return_value="done")):
+        wrapped = prof(one)
+        assert inspect.iscoroutinefunction(wrapped)
+        made = wrapped()
+        assert len(seen) % 2 == 0
+        assert await made == "done"
+    assert len(seen) == 4
 
 
 async def test_cancelled_coroutine_is_no_failure(seen: Capture) -> None:

@@ -41,12 +41,15 @@ def close_at_exit(call: Callable[[], object]) -> None:
     process = sys.modules.get("multiprocessing.process")
     if _exit.child == os.getpid():
         return
-    if process is not None and process.parent_process() is not None:
+    parent = process.parent_process() if process is not None else None
+    if parent is not None:
         from multiprocessing.util import Finalize
 
         _exit.child = os.getpid()
         Finalize(None, _exit, exitpriority=100)
-    elif type(threading.main_thread()).__name__ not in ("_MainThread", "_DummyThread"):
+        if parent.pid == os.getppid():  # or it is a child of that one, where no finalizer runs
+            return
+    if type(threading.main_thread()).__name__ not in ("_MainThread", "_DummyThread"):
         _exit.child = os.getpid()
         with suppress(RuntimeError):  # no thread can be started
             _thread.start_new_thread(_end_behind_threads, ())
@@ -55,7 +58,8 @@ def close_at_exit(call: Callable[[], object]) -> None:
 def _end_behind_threads() -> None:
     """End as an interpreter does when its main thread has ended: behind all threads that are no daemons."""
     threading.main_thread().join()
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    while others := [one for one in threading.enumerate() if not (one.daemon or one is threading.current_thread())]:
+        for thread in others:  # which may start more
+            with suppress(RuntimeError):  # it is about to start
+                thread.join()
     _exit()

@@ -323,7 +323,7 @@ class Walk:
                 self._is_secret_name(key)
                 if self.items < ITEMS // 2:
                     break
-        while length + _NOTE > self.room:
+        while part and length + _NOTE > self.room:
             count = min(len(part) - 1, int(len(part) * max(self.room - _NOTE, 0) / length))
             part = dict(islice(part.items(), count))
             length = len(_encode(part))
@@ -348,7 +348,7 @@ class Walk:
             length = len(_encode(part))
         except OverflowError:
             return None
-        while length + _NOTE > self.room:
+        while part and length + _NOTE > self.room:
             part = part[: min(len(part) - 1, int(len(part) * max(self.room - _NOTE, 0) / length))]
             length = len(_encode(part))
         self.room -= length

@@ -127,6 +127,15 @@ def test_a_list_of_lists_needs_no_walk() -> None:
     assert calls_of(nested, known=True) < 100
 
 
+@pytest.mark.parametrize("numbers", [dict.fromkeys("abcde", 1), [1] * 5])
+def test_numbers_for_which_no_room_is_left_are_left_out(numbers: Any) -> None:
+    """What comes behind all that there is room for is counted. A list was shortened for ever, and what had a dict was lost."""
+    for room in range(-100, 200):
+        kept = Walk(Redactor(), room=room).plain(numbers)
+        note = kept[-1] if type(kept) is list else kept.get("truncated", 0)
+        assert note == 1 or len(kept) == 5 or f"{5 - len(kept) + 1} more" in note
+
+
 def test_four_hundred_parameters() -> None:
     """Of 400 ordinary names of parameters, with a number each, hardly any is left out and none is mangled."""
     metadata = {f"model.layers.{n // 10}.self_attn.proj{n % 10}.weight": n / 7 for n in range(400)}

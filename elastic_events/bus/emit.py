@@ -32,6 +32,9 @@ _FEW = 32
 _NESTS = (list, tuple, dict)
 _NESTED = 8
 
+#: Characters of a new text in a list or a dict: there may be 2,048 of them, and each is searched for secrets.
+_LONG = 512
+
 
 class PutMetric(Protocol):
     """`put_metric`, of the process or of a bus."""
@@ -308,9 +311,9 @@ class Emitter:
 
     def _is_no_pair(self, value: dict[str, Any]) -> bool:
         """Whether a dict is none of a name and its value, which may be a secret; a name that is known is none's."""
-        if type(value.get("value")) is str or type(value.get("Value")) is str:
-            return self.vetted([value[place] for place in NAMES if place in value])
-        return True
+        if type(value.get("value")) in _SCALARS and type(value.get("Value")) in _SCALARS:
+            return True
+        return self.vetted([value[place] for place in NAMES if place in value])
 
     def _is_fine(self, value: dict[Any, Any], nested: bool) -> bool:
         return self.vetted(value) and self._fine(value.values(), nested) and self._is_no_pair(value)
@@ -323,7 +326,7 @@ class Emitter:
         for value in values:
             kind = type(value)
             if kind is str:
-                if value[:1] == "-" or not (value in self.texts or self.passes(value)):
+                if value[:1] == "-" or not (value in self.texts or (len(value) <= _LONG and self.passes(value))):
                     return False
             elif kind in _SCALARS or kind is NodeState:
                 continue

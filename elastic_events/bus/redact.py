@@ -176,7 +176,8 @@ _VALUE = re.compile(
     re.VERBOSE,
 )
 _BRACKET = re.compile(r"[\[({\])}]")
-_BRACKET_OR_TEXT = re.compile(rf"""{_BRACKET.pattern}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""")
+# A text that is not closed takes all the rest: to try from each quote in it anew would take a second.
+_BRACKET_OR_TEXT = re.compile(rf"""{_BRACKET.pattern}|(["'])(?:(?!\1)[^\\]|\\[\s\S])*(?:\1|\\?\Z)""")
 
 #: Characters of a name with its dashes and of what stands behind it, at most.
 _NAME = 96

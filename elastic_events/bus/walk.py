@@ -208,7 +208,7 @@ class Walk:
                 nested.append((name, item))
         if nested:
             self._descend(result, nested, depth)
-        if len(pair) > 1 and depth and self._names_a_secret(pair):
+        if pair and depth and self._redacts and (self._names_a_secret(pair) or _lacks_a_name(result, size)):
             result |= dict.fromkeys(VALUES.intersection(pair, result), REDACTED)
         if len(result) < size:
             note = _unused("truncated", result, repeats) if "truncated" in result else "truncated"
@@ -490,6 +490,11 @@ def _are_numbers(value: dict[Any, Any], count: int) -> bool:
     """Whether the first `count` items of a dict are numbers, each under a text or a number."""
     numbers = _NUMBERS.issuperset(map(type, islice(dict.values(value), count)))
     return numbers and _KEYS.issuperset(map(type, islice(dict.keys(value), count)))
+
+
+def _lacks_a_name(result: dict[Any, Any], size: int) -> bool:
+    """Whether what is left out of a dict may be the name of its value."""
+    return len(result) < size and NAMES.isdisjoint(result)
 
 
 def _is_number(value: Any, held: Any) -> bool:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from elastic_events import Event, EventSource, NodeState, construct_and_record_rdzv_event, record
 from elastic_events.bus import redact
+from elastic_events.bus.codec import LIMIT
 from elastic_events.bus.redact import Redactor, cut_secrets
+from elastic_events.bus.walk import Walk
 from elastic_events.testing import capture
 from elastic_metrics import put_metric
 
@@ -249,6 +251,8 @@ PAIRS = (
     {"env": [{"name": "HF_TOKEN", "value": KEY}]},
     [{"Key": "DB_PASSWORD", "Value": [KEY]}, {"key": "client_secret", "value": KEY * 30}],
     {"name": "wandb_api_key", "value": KEY},
+    {"name": "DB_PASSWORD", "value": [KEY]},
+    [{"Value": {"name": KEY}, "key": "DB_PASSWORD"}],
 )
 
 
@@ -262,6 +266,13 @@ def test_a_name_and_its_value_in_a_pair_are_looked_at_together(value: Any) -> No
     assert KEY not in recorded[0]
     assert recorded[0] == recorded[1] == recorded[2]
     assert "[redacted]" in recorded[0]
+
+
+def test_a_value_whose_name_is_left_out_is_a_secret() -> None:
+    """Where a dict of a name and its value is cut between the two, nobody knows what the value is."""
+    for count in range(100, 150):
+        variables = [{"value": "hunter" * 12, "name": "DB_PASSWORD"}] * count
+        assert "hunter" not in repr(Walk(Redactor(), room=LIMIT).fields([{"env": variables}]))
 
 
 @pytest.mark.parametrize(
@@ -337,6 +348,10 @@ def test_a_pattern_of_ones_own_is_asked_of_the_key_and_of_its_words() -> None:
         "secret: |\n  " * 1300,
         "curl -ua:" * 1800,
         '[["secret", ' * 1300,
+        "token=['" + "\\'" * 16_000,
+        'token=["a", ' + "'\\" * 16_000,
+        "token=['" + "\\'" * 16_000 + "\\\n",
+        "token=['" + "\\'" * 16_000 + "\\",
     ],
 )
 def test_no_text_makes_the_search_slow(text: str) -> None:
@@ -344,6 +359,17 @@ def test_no_text_makes_the_search_slow(text: str) -> None:
     began = time.thread_time()
     cut_secrets(text)
     assert time.thread_time() - began < 1
+
+
+def test_many_long_texts_in_lists_take_no_time() -> None:
+    """Of lists in lists of long texts no more is searched than may stay."""
+    text = "token.a.a.a." * 1300 + "="
+    with capture() as seen:
+        record(event(dict.fromkeys("abcd", 1)))
+        began = time.thread_time()
+        record(event(dict.fromkeys("abcd", [[text] * 8] * 8)))
+        assert time.thread_time() - began < 3
+        assert len(seen) == 2
 
 
 def test_what_is_known_of_texts_is_bounded() -> None:

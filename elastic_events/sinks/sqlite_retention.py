@@ -60,25 +60,36 @@ class Retention:
 
     def _expire(self, connection: sqlite3.Connection, before_ns: int) -> None:
         for table in _TABLES:
-            while self._remove(connection, table, f"time_ns < {before_ns}", ROWS) == ROWS:
-                pass
+            removed = ROWS
+            while removed == ROWS:
+                removed = self._remove(connection, table, f"time_ns < {before_ns}", ROWS)
+                self.removed += removed
 
     def _shrink(self, connection: sqlite3.Connection, size: int) -> None:
         for table in _TABLES:
-            rows, now = FEW, _size(connection)
-            while now > size and (removed := self._remove(connection, table, "1", rows)):
-                before, now = now, _size(connection)
+            rows, before = FEW, _size(connection)
+            while before > size:
+                connection.execute("BEGIN IMMEDIATE")
+                removed, now = self._remove(connection, table, "1", rows), _size(connection)
+                if removed > 1 and now < size * LEFT:  # larger ones than those before them: fewer will do
+                    connection.execute("ROLLBACK")
+                    rows = max(1, removed // 4)
+                    continue
+                connection.execute("COMMIT")
+                if not removed:
+                    break
+                self.removed += removed
                 # As many as what is too much takes, by what these took; more by and by, since they took whole pages.
                 wanted = (now - size) * removed // (before - now) if now < before else ROWS
-                rows = max(1, min(wanted, 4 * rows, ROWS))
+                rows, before = max(1, min(wanted, 4 * rows, ROWS)), now
 
-    def _remove(self, connection: sqlite3.Connection, table: str, which: str, rows: int) -> int:
+    @staticmethod
+    def _remove(connection: sqlite3.Connection, table: str, which: str, rows: int) -> int:
         # The names are ours, the numbers are some.
-        oldest = f"SELECT entry FROM {table} WHERE {which} ORDER BY time_ns LIMIT {rows}"  # noqa: S608
+        # The last row to come is not always the youngest: it is none of those, or it would stand before all that may go.
         last = f"SELECT max(entry) FROM {table}"  # noqa: S608
-        done = connection.execute(f"DELETE FROM {table} WHERE entry IN ({oldest}) AND entry < ({last})")  # noqa: S608
-        self.removed += done.rowcount
-        return done.rowcount
+        oldest = f"SELECT entry FROM {table} WHERE {which} AND entry < ({last}) ORDER BY time_ns LIMIT {rows}"  # noqa: S608
+        return connection.execute(f"DELETE FROM {table} WHERE entry IN ({oldest})").rowcount  # noqa: S608
 
 
 def _size(connection: sqlite3.Connection) -> int:

@@ -1,12 +1,14 @@
 """What a SQLite file keeps: by age and by size, oldest first, metric points before events."""
 
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from elastic_events.bus.record import Record
+from elastic_events.sinks import sqlite_retention
 from elastic_events.sinks.sqlite import SqliteSink, read_sqlite
 from elastic_events.sinks.sqlite_retention import Retention, _size
 from elastic_events.sinks.urls import open_url
@@ -54,6 +56,43 @@ def test_no_more_goes_than_the_size_asks_for(tmp_path: Path, length: int, most: 
     sink.close_now()
     assert [record.seq for record in kept(path)] == list(range(sink.retention.removed, written))
     assert sink.retention.removed < written / 4
+
+
+def test_of_long_records_behind_short_ones_as_many_stay_as_fit(tmp_path: Path) -> None:
+    """How many may go is not taken from those that went before, which were shorter: the file stays nearly full."""
+    path = tmp_path / "a.db"
+    sink = opened(path, Retention(None, None, every=0))
+    sink.write_now([event(number) for number in range(20_000)])
+    sink.write_now([event(number, {"text": "x" * 50_000}) for number in range(20_000, 20_100)])
+    sink.retention.max_size = most = 4_000_000
+    sink.write_now([event(30_000)])
+    with closing(sqlite3.connect(path)) as other:
+        assert 0.8 * most < _size(other) <= most
+    sink.close_now()
+    left = kept(path)
+    assert sink.retention.removed == 20_101 - len(left)
+    assert 60 < len(left) < 100
+
+
+def test_a_late_record_of_long_ago_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last row stays, however old it is; the others go by their age, and events after the points, as ever."""
+    path = tmp_path / "a.db"
+    late, now = metric(30_000, time_ns=1), metric(30_000).time_ns / 1e9 + 1000
+    sink = opened(path, Retention(None, None, clock=lambda: now, every=0))
+    sink.write_now([event(number) for number in range(100)])
+    sink.write_now([metric(number) for number in range(25_000)])
+    with closing(sqlite3.connect(path)) as other:
+        sink.retention.max_size = _size(other) - 100_000
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_retention, "FEW", 1)
+        sink.write_now([late])
+    counts = Counter(record.kind for record in kept(path))
+    assert counts["event"] == 100
+    assert counts["metric"] < 25_000
+    sink.retention.max_size, sink.retention.max_age = None, 1.0
+    sink.write_now([])
+    sink.close_now()
+    assert [record.seq for record in kept(path) if record.kind == "metric"] == [30_000]
 
 
 def test_the_file_grows_no_further_and_keeps_events(tmp_path: Path) -> None:

@@ -28,25 +28,32 @@ class NatsFollower:
         with self._stack as stack:
             portal = stack.enter_context(start_blocking_portal("asyncio"))
             portal.call(self._reader.open)
+            self._held = self._reader.behind  # messages that are still to come of those that were there
             stack.callback(portal.call, self._reader.aclose)
             self._task = portal.start_task_soon(self._fetch)
             stack.callback(self._task.cancel)
             self._stack = stack.pop_all()
-        self._looked = False
 
     def look(self) -> Iterator[Record]:
-        """Give what has arrived; the first look gives all that the stream held when it was opened."""
-        first, self._looked = not self._looked, True
-        while True:
+        """Give what has arrived; the first look gives all that the stream held when it was opened, and ends there.
+
+        A stream that is written meanwhile has no other end: there is always one more.
+        """
+        first = self._held > 0
+        while self._held > 0 or not first:
             # Once the server has nothing more, the last batch may still be on its way to this thread.
             more = first and self._reader.behind > 0
             try:
-                yield from self._arrived.get(timeout=0.1 if first else 0)
+                records = self._arrived.get(timeout=0.1 if first else 0)
             except queue.Empty:
                 if self._task.done():
                     self._task.result()
                 if not more:
-                    return
+                    break
+            else:
+                self._held -= 1
+                yield from records
+        self._held = 0
 
     def close(self) -> None:
         """End the connection."""

@@ -69,6 +69,7 @@ class NatsReader:
         self._wanted = 0  # messages that the open request may still bring
         self._pending = 0  # messages behind the last one
         self._waited = False  # the last request brought nothing, though messages were behind the last one
+        self._handed = False  # a message is with whoever asked: nobody has its records for sure until he asks again
         self._unacknowledged: Any = None
         self._inbox = self._next = ""
 
@@ -113,8 +114,8 @@ class NatsReader:
 
     @property
     def behind(self) -> int:
-        """How many messages of the stream are still to come, as far as the server said."""
-        return self._pending
+        """How many messages of the stream are still to come, as far as the server said; of those read, the last one counts."""
+        return self._pending + self._handed
 
     # --- inside ---
 
@@ -217,6 +218,7 @@ class NatsReader:
     async def _message(self) -> Any:
         """Return the next message of the stream, or None at its end."""
         while True:
+            self._handed = False
             if self._arrived.empty():
                 if not self._pending and not self.follow:
                     return None
@@ -232,10 +234,11 @@ class NatsReader:
                 continue
             self._wanted -= 1
             self._waited = False
+            self._handed = True  # before there seems to be nothing behind it
             sequence, self._pending = _position(message)
             if sequence > self._last:
+                await self._acknowledge()  # where that fails, this message comes again, and is new then, too
                 self._last = sequence
-                await self._acknowledge()
                 self._unacknowledged = message
                 return message
 

@@ -5,6 +5,8 @@ import itertools
 import json
 import math
 import os
+import queue
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +22,7 @@ from elastic_events.bus.errors import ConfigError, InputError, PermanentError, T
 from elastic_events.bus.record import Record
 from elastic_events.bus.retry import Retry
 from elastic_events.sinks.nats import NatsReader, NatsSink, from_url, pack, read_nats, read_nats_sync, subject
+from elastic_events.sinks.nats_follow import NatsFollower
 from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_pack import Message, block_messages, blocks
 from elastic_events.sinks.nats_read import PULL
@@ -897,7 +900,7 @@ async def test_a_stream_that_is_emptied_while_it_is_read_keeps_nobody_waiting(
         reader = NatsReader(sink.target, follow=follow)
         await reader.open()
         read = [await reader.batch() for _ in range(PULL)]
-        assert reader.behind == 1
+        assert reader.behind == 2  # one at the server, and one that is with us
         await sink._link.client.jsm().purge_stream(stream)
         with anyio.fail_after(30):
             if follow:
@@ -978,6 +981,95 @@ async def test_a_durable_reader_goes_on_where_it_stopped(nats_server: NatsServer
         second = [record async for record in read_nats(f"{nats_server.url}/{stream}", durable="tail")]
         assert [record.seq for record in second] == [1, 2, 3]
         assert [record async for record in read_nats(f"{nats_server.url}/{stream}", durable="tail")] == []
+
+
+async def test_a_durable_reader_whose_server_dies_misses_nothing(mortal_server: NatsServer, stream: str) -> None:
+    """What had arrived when the connection was lost is read, though the one before it could not be acknowledged."""
+    async with opened(to(mortal_server, stream)) as sink:
+        await sink.write([event(n) for n in range(4)])
+        reader = NatsReader(sink.target, durable="tail")
+        await reader.open()
+        seen = [record.seq for record in await reader.batch() or []]
+        with anyio.fail_after(30):
+            while reader._arrived.qsize() < 3:
+                await anyio.sleep(0.01)
+            await anyio.to_thread.run_sync(mortal_server.kill)
+            while not reader._link.client.is_closed:
+                await anyio.sleep(0.01)
+            await anyio.to_thread.run_sync(mortal_server.start)
+            while (records := await reader.batch()) is not None:
+                seen += [record.seq for record in records]
+        await reader.aclose()
+    assert seen == [0, 1, 2, 3]
+
+
+async def test_the_first_look_waits_for_a_batch_that_takes_long_to_decode(
+    nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a stream held is in the first look, also what is decoded slowly: a tail that does not follow has no other."""
+
+    class Arrived(queue.SimpleQueue[list[Record]]):
+        looks = 0
+
+        def get(self, block: bool = True, timeout: float | None = None) -> list[Record]:
+            try:
+                return super().get(block, timeout)
+            except queue.Empty:
+                self.looks += 1
+                raise
+
+    batch = NatsReader.batch
+
+    async def slow(reader: NatsReader) -> list[Record] | None:
+        records = await batch(reader)
+        with anyio.move_on_after(20):
+            while follower is None or follower._arrived.looks < 3:
+                await anyio.sleep(0.01)
+        return records
+
+    follower: Any = None
+    monkeypatch.setattr(NatsReader, "batch", slow)
+    monkeypatch.setattr("elastic_events.sinks.nats_follow.queue.SimpleQueue", Arrived)
+
+    def look() -> list[Record]:
+        nonlocal follower
+        follower = NatsFollower(f"{nats_server.url}/{stream}")
+        try:
+            return list(follower.look())
+        finally:
+            follower.close()
+
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(1)])
+    assert ids(await anyio.to_thread.run_sync(look)) == ids([event(1)])
+
+
+async def test_the_first_look_at_a_stream_that_is_written_ends(nats_server: NatsServer, stream: str) -> None:
+    """A tail gives what the stream held, though there is always one message more, and then what came meanwhile."""
+
+    def look() -> list[list[int]]:
+        follower = NatsFollower(f"{nats_server.url}/{stream}")
+        try:
+            first: list[int] = []
+            for record in follower.look():
+                first.append(record.seq)
+                anyio.from_thread.run(sink.write, [event(10 + len(first))])
+                until = time.monotonic() + 20
+                while follower._arrived.empty() and time.monotonic() < until:
+                    time.sleep(0.01)
+                if len(first) > 10:
+                    break
+            later: list[int] = []
+            until = time.monotonic() + 20
+            while len(later) < len(first) and time.monotonic() < until:
+                later += [record.seq for record in follower.look()]
+            return [first, later]
+        finally:
+            follower.close()
+
+    async with opened(to(nats_server, stream)) as sink:
+        await sink.write([event(n) for n in range(3)])
+        assert await anyio.to_thread.run_sync(look) == [[0, 1, 2], [11, 12, 13]]
 
 
 async def test_a_foreign_message_is_skipped_and_counted(nats_server: NatsServer, stream: str) -> None:

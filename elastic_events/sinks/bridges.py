@@ -54,20 +54,21 @@ class Bridge(BlockingSink):
     def __init__(self) -> None:
         super().__init__()
         self._steps = Steps()
-        self._batch: Sequence[Record] = ()  # the last one, whose records are known by `id()`
-        self._known: set[int] = set()
+        self._known: dict[int, Record] = {}  # the last batch, by `id()`, which is a record's own while it is held here
         self._points: dict[int, Point] = {}  # of its records, what is still to be logged
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Log the metric points among `records`.
 
-        A batch that comes again, whole or in halves, keeps its steps, and what the tracker took of it is not logged twice.
+        A batch that comes again, whole, in halves or in other company, keeps its steps, and what the tracker took of it is
+        not logged twice.
 
         Raises:
             PermanentError: the tracker can never take some of them; the others are logged.
         """
-        if not self._known.issuperset(map(id, records)):
-            self._batch, self._known, self._points = records, set(map(id, records)), self._steps.points(records)
+        if new := [record for record in records if id(record) not in self._known]:
+            old = {id(record): point for record in records if (point := self._points.get(id(record))) is not None}
+            self._known, self._points = {id(record): record for record in records}, old | self._steps.points(new)
         refused: dict[int, str] = {}
         fit: list[int] = []
         for one in map(id, records):
@@ -275,7 +276,7 @@ class MlflowSink(Bridge):
     def _refusal(self, point: Point) -> str:
         """Return why MLflow can never take `point`. It says so itself, but of all points of a request, and tries some of them."""
         name = _FOREIGN.sub("_", point.tag)
-        if len(name) > _LONGEST or posixpath.normpath(name) != name or name.startswith(("/", "..")):
+        if len(name) > _LONGEST or posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
             return f"MLflow takes no metric of the name {name[:80]!r}: a path of {_LONGEST} characters at most, without . and .."
         if self._in_files and name not in self._names:
             folders = set(map(str, PurePosixPath(name).parents))

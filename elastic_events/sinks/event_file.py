@@ -51,12 +51,14 @@ class EventFile:
         self.directory.mkdir(parents=True, exist_ok=True)
         # Of a name that no other process has, nor this one a second ago.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self._descriptor = open_private(self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        path = self.directory / name
+        self._descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         self._end = 0
         try:
             self._append([self._messages.Event(wall_time=time.time(), file_version="brain.Event:2")])
         except BaseException:
             self.close()
+            path.unlink(missing_ok=True)  # or each attempt while the disk is full would leave one
             raise
 
     def add(self, points: Sequence[Point]) -> None:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from elastic_events import EventBus
-from elastic_events.bus.errors import ConfigError, PermanentError
+from elastic_events.bus.errors import ConfigError, PermanentError, TransientError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.bridges import MlflowSink, TensorBoardSink, WandbSink, from_url
 from elastic_events.sinks.points import Point, Steps
@@ -130,6 +130,28 @@ def test_a_batch_that_comes_in_halves_keeps_its_steps_and_is_logged_once() -> No
     assert sorted(found) == [(number, number) for number in range(8) if number != 5]
 
 
+def test_a_batch_that_comes_again_with_more_keeps_its_steps_and_is_logged_once() -> None:
+    """A roll-up tries again with what it made meanwhile: each point has the step of the first attempt, and is there once."""
+
+    class Tracker(TensorBoardSink):
+        _most = 2
+
+        def log(self, points: Sequence[Point]) -> None:
+            if fails and len(found) == 2:
+                raise OSError("full")
+            found.extend((point.value, point.step) for point in points)
+
+    found: list[tuple[float, int]] = []
+    points = [metric(number, value=number) for number in range(6)]
+    sink, fails = Tracker(writer=object()), True
+    for count in (3, 4):
+        with pytest.raises(OSError, match="full"):
+            sink.write_now(points[:count])
+    fails = False
+    sink.write_now(points)
+    assert found == [(number, number) for number in range(6)]
+
+
 @pytest.mark.parametrize("step", [2**63, -(2**63) - 1])
 def test_a_step_that_no_tracker_can_hold_costs_its_own_points(step: int) -> None:
     """Points of a step beyond 64 bits are refused by name, and the others are logged; a step that is no number is none."""
@@ -195,6 +217,25 @@ def test_a_full_disk_delays_tensorboard(tmp_path: Path, truncates: bool, monkeyp
     sink.close_now()
     values = [value for _, _, value in scalars(tmp_path / "runs")]
     assert sorted(values) == [0, *range(2, written + 2)]
+
+
+def test_opening_on_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is tried, there is no empty file of each attempt; with room again there is one."""
+    pytest.importorskip("tensorboardX")
+    sink = TensorBoardSink(tmp_path)
+
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(3):
+            with pytest.raises(TransientError, match="No space"):
+                sink.open_now()
+    assert not list(tmp_path.iterdir())
+    sink.open_now()
+    sink.close_now()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_processes_that_write_one_directory_have_a_file_each(tmp_path: Path) -> None:
@@ -382,8 +423,10 @@ def test_what_mlflow_refuses_is_permanent(tmp_path: Path) -> None:
     """A record that MLflow can never take is not tried again (F41)."""
     sink = MlflowSink(tmp_path / "store")
     sink.open_now()
-    with pytest.raises(PermanentError, match="MLflow"):
-        sink.write_now([metric(1, "../../x")])
+    for name, group in (("../../x", "train"), (".", "")):
+        with pytest.raises(PermanentError, match="MLflow takes no metric"):
+            sink.write_now([metric(1, name, group=group)])
+    sink.write_now([metric(2)])
     sink.close_now()
 
 

@@ -145,9 +145,7 @@ class JsonlSink(EncodingSink[bytes]):
             if self._descriptor < 0:
                 try:
                     self._open()
-                except (
-                    ConfigError
-                ) as error:  # a FIFO, say, took its place: it may be removed, so that is worth another try
+                except ConfigError as error:  # a FIFO, say, took its place, and may be removed: worth another try
                     raise OSError(str(error)) from None
             _lock(self._descriptor)
             with contextlib.suppress(FileNotFoundError):

@@ -3,7 +3,7 @@
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter, itemgetter, sub
 from statistics import median
 
@@ -23,6 +23,9 @@ DEVIATIONS, SHARE = 5.0, 0.05
 
 #: Or when this share of its steps, and this many, took longer by `MUCH` than those of the quickest quarter of the ranks.
 OFTEN, TIMES, MUCH = 0.1, 3, 0.25
+
+#: Steps of each kind that it takes to see that others wait for a rank, and the share of these that show it.
+WAITS, SEEN = 8, 2 / 3
 
 #: A rank is quiet when the others went on for this many usual steps, longest pauses of the run, and nanoseconds.
 QUIET_STEPS, QUIET_PAUSES, QUIET_NS = 3, 2, 10**9
@@ -75,7 +78,22 @@ class Slow(Answer, frozen=True):
 class _Rank:
     """What is kept of one rank, over all attempts."""
 
-    __slots__ = ("after", "lasted", "late", "later", "longest", "most", "node", "numbers", "rank", "slower")
+    __slots__ = (
+        *(
+            "after",
+            "apart",
+            "firsts",
+            "lasted",
+            "late",
+            "later",
+            "longest",
+            "most",
+            "node",
+            "numbers",
+            "rank",
+            "slower",
+        ),
+    )
 
     def __init__(self, rank: int | None) -> None:
         self.rank = rank
@@ -88,6 +106,10 @@ class _Rank:
         self.numbers: list[int | None] = []  # of the steps that other ranks finished as well
         self.slower: set[int] = set()  # places in `numbers` of those in which it was much slower
         self.later: set[int] = set()  # and of those that it began much later
+        self.apart: set[int] = set()  # the same, where nobody was seen to wait for it
+        self.firsts: list[
+            array[int]
+        ] = []  # what each step took from its first beginning to where a quarter had ended it
 
 
 class _Group:
@@ -127,10 +149,12 @@ def slow(story: Story) -> Slow:
     longer = {at for at in _standing_out(medians) if median(found[at].after) >= (medians[at] - (usual or 0)) / 2}
     slow_ones = longer | _often(found, [rank.slower for rank in found])
     pause_between = median(map(itemgetter(1), shared)) if shared else 0
+    later = _standing_out(behinds, least=(usual or 0) * SHARE)
+    held_up = {at for at, rank in enumerate(found) if (rank.apart or at in later) and _held_up(rank)}
+    for at in held_up:
+        found[at].later |= found[at].apart
     late_ones = {
-        at
-        for at in _standing_out(behinds, least=(usual or 0) * SHARE)
-        if _waited_for(behinds[at], median(found[at].after), pause_between)
+        at for at in later if at in held_up or _waited_for(behinds[at], median(found[at].after), pause_between)
     } | _often(found, [rank.later for rank in found])
     late_ones = late_ones if together else set()
     rows = []
@@ -213,7 +237,9 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> list
         for group, at in column:
             group.firsts[at] = first
     for group in groups:
+        firsts = array("q", map(sub, group.stops, group.firsts))
         for rank, process in zip(group.ranks, group.members, strict=True):
+            rank.firsts.append(firsts)
             rank.late.extend(map(sub, process.starts, group.firsts))
             rank.after.extend(map(sub, process.ends, group.stops))
     return together
@@ -254,8 +280,8 @@ def _compare(column: _Column, usual: float) -> None:
     late = [at for at, start in enumerate(starts) if start > until]
     rest = _rest(column) if late else 0
     for at in late:
-        if _waited_for(starts[at] - begun, ends[at] - ended, rest):
-            ranks[at].later.add(len(ranks[at].numbers))
+        waited = _waited_for(starts[at] - begun, ends[at] - ended, rest)
+        (ranks[at].later if waited else ranks[at].apart).add(len(ranks[at].numbers))
     for rank in ranks:
         rank.numbers.append(number)
 
@@ -273,6 +299,25 @@ def _waited_for(late: float, after: float, rest: float) -> bool:
     `after` them, or in their `rest` behind it. Ranks that have nothing in common began apart, and stay so.
     """
     return min(after, late - rest) <= late / 2
+
+
+def _held_up(rank: _Rank) -> bool:
+    """Whether the first took longer, by about as much, in those steps that this rank began later than its others.
+
+    So they wait within a step for one that ends it as late again, since it does more behind the point where they meet.
+    """
+    steps = [(late, took) for late, took in zip(rank.late, chain(*rank.firsts), strict=True) if took > 0]
+    lates = sorted(late for late, _ in steps)
+    middle = (lates[len(lates) // 10] + lates[-1 - len(lates) // 10]) / 2 if lates else 0
+    more, less = [one for one in steps if one[0] > middle], [one for one in steps if one[0] <= middle]
+    if min(len(more), len(less)) < WAITS:
+        return False
+    base, usual = (median(values) for values in zip(*less, strict=True))
+    rise = median(late for late, _ in more) - base
+    return all(
+        sum(abs(took - usual - (late - base)) < rise / 2 for late, took in kind) >= SEEN * len(kind)
+        for kind in (more, less)
+    )
 
 
 def _standing_out(values: list[float], least: float = 0.0) -> set[int]:
@@ -301,8 +346,8 @@ def _since(numbers: list[int | None], held: set[int]) -> int | None:
         behind = len(held) - before
         if behind >= 0.9 * (len(numbers) - at) and before <= 0.1 * at:
             best = max(best, (behind, at))
-    since = numbers[best[1]]
-    return since if best[1] and numbers.count(since) == 1 else None  # a number that came again names no step
+    since = numbers[best[1]] if best[1] else None
+    return since if numbers.count(since) == 1 else None  # a number that came again names no step
 
 
 def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> Iterator[Quiet]:

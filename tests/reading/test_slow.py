@@ -100,6 +100,37 @@ def test_ranks_that_began_apart_and_never_meet(apart: float) -> None:
     assert {one.straggler for one in answer(run).ranks} == {""}
 
 
+@pytest.mark.parametrize(("since", "count"), [(0, 4), (40, 4), (40, 2)])
+def test_who_does_more_at_the_end_of_each_step(since: int, count: int) -> None:
+    """Ranks that meet in the middle of a step wait there for one that ended the step before late, as each of its steps."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(count))
+    begins = [1.0] * count
+    for step in range(60):
+        met = max(begins) + 0.7
+        for rank in range(count):
+            more = 0.5 + step * 7 % 5 / 50 if rank == 0 and step >= since else 0
+            ended = met + 0.3 + (step + rank) * 3 % 7 / 1000 + more
+            run.tell(begins[rank], run.worker(rank), "step.started", step=step)
+            run.tell(ended, run.worker(rank), "step.ended", step=step)
+            begins[rank] = ended + 0.001
+    found = {one.rank: (one.straggler, one.since_step) for one in answer(run).ranks}
+    assert found == {**dict.fromkeys(range(count), ("", None)), 0: ("late", since + 1)}
+
+
+def test_steps_of_which_each_was_finished_by_one() -> None:
+    """Ranks of which no two finished the same step are compared by when they began them, and no step is named."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(4))
+    for rank in range(4):
+        for step in range(4):
+            begin = 1 + 2 * step + (0.5 if rank == 3 else 0)
+            run.tell(begin, run.worker(rank), "step.started", step=step)
+            failed = {} if step == rank else {"error": "ValueError"}
+            run.tell(begin + 1, run.worker(rank), "step.ended", step=step, **failed)
+    assert {one.since_step for one in answer(run).ranks} == {None}
+
+
 def test_who_was_done_is_not_quiet() -> None:
     """A rank that did fewer steps than others that do not wait for it, and ended with 0, is not called quiet."""
     run = alone()

@@ -102,6 +102,37 @@ def test_programs_that_a_rank_runs_one_after_another(*, around: bool, observed: 
     assert goodput(story).steps_redone == 0
 
 
+def test_a_program_that_its_rank_tried_again() -> None:
+    """What the first program ended with, before the script around it ran the next one, is not what the rank ended with."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(2))
+    one, two = process(0, 200, 800), process(0, 210, 850)
+    run.steps(one, range(3), 2, 1)
+    run.tell(5.1, one, "worker.exception", type="RuntimeError", message="try again")
+    for who in (two, process(1, 101, 700)):
+        run.steps(who, range(20), 10, 1, ended=False)
+    run.failed(40, agent, 0, 1, exit_code=1)
+    run.failed(40, agent, 0, 0, signal="SIGTERM", first=False, victim=True)
+    run.tell(40, agent, "attempt.ended", attempt=0, outcome="failed")
+    (attempt,) = summary(told(run)).attempts
+    assert attempt.first_failure is not None
+    assert (attempt.first_failure.rank, attempt.victims) == (1, 1)
+
+
+def test_what_is_known_of_programs_that_were_joined() -> None:
+    """Two programs of a rank whose steps began with a DataLoader's batches are one of which that is known, too."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    for stage in range(2):
+        for step in range(3):
+            facts = {"step": step, "took_ns": 10**9, "data_ns": 1}
+            run.tell(3 + 4 * stage + step, process(0, 200 + stage, 800 + stage), "step.observed", **facts)
+    (worker,) = told(run).workers()
+    assert worker.process is not None
+    assert (len(worker.process.starts), worker.process.fetched, worker.process.mute) == (6, True, False)
+
+
 def test_one_process_that_is_its_own_launcher() -> None:
     """A process that says that its job began, and marks its steps, is a worker with steps, too."""
     run = Run()

@@ -2,9 +2,11 @@
 
 A worker's death lies between its last own record and the first word on its end, unless somebody recorded the time itself.
 Two deaths are told in an order only where these spans do not overlap: what the records do not tell is unknown.
+
+One file although it is long: each of these conclusions rests on the ones before it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from elastic_events.reading.clocks import LOOK
@@ -235,7 +237,7 @@ def _stop(attempt: Attempt, last: Mapping[Node, int]) -> None:
     """Take what died of the signal that stopped its agent for a victim, whoever sent it: a batch system signals all."""
     for worker in attempt.workers:
         node = worker.node
-        if node is None or not node.signal or worker.signal != node.signal:
+        if node is None or not node.signal or not worker.is_of(node.signal):
             continue
         if node in attempt.gone or (node.outcome == "failed" and last[node] == attempt.number):
             worker.victim, worker.first = True, False
@@ -280,6 +282,8 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
         return failed_ns + between <= (_earliest(worker) if raised_ns is None else raised_ns)
 
     suspects = [first, *(w for w in (*candidates, *perhaps) if w is not first and not after(w))]
+    if early is None:
+        suspects += [w for w in _perhaps_breaking(attempt, first, errors, knowing) if w not in suspects]
     if len(suspects) == 1 and not _open(attempt, first, failed_ns, errors):
         attempt.first_failure = first
     else:
@@ -297,7 +301,7 @@ def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -
     It waits for a thread, or for an upload, while its peers run into a timeout: its agent may even have ended it for them.
     Where `first` broke in a collective, it broke of whoever was ending by then, and not of a collective itself.
     """
-    began, broke = _began_to_end(first), _broke(first)
+    began = _began_to_end(first)
     found = [
         (raised_ns, at)
         for at, worker in enumerate(attempt.workers)
@@ -306,11 +310,29 @@ def _raised_before(attempt: Attempt, first: Worker, errors: Mapping[str, int]) -
         and not worker.consequence
         and (raised_ns := worker.raised_ns) is not None
         and (
-            (until := raised_ns + _between(worker.host, first.host, errors)) + _TEARDOWN < began
-            or (until < broke and not _broke(worker))
+            raised_ns + (between := _between(worker.host, first.host, errors)) + _TEARDOWN < began
+            or _broke_of(first, worker, between)
         )
     ]
     return attempt.workers[min(found)[1]] if found else None
+
+
+def _perhaps_breaking(
+    attempt: Attempt, first: Worker, errors: Mapping[str, int], knowing: Mapping[Node | None, int]
+) -> Iterator[Worker]:
+    """Give those of which `first` may have broken; not who raised as its agent ended it, which had found another dead."""
+    for worker in attempt.workers:
+        own = worker is not first and worker.outcome == "failed" and not worker.consequence
+        ended_ns = knowing.get(worker.node) if worker.victim else None
+        before = ended_ns is None or (worker.raised_ns or 0) < ended_ns
+        if own and before and _broke_of(first, worker, -_between(worker.host, first.host, errors)):
+            yield worker
+
+
+def _broke_of(first: Worker, worker: Worker, between: int) -> bool:
+    """Whether `first` broke in a collective so long after another, which did not, had raised what it ended with."""
+    raised_ns = worker.raised_ns
+    return raised_ns is not None and raised_ns + between < first.broke_ns and not worker.broke_ns
 
 
 def _began_to_end(worker: Worker) -> int:
@@ -321,12 +343,6 @@ def _began_to_end(worker: Worker) -> int:
         return worker.started_ns or 0
     words = [time_ns for time_ns, name, _ in worker.process.said if name not in ("thread.exception", BROKE)]
     return words[-1] if words else worker.process.last_ns
-
-
-def _broke(worker: Worker) -> int:
-    """Return when the last of a worker's collectives ended with an error, as they do where a peer is gone; 0: none did."""
-    said = worker.process.said if worker.process is not None else ()
-    return max((time_ns for time_ns, name, _ in said if name == BROKE), default=0)
 
 
 def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:

@@ -67,6 +67,8 @@ def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
     for span in process.spans:
         span.start_ns -= ahead
         span.end_ns -= ahead if span.end_ns else 0
+    if process.errors:
+        process.errors = {entry: time_ns - ahead for entry, time_ns in process.errors.items()}
     process.said = [(time_ns - ahead, name, about) for time_ns, name, about in process.said]
     return [later(fact, -ahead) for fact in facts]
 

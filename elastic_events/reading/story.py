@@ -3,6 +3,7 @@
 Times are nanoseconds since the epoch, on the clock of the reference host where `Story.offsets` says so.
 """
 
+import signal
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,6 +148,20 @@ class Worker:
     def done_ns(self) -> int | None:
         """When it called for its end with code 0; None: it did not, or went on."""
         return self._exit[0] if self._exit and self._exit[1].get("code") == 0 else None
+
+    @property
+    def broke_ns(self) -> int:
+        """When the last of its collectives ended with an error, as they do where a peer is gone; 0: none, or it went on."""
+        process = self.process
+        if process is None:
+            return 0
+        since = process.starts[-1] if process.starts else 0
+        return max((at for at, name, _ in process.said if name == "collective.failed" and at >= since), default=0)
+
+    def is_of(self, name: str) -> bool:
+        """Whether it ended of a signal of this name: by it, or with the exit code of who handles it."""
+        number = getattr(signal, name, None)
+        return self.signal == name or (number is not None and self.exit_code == 128 + number)
 
     @property
     def _raised(self) -> tuple[int, Mapping[str, Any]] | None:

@@ -15,7 +15,7 @@ from elastic_events.bus.record import Record
 from tests.reading.runs import START, Run
 from tests.records import changed
 
-__all__ = ("Job", "Lived", "jobs")
+__all__ = ("Job", "Lived", "by_clock", "jobs")
 
 #: Fields without which a reader has to find its way: every one but those that say that there is more than was read.
 _FIELDS = ("round", "local_rank", "first", "died_ns", "rank", "attempt", "reason", "message", "duration_ms", "pid")
@@ -58,6 +58,7 @@ class _Play:
         self.now = 0.0
         self.pid = 100
         self.lived: list[Lived] = []
+        self.slow = False  #: somebody took long to end: only its own words tell that it failed first
         for host in self.hosts:
             self.run.tell(self.some(0, 500), self.agents[host], "job.started")
 
@@ -109,26 +110,69 @@ class _Play:
         for host, own in workers.items():
             at = self.some(100, 900)
             for who in own:
+                self.run.tell(at - 0.05, who, "worker.exit", code=0, message="sys.exit(0)")
                 self.run.tell(at, self.agents[host], "worker.succeeded", **_worker(who, self.own[host]))
             self._over(host, at + 0.01, "succeeded")
         self.now += 1
 
     def _failed(self, workers: dict[str, list[Context]]) -> None:
         first = self.draw(st.sampled_from([who for own in workers.values() for who in own]))
-        deaths = {first: (self.now, self.draw(st.sampled_from(["SIGKILL", "SIGSEGV", "SIGABRT", 1])))}
+        cause = self.draw(st.sampled_from(["SIGKILL", "SIGSEGV", "SIGABRT", 1]))
+        self.lived[-1].first, self.lived[-1].died = first.pid, self.now
+        if cause == 1 and self.draw(st.booleans()):
+            self._failed_slowly(workers, first)
+            return
+        deaths = {first: (self.now, cause)}
+        if cause == 1 and self.draw(st.booleans()):
+            self._say_end(self.now, first)
         for own in workers.values():
             for who in own if first not in own else ():
                 if self.draw(st.booleans()):  # its peer is gone, or something else kills it as soon
                     deaths[who] = (self.some(10, 200), self.draw(st.sampled_from([1, "SIGABRT", "SIGKILL"])))
-        self.lived[-1].first, self.lived[-1].died = first.pid, self.now
+                    if deaths[who][1] == 1 and self.draw(st.booleans()):
+                        self._break(deaths[who][0], who)
         self._die(workers, deaths)
+
+    def _failed_slowly(self, workers: dict[str, list[Context]], first: Context) -> None:
+        """It says why it ends, and takes some time to; of its peers some break of that, and are dead before it."""
+        self.slow = True
+        self._say_end(self.now, first)
+        deaths = {first: (self.some(0, 4000), 1)}
+        for who in (who for own in workers.values() for who in own):
+            if who is not first and self.draw(st.booleans()):
+                deaths[who] = (self.some(10, 200), 1)
+                self._break(deaths[who][0], who)
+        (own,) = (own for own in workers.values() if first in own)
+        others = [deaths[who][0] for who in own if who in deaths and who is not first]
+        if others and min(others) < deaths[first][0]:
+            del deaths[first]  # its agent ends it for them
+            self.lived[-1].died = None
+        else:
+            self.lived[-1].died = deaths[first][0]
+        self._die(workers, deaths)
+
+    def _say_end(self, at: float, who: Context) -> None:
+        """Say why, as an exit or as an exception."""
+        if self.draw(st.booleans()):
+            self.run.tell(at, who, "worker.exit", code=1, message="sys.exit(1)")
+        else:
+            self.run.tell(at, who, "worker.exception", type="ValueError", message="bad batch")
+
+    def _break(self, at: float, who: Context) -> None:
+        """Say of what: a collective whose peer is gone, and then the end."""
+        self.run.tell(at - 0.004, who, "collective.failed", function="all_reduce", error="connection closed by peer")
+        self._say_end(at - 0.002, who)
 
     def _left(self, workers: dict[str, list[Context]]) -> None:
         """One node is stopped by a signal; the others break, and go on without it."""
         host = self.draw(st.sampled_from(self.hosts))
         at = self.some(0, 100)
+        handled = self.draw(st.booleans())
         for who in workers[host]:
-            facts = {"signal": "SIGTERM", "first": False, "victim": True, "died_ns": _ns(at)}
+            how = {"exit_code": 143} if handled else {"signal": "SIGTERM"}
+            if handled:
+                self.run.tell(at, who, "worker.exit", code=143, message="sys.exit(143)")
+            facts = {**how, "first": False, "victim": True, "died_ns": _ns(at)}
             self.run.tell(at + 0.3, self.agents[host], "worker.failed", **_worker(who, self.own[host]), **facts)
         self._over(host, at + 0.31, "stopped")
         self.run.tell(at + 0.32, self.agents[host], "job.failed", reason="SignalException", signal="SIGTERM")
@@ -205,10 +249,10 @@ def jobs(draw: Any) -> Job:
     play.end(outcome)
     skewed = draw(st.booleans())
     ahead = {host: draw(st.sampled_from([0, 0, 60, -60])) if skewed else 0 for host in play.agents}
-    records = [_numbered(record, ahead[record.context.host]) for record in _counted(play.run.records)]
-    harm = draw(
-        st.sampled_from(["none", "twice", "order", "fields", "records", "cut", "node", "workers", "agents", "sinks"])
-    )
+    records = [by_clock(record, ahead[record.context.host]) for record in _counted(play.run.records)]
+    harms = ["none", "twice", "order", "sinks"]
+    harms += () if play.slow else ("fields", "records", "cut", "node", "workers", "agents")
+    harm = draw(st.sampled_from(harms))
     before = records
     if harm in ("none", "twice", "order", "sinks"):  # else who saw that a clock was set may be lost
         records = _set(draw, records, list(play.agents))
@@ -226,7 +270,7 @@ def _counted(records: list[Record]) -> list[Record]:
     return counted
 
 
-def _numbered(record: Record, ahead: int) -> Record:
+def by_clock(record: Record, ahead: int) -> Record:
     """Return the record as a clock that is so many seconds ahead shows it."""
     source, timestamp, metadata = record.fields
     died = metadata.get("died_ns")

@@ -9,6 +9,7 @@ from elastic_events.reading.overview import summary
 from elastic_events.reading.rows import timeline
 from elastic_events.reading.story import Story
 from tests.reading.runs import START, Run
+from tests.reading.stories import by_clock
 from tests.reading.test_summary import shown
 from tests.records import changed
 
@@ -330,6 +331,21 @@ def test_a_signal_to_all_of_a_job() -> None:
     assert (attempt.first_failure, attempt.suspects) == (None, [])
 
 
+def test_a_signal_to_all_of_a_job_that_handles_it() -> None:
+    """Workers that handled that signal, and left with its exit code, are no failures of their own either."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.start(1, agent, 0, range(2))
+    for rank in range(2):
+        run.tell(5 + rank / 10, run.worker(rank), "worker.exit", code=143, message="sys.exit(143)")
+        run.failed(5.2, agent, 0, rank, exit_code=143, first=not rank)
+    run.tell(5.2, agent, "attempt.ended", attempt=0, outcome="stopped")
+    run.tell(5.3, agent, "job.failed", reason="SignalException", signal="SIGTERM")
+    (attempt,) = summary(told(run)).attempts
+    assert (attempt.first_failure, attempt.suspects, attempt.failed, attempt.victims) == (None, [], 0, 2)
+
+
 def slow_to_end(raised: float) -> Run:
     """Rank 1 raises at 5 s and waits for a thread of its own; rank 0 runs into a timeout at 9 s, and its agent ends rank 1."""
     run = Run()
@@ -375,13 +391,15 @@ def test_who_broke_of_a_peer_that_was_ending_is_no_cause(word: str) -> None:
     assert first.rank == 0
 
 
-def slow_exit(broke: bool, caught: bool = False, broken: bool = False) -> Run:
+def slow_exit(broke: bool, caught: bool = False, broken: bool = False, retried: bool = False) -> Run:
     """Rank 1 exits at 5 s, and takes long to end; rank 0 breaks of it a second later, and leaves at once."""
     run = Run()
     agent = run.agent()
     run.start(1, agent, 0, range(2))
     for rank in range(2):
         run.steps(run.worker(rank), range(3), 2, 1, ended=False)
+    if retried:
+        run.tell(3.5, run.worker(1), "collective.failed", function="all_reduce", error="timed out")
     if broken:
         run.tell(4.9, run.worker(1), "collective.failed", function="all_reduce", error="timed out")
     run.tell(5, run.worker(1), "worker.exit", code=1, message="sys.exit('fatal')")
@@ -404,10 +422,39 @@ def test_who_was_on_its_way_out_failed_before_its_peer_that_broke_of_it() -> Non
     assert (first.rank, first.message, first.raised_s) == (1, "sys.exit('fatal')", 4)
     assert (row.victims, row.consequences) == (0, 1)
     assert "rank 1 on a: sys.exit('fatal'), ended by SIGTERM, 1 consequence" in shown(slow_exit(broke=True))
+    first = summary(told(slow_exit(broke=True, retried=True))).attempts[0].first_failure
+    assert first is not None
+    assert first.rank == 1
     for run in (slow_exit(broke=False), slow_exit(broke=True, caught=True), slow_exit(broke=True, broken=True)):
         first = summary(told(run)).attempts[0].first_failure
         assert first is not None
         assert first.rank == 0
+
+
+@pytest.mark.parametrize(("raised", "known"), [(5, False), (9.5, True)])
+def test_who_may_have_raised_before_its_peer_broke_by_another_clock(raised: float, known: bool) -> None:
+    """Rank 2 took two seconds to end; by clocks that are known to a second, rank 0 may have broken of it just then."""
+    two = Two()
+    two.run.tell(raised, two.worker(2), "worker.exit", code=1, message="sys.exit(1)")
+    two.run.tell(5.2, two.worker(0), "collective.failed", function="all_reduce", error="connection closed by peer")
+    for agent, mate, at in ((two.a, 1, 5.5), (two.b, 3, raised + 2.2)):
+        two.failed(at, mate - 1, exit_code=1, died_ns=ns(at - 0.2))
+        two.failed(at, mate, signal="SIGTERM", first=False, victim=True, died_ns=ns(at - 0.1))
+        two.over(at + 0.1, agent, "failed")
+    two.run.records = [by_clock(record, 60 if record.context.host == "b" else 0) for record in two.run.records]
+    (attempt,) = told(two.run).attempts
+    suspects = {worker.rank for worker in attempt.suspects}
+    assert (attempt.first_failure and attempt.first_failure.rank, suspects) == ((0, set()) if known else (None, {0, 2}))
+
+
+def test_an_exception_left_a_step_by_the_clock_of_its_host() -> None:
+    """What a host's clock is ahead is taken off the time at which an exception left a step, as off any other."""
+    two = Two()
+    two.run.tell(3, two.worker(2), "step.started", step=0)
+    two.run.tell(4, two.worker(2), "step.ended", step=0, error="ValueError")
+    two.run.records = [by_clock(record, 60 if record.context.host == "b" else 0) for record in two.run.records]
+    (process,) = (worker.process for worker in told(two.run).workers() if worker.process is not None)
+    assert (list(process.starts), process.errors) == ([ns(3)], {0: ns(4)})
 
 
 @pytest.mark.parametrize("order", ["as it was", "the word first"])

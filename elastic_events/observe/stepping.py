@@ -35,13 +35,14 @@ class Steps:
         self._waited = 0  # for these batches
         self.rounds: Rounds = Rounds()
         self._evaluates = False  # a module was put into evaluation mode since the last step
-        self._trains_not = False  # the optimizer is in a step that is none
+        self._trains_not = 0  # steps that are none, one in another, in which the optimizer is
 
     def before(self, optimizer: object) -> None:
         """An optimizer begins to step."""
-        self._trains_not = seam.makes_its_state(optimizer)
-        if self._trains_not:
+        if seam.makes_its_state(optimizer):
+            self._trains_not += 1
             return
+        self._trains_not = 0
         self.entered += 1
         if self._since is None:
             self._since = self._clock()
@@ -49,7 +50,7 @@ class Steps:
     def after(self, optimizer: object, *, skipped: bool = False) -> None:
         """An optimizer has stepped. One within another, as wrappers have it, is no step of its own."""
         if self._trains_not:
-            self._trains_not = False
+            self._trains_not -= 1
             return
         # One that began alone is within none. Of more, either one is within another or an exception ended it.
         if self.entered != 1 and seam.is_within_a_step():

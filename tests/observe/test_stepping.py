@@ -161,3 +161,27 @@ def test_an_optimizer_that_comes_back(captured: Capture) -> None:
         loop.step(second)
     assert numbers(captured) == [0, 1, 2, *(f"~{number}" for number in range(3, 9))]
     assert [event.name for event in captured.events].count("observe.unknown") == 1
+
+
+class Wrapper(Loop):
+    """An optimizer around another one, whose groups have the same rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.param_groups = [{"lr": 0.0}]
+
+    def within(self) -> None:
+        """Step, and have the other one step within."""
+        self.steps.before(self)
+        self.step()
+        self.steps.after(self)
+
+    def _init_optim_state(self) -> None:
+        self.within()
+
+
+def test_a_step_within_one_that_makes_the_state_of_optimizers(captured: Capture) -> None:
+    """Neither of them is a step: torch.distributed.checkpoint makes the state of an optimizer that wraps others, too."""
+    loop = Wrapper()
+    loop._init_optim_state()  # named as torch's own
+    assert (loop.steps.done, loop.steps.entered, captured.events) == (0, 0, [])

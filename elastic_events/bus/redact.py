@@ -170,7 +170,7 @@ _VALUE = re.compile(
     r"""
           (?:[bBrRuU]{1,2}(?=["']))?(?P<quote>\\?["'])(?:(?!(?P=quote))(?:\\.|.))+  # bytes and escapes, too
         | (?P<open>(?:[A-Za-z_][\w.]{0,60}\((?:\w{1,60}=)?|[\[({])(?=\s{0,8}[bBrRuU]{0,2}\\?["']))  # a list, a dict, a call
-        | [|>][-+\d]{0,2}(?:\n[ \t]+[^\n]*)+  # a block of YAML
+        | [|>][-+\d]{0,2}(?:\s{0,64}\n[ \t]+[^\n]*)+  # a block of YAML, with lines that are empty
         | [^\s"',;&]+
     """,
     re.VERBOSE,

@@ -175,9 +175,10 @@ _VALUE = re.compile(
     """,
     re.VERBOSE,
 )
-_BRACKET = re.compile(r"[\[({\])}]")
+_BRACKET = r"[\[({\])}]"
 # A text that is not closed takes all the rest: to try from each quote in it anew would take a second.
-_BRACKET_OR_TEXT = re.compile(rf"""{_BRACKET.pattern}|(["'])(?:(?!\1)[^\\]|\\[\s\S])*(?:\1|\\?\Z)""")
+_BRACKET_OR_TEXT = re.compile(rf"""{_BRACKET}|(["'])(?:(?!\1)[^\\]|\\[\s\S])*(?:\1|\\?\Z)""")
+_BRACKET_OR_ESCAPED = re.compile(rf"""{_BRACKET}|(\\["'])(?:\\\\[\s\S]{{2}}|(?!\1)[\s\S])*(?:\1|\Z)""")  # JSON in JSON
 
 #: Characters of a name with its dashes and of what stands behind it, at most.
 _NAME = 96
@@ -400,8 +401,8 @@ def _closed(text: str, start: int) -> int:
     """Return where the first bracket from `start` on is closed; the end of the text where it is not."""
     depth = 0
     one = _BRACKET_OR_TEXT.search(text, start)
-    escaped = one is not None and text[one.end() :].lstrip()[:1] == "\\"  # JSON in JSON: no quote ends a text
-    for one in (_BRACKET if escaped else _BRACKET_OR_TEXT).finditer(text, start):
+    escaped = one is not None and text[one.end() :].lstrip()[:1] == "\\"
+    for one in (_BRACKET_OR_ESCAPED if escaped else _BRACKET_OR_TEXT).finditer(text, start):
         depth += (one[0] in "[({") - (one[0] in "])}")
         if depth == 0 and one[0] in "])}":
             return one.end()

@@ -126,6 +126,7 @@ SECRET_VALUES = (
         f"auth=Basic(value='{KEY}')",
     ),
     *(f"api_key: |\n  {KEY}\nlr: 1", f'[{{"name": "HF_TOKEN", "value": "{KEY}"}}]', f'[["X-Api-Key", "{KEY}"]]'),
+    *(f'{{\\"secrets\\": [\\"a]{KEY}\\"]}}', f'{{\\"secrets\\": [\\"a\\\\\\"]{KEY}\\"]}}'),
     *(f"secret: |\r\n  {KEY}\r\nlr: 1", f"secret: >-\n  a\n\n  {KEY}\n"),
     *(f"[('lr', 1), ('WANDB_API_KEY', '{KEY}')]", f"curl -ujoe:{KEY} x", f"xai-{KEY}{KEY}", f"SG.{KEY}.{KEY}"),
 )
@@ -347,6 +348,8 @@ def test_a_pattern_of_ones_own_is_asked_of_the_key_and_of_its_words() -> None:
         "secret=[{" * 1800,
         "key=a(b='" * 1800,
         "secret: |\n  " * 1300,
+        'secret=[\\"' + "\\'" * 8000,
+        'secret=[\\"' + "\\\\\\" * 5000,
         "secret: |\n " + "\n" * 16_000,
         "secret: |" + " \n " * 8000,
         "secret: |\n" * 1600,

@@ -89,8 +89,9 @@ class Daemon:
         self.collector.open(lock)
         self._kicks: Kicks | None = None
         self._page: PageWriter | None = None
-        with contextlib.suppress(OSError):  # a full disk: it looks less often then, and says nothing
+        with contextlib.suppress(OSError):  # a full disk: it looks less often then
             self._kicks = Kicks(directory)
+        with contextlib.suppress(OSError):  # likewise: it says nothing
             self._page = PageWriter(directory)
         self._aside = aside
         self._kicked = True

@@ -11,7 +11,8 @@ import pytest
 
 from elastic_events.bus.context import read_context
 from elastic_events.recorder.daemon import Daemon, Run
-from elastic_events.recorder.directory import take
+from elastic_events.recorder.directory import FIFO, secure, take
+from elastic_events.recorder.page import PageReader
 from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import Request, submit
 from elastic_events.recorder.served import Late
@@ -44,6 +45,21 @@ def test_a_sink_that_was_just_asked_for_misses_nothing(tmp_path: Path) -> None:
     assert len(outlet[0]) == 2
     daemon._end()
     events.file.close()
+
+
+def test_a_collector_that_nobody_can_wake_says_how_it_stands(tmp_path: Path) -> None:
+    """Beside a plain file where its FIFO is to be it has its page all the same: who is served waits for what that says."""
+    directory = tmp_path / "recorders"
+    secure(directory)
+    (directory / FIFO).touch()
+    lock = take(directory)
+    assert lock is not None
+    daemon = Daemon(directory, lock)
+    page = PageReader(directory)
+    daemon._note()
+    assert page.read() is not None
+    page.close()
+    daemon._end()
 
 
 @pytest.fixture

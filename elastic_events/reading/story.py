@@ -14,6 +14,9 @@ from elastic_events.bus.context import Context
 
 __all__ = ("Attempt", "Node", "Offset", "Process", "Rendezvous", "Span", "Story", "Worker")
 
+#: Nanoseconds within which a process that leaves records its last.
+_LEAVING = 10_000_000_000
+
 #: What most workers have none of.
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -146,8 +149,10 @@ class Worker:
 
     @property
     def done_ns(self) -> int | None:
-        """When it called for its end with code 0; None: it did not, or went on."""
-        return self._exit[0] if self._exit and self._exit[1].get("code") == 0 else None
+        """When it called for its end with code 0; None: it did not, or went on, as who records long after."""
+        if self._exit is None or self._exit[1].get("code") != 0 or self.process is None:
+            return None
+        return self._exit[0] if self.process.last_ns - self._exit[0] < _LEAVING else None
 
     @property
     def broke_ns(self) -> int:

@@ -580,3 +580,18 @@ def test_nobody_died_before_it_was_there(died: float) -> None:
     run.tell(9, agent, "attempt.ended", attempt=0, outcome="failed")
     (attempt,) = told(run).attempts
     assert [worker.died_ns for worker in attempt.workers] == [None, ns(8.5)]
+
+
+def test_who_called_for_an_exit_and_went_on_had_not_ended() -> None:
+    """A script may catch its own `sys.exit(0)` behind the training, and evaluate: it was there as its peer failed."""
+    run = Run()
+    agent = run.agent()
+    run.start(1, agent, 0, range(2))
+    for rank in range(2):
+        run.steps(run.worker(rank), range(3), 2, 1)
+    run.tell(6, run.worker(1), "worker.exit", code=0, message="sys.exit(0)")
+    run.metric(60, run.worker(1), "accuracy", 0.5)
+    run.failed(90, agent, 0, 0, exit_code=1)
+    run.tell(91, agent, "worker.succeeded", rank=1, local_rank=1, pid=101, attempt=0)
+    run.tell(92, agent, "attempt.ended", attempt=0, outcome="failed")
+    assert summary(told(run)).attempts[0].done_before == []

@@ -79,20 +79,8 @@ class _Rank:
     """What is kept of one rank, over all attempts."""
 
     __slots__ = (
-        *(
-            "after",
-            "apart",
-            "firsts",
-            "lasted",
-            "late",
-            "later",
-            "longest",
-            "most",
-            "node",
-            "numbers",
-            "rank",
-            "slower",
-        ),
+        *("after", "apart", "firsts", "lasted", "late", "later"),
+        *("longest", "most", "node", "numbers", "rank", "slower"),
     )
 
     def __init__(self, rank: int | None) -> None:
@@ -107,9 +95,7 @@ class _Rank:
         self.slower: set[int] = set()  # places in `numbers` of those in which it was much slower
         self.later: set[int] = set()  # and of those that it began much later
         self.apart: set[int] = set()  # the same, where nobody was seen to wait for it
-        self.firsts: list[
-            array[int]
-        ] = []  # what each step took from its first beginning to where a quarter had ended it
+        self.firsts: list[array[int]] = []  # what each step took from its first beginning until a quarter had ended it
 
 
 class _Group:

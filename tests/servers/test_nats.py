@@ -135,12 +135,14 @@ async def test_a_retried_batch_is_the_same_messages(nats_server: NatsServer, str
 async def test_a_lost_acknowledgement_makes_no_duplicate(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:
     """Stored, acknowledgement lost, sent again under the same id: once in the stream (F39)."""
     proxy.target = nats_server.port
-    sink = to(proxy, stream, timeout=0.5)
+    sink = to(proxy, stream, timeout=30)
     async with opened(sink):
         proxy.to_client = lambda chunk: None
+        sink.timeout = 0.5
         with pytest.raises(TransientError, match="did not acknowledge"):
             await sink.write([event(1), metric(1)])
         proxy.to_client = lambda chunk: chunk
+        sink.timeout = 30.0
         await sink.write([event(1), metric(1)])
     assert sink.duplicates == 2
     assert ids(await stored(nats_server, stream)) == ids([event(1), metric(1)])
@@ -149,12 +151,14 @@ async def test_a_lost_acknowledgement_makes_no_duplicate(nats_server: NatsServer
 async def test_a_half_open_connection_costs_one_timeout(nats_server: NatsServer, stream: str, proxy: Proxy) -> None:
     """A connection that swallows everything fails within the timeout; the next write uses another one."""
     proxy.target = nats_server.port
-    sink = to(proxy, stream, timeout=0.5)
+    sink = to(proxy, stream, timeout=30)
     async with opened(sink):
         proxy.stall()
+        sink.timeout = 0.5
         with pytest.raises(TransientError), anyio.fail_after(5):
             await sink.write([event(1)])
         proxy.flow()
+        sink.timeout = 30.0
         await sink.write([event(1)])
         assert proxy.connections == 2
     assert len(await stored(nats_server, stream)) == 1

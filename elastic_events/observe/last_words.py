@@ -122,9 +122,8 @@ class _Words:
 
     @guarded("errors")
     def _leaving(self, how: str, status: Any) -> None:
-        code = (
-            status & 0xFF if isinstance(status, int) else int(status is not None)
-        )  # as the system cuts it; a text is 1
+        # As the system cuts it; a text is 1.
+        code = status & 0xFF if isinstance(status, int) else int(status is not None)
         if not code and os.getpid() != self._pid:
             return  # a child, as a DataLoader's: that it is done is no news
         if how == "sys.exit" and threading.current_thread() is not threading.main_thread():

@@ -137,7 +137,8 @@ class Worker:
     def cause(self) -> str:
         """Signal or exit code in words, behind what was raised before a signal; empty where it did not fail."""
         if self.signal:
-            about = self._raised[1] if self._raised else {}
+            raised = self._raised
+            about = raised[1] if raised is not None else {}
             kind = about.get("type", about.get("message"))
             return f"{kind}, ended by {self.signal}" if kind and kind != "KeyboardInterrupt" else self.signal
         return f"exit code {self.exit_code}" if self.exit_code is not None else ""
@@ -145,14 +146,16 @@ class Worker:
     @property
     def raised_ns(self) -> int | None:
         """When it raised what it ended with, an exception or an exit; None: it said none. Its process may end long after."""
-        return self._raised[0] if self._raised else None
+        raised = self._raised
+        return raised[0] if raised is not None else None
 
     @property
     def done_ns(self) -> int | None:
         """When it called for its end with code 0; None: it did not, or went on, as who records long after."""
-        if self._exit is None or self._exit[1].get("code") != 0 or self.process is None:
+        left = self._exit
+        if left is None or left[1].get("code") != 0 or self.process is None:
             return None
-        return self._exit[0] if self.process.last_ns - self._exit[0] < _LEAVING else None
+        return left[0] if self.process.last_ns - left[0] < _LEAVING else None
 
     @property
     def broke_ns(self) -> int:
@@ -176,7 +179,8 @@ class Worker:
         raised = [(time_ns, facts) for time_ns, name, facts in process.said if name == "worker.exception"]
         if raised:
             return raised[-1]
-        return self._exit if self._exit and self._exit[1].get("code") != 0 else None
+        left = self._exit
+        return left if left is not None and left[1].get("code") != 0 else None
 
     @property
     def _exit(self) -> tuple[int, Mapping[str, Any]] | None:

@@ -20,6 +20,7 @@ from elastic_events import (
     Event,
     EventBus,
     EventSource,
+    LaneStats,
     PermanentError,
     Record,
     Retry,
@@ -423,6 +424,17 @@ async def test_bus_reports_itself() -> None:
     assert report.metadata["ListSink"]["accepted"] >= 1
 
 
+async def sent_three(sink: FailingSink) -> LaneStats:
+    """Send the points 0, 1 and 2 through a bus of their own; return what its lane says."""
+    bus = EventBus()
+    lane = bus.subscribe(sink)
+    for value in range(3):
+        bus.put_metric("m", value)
+    async with bus:
+        pass
+    return lane.stats()
+
+
 @pytest.mark.parametrize(
     ("name", "attempts"),
     [(copy.copy, 2), (lambda record: msgspec.structs.replace(record, seq=99), 6), (lambda _: object(), 6)],
@@ -438,13 +450,8 @@ async def test_a_refusal_that_names_no_record_of_the_batch_delivers_none(
         return PermanentError("no", bad) if bad else None
 
     sink = FailingSink(refuse)
-    bus = EventBus()
-    lane = bus.subscribe(sink)
-    for value in range(3):
-        bus.put_metric("m", value)
-    async with bus:
-        pass
-    assert (lane.stats().delivered, lane.stats().failed) == (2, 1)
+    stats = await sent_three(sink)
+    assert (stats.delivered, stats.failed) == (2, 1)
     assert sink.attempts == attempts
 
 
@@ -457,14 +464,9 @@ async def test_rejected_records_are_not_sent_again() -> None:
             else None
         )
     )
-    bus = EventBus()
-    lane = bus.subscribe(sink)
-    for value in range(3):
-        bus.put_metric("m", value)
-    async with bus:
-        pass
+    stats = await sent_three(sink)
     assert sink.attempts == 2  # the batch, and the bus's ledger
-    assert (lane.stats().delivered, lane.stats().failed) == (2, 1)
+    assert (stats.delivered, stats.failed) == (2, 1)
 
 
 async def test_transient_failure_is_retried_in_order() -> None:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 __all__ = ("Front", "front", "open_recorder", "put_metric", "record", "record_ours", "record_rdzv_event")
 
 
-#: What opens a recorder.
+#: What opens a recorder, and what starts a bus for an event's destination: loaded by the first emit that needs it.
 _RECORDER = tuple(f"elastic_events.recorder.{name}" for name in ("directory", "request", "writer"))
+_RECORDING = "elastic_events.recording"
 
 
 class Front:
@@ -53,6 +54,7 @@ class Front:
         self.directory: str = ""  # of recorders, as the environment had it when records were first to go there
         self._borrower: dict[str, weakref.ref[object]] = {}
         self.is_forked: bool = False  # this process is a child by fork
+        self.half_loaded: list[str] = []  # what a thread of its parent was loading, which is not here
         self._begin()
         self.point()
         after_fork_in_child(lambda: [self])
@@ -167,7 +169,7 @@ class Front:
             return
         self._tried = True
         try:
-            if self.is_forked and _is_half_loaded(*_RECORDER):
+            if self.cannot_load(*_RECORDER):
                 raise ImportError("this process was forked while its parent loaded that")
             self.context = read_context()
             self._rings = open_recorder(Path(self.directory), self.context)
@@ -191,8 +193,13 @@ class Front:
         """The child has a recorder file of its own; which of the buses go on, they say themselves."""
         self._borrower = {}
         self.is_forked = True
+        self.half_loaded = [name for name in (*_RECORDER, _RECORDING) if _is_half_loaded(name)]
         self._begin()
         self.point()
+
+    def cannot_load(self, *names: str) -> bool:
+        """Whether a thread of the parent was loading one of these: to import it would wait for ever."""
+        return any(name in self.half_loaded and _is_half_loaded(name) for name in names)
 
     def _end(self) -> None:
         if self._rings is not None:
@@ -230,16 +237,15 @@ def _close(rings: "tuple[PipedRing, PipedRing]") -> None:
 
 def _unheard(event: Any, destination: Any) -> None:
     """With no bus open, start one where the destination has a handler that writes."""
-    if front.is_forked and _is_half_loaded("elastic_events.recording"):
+    if front.cannot_load(_RECORDING):
         return
     # By name: what is above loads this file, and the few programs that need it load it here.
-    import_module("elastic_events.recording").unheard(event, destination)
+    import_module(_RECORDING).unheard(event, destination)
 
 
-def _is_half_loaded(*names: str) -> bool:
-    """Whether a thread of the parent, which is not here, was loading one of these: to import it would wait for ever."""
-    specs = (getattr(sys.modules.get(name), "__spec__", None) for name in names)
-    return any(getattr(spec, "_initializing", False) for spec in specs)
+def _is_half_loaded(name: str) -> bool:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _named(function: Any) -> Any:

@@ -294,3 +294,38 @@ if child == 0:
 print(json.dumps(os.waitpid(child, 0)[1]))
 """
     assert run(program, tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "recorders")) == 0
+
+
+def test_threads_of_a_child_that_load_at_once_lose_nothing(tmp_path: Path) -> None:
+    """What a thread of the child itself loads will be there: the second one's event was dropped, and nobody was told."""
+    program = """
+import json, os, sys, threading
+from elastic_events.front import record
+from elastic_events.api import Event
+read, write = os.pipe()
+child = os.fork()
+if child == 0:
+    os.dup2(write, 2)
+    begun, go_on = threading.Event(), threading.Event()
+    class Slow:
+        def find_spec(self, name, *_):
+            if name == "elastic_events.handlers":
+                begun.set()
+                go_on.wait(30)
+    sys.meta_path.insert(0, Slow())
+    def emit(name): record(Event(name, "WORKER"), "console")
+    first, second = (threading.Thread(target=emit, args=(name,)) for name in ("first", "second"))
+    first.start()
+    begun.wait(30)
+    second.start()
+    second.join(0.5)  # where it is not dropped, it waits for the first
+    go_on.set()
+    first.join()
+    second.join()
+    sys.exit()
+os.close(write)
+os.waitpid(child, 0)
+with open(read) as told:
+    print(json.dumps(sorted(json.loads(line)["name"] for line in told)))
+"""
+    assert run(program, tmp_path) == ["first", "second"]

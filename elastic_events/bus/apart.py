@@ -48,7 +48,9 @@ class Calls:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             await self._cancel(task)
-            if not task.done() or task.cancelled() or isinstance(task.result(), asyncio.CancelledError):
+            if not task.done() or task.cancelled():
+                raise
+            if task.cancelling() and isinstance(task.result(), asyncio.CancelledError):  # else it is the handler's own
                 raise
             return task.result()  # it came to its end: what it delivered is delivered
 

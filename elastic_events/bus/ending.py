@@ -19,7 +19,7 @@ def end_all() -> None:
     """Close the open buses within the longest of their deadlines; each says what it lost."""
     asked: dict[Life, tuple[float, Sequence[int]]] = {}
     latest = 0.0
-    while fresh := [bus for bus in front.buses if bus not in asked]:  # others open meanwhile
+    while fresh := [bus for bus in front.buses if bus not in asked and not bus._is_idle]:  # others open meanwhile
         now = time.monotonic()
         latest = latest or now + max(bus.timeout for bus in fresh)
         for bus in fresh:

@@ -35,7 +35,7 @@ class Sink(Protocol):
         """Deliver `records`, in order."""
 
     async def aclose(self) -> None:
-        """Release what `open` took. Called once after each call of `open`, also after a failed one."""
+        """Release what `open` took. Called once after each call of `open`, also after a failed one. What it raises is told."""
 
 
 class Emitting(Protocol):

@@ -63,6 +63,7 @@ class Lane(Delivery):
         super().__init__(name, subscription, Ledger(origins, heads))
         self.opened: bool = False
         self.finished: bool = False
+        self.end_error: str = ""  # what the sink raised as it was closed: perhaps what it still held is lost
         self.lasting: bool = True  # until the bus ends; what a forked child makes again
         self.waiters = 0  # who wait for all that is in the backlog
         self.is_new: bool = True  # the drain has not handed it anything
@@ -292,9 +293,11 @@ class Lane(Delivery):
 
     async def _close_sink(self) -> None:
         if self._begun:
-            self.opened = False
+            opened, self.opened = self.opened, False
             with anyio.move_on_after(LAST_WORDS, shield=True):
-                await self._attempt(self.sink.aclose)
+                error = await self._attempt(self.sink.aclose)
+                if opened and isinstance(error, Exception):  # not that somebody cancelled it
+                    self.end_error = told(error)
             self._begun = False  # not where asyncio cut it short: then it is called again
 
     def _next_batch(self) -> Sequence[Record]:

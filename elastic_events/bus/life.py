@@ -89,6 +89,7 @@ class Life:
         self._changing = False  # its lanes, by the thread that holds that
         self._loop: LoopHome | None = None
         self._block: Block | None = None
+        self._leaving = False  # the block, by its end or by a close
         self._failure: BaseException | None = None  # what is to end the block
         self._home: ThreadHome | None = None
         self._state = "new"
@@ -102,7 +103,8 @@ class Life:
     async def __aenter__(self) -> Self:
         self._may_open()
         drain = self._drain  # in a forked child the bus has another one, and this one is to end
-        loop = self._loop = LoopHome(drain.run, lambda: drain.request_close(drain.patience), self._fail)
+        over = partial(self._loop_over, drain)
+        loop = self._loop = LoopHome(drain.run, lambda: drain.request_close(drain.patience), self._fail, over)
         try:
             await loop.start()
         except BaseException:
@@ -125,6 +127,7 @@ class Life:
         if block is None or loop is None:  # in a forked child, where it is closed: what ends the child goes on
             return
         rest = block.leave(error)
+        self._leaving = True
         self._drain.request_close(self.timeout)
         try:
             await loop.join()
@@ -145,6 +148,7 @@ class Life:
             return await anyio.to_thread.run_sync(self.close, timeout)
         timeout = self._seconds(timeout)
         heads, left = self._pump.heads(), {}
+        self._leaving = True
         self._drain.request_close(timeout)
         if self._elsewhere is not None:
             left = await anyio.to_thread.run_sync(self._close_elsewhere, heads, timeout)
@@ -183,6 +187,7 @@ class Life:
                 if threading.main_thread().is_alive():
                     self._told.say(f"nothing is delivered before the bus is closed: {error}")
             except BaseException:
+                self._home.call(self._drain.request_close, 0.0)  # Ctrl-C, say: it would open its sinks all the same
                 self._closed()
                 raise
         self._opened()
@@ -217,6 +222,12 @@ class Life:
             self._failure = error
             if self._block is not None:
                 self._block.cancel()
+
+    def _loop_over(self, drain: Drain) -> None:
+        """Close where the loop ended the drain before anybody left the bus: what is recorded now is for the bus beneath."""
+        is_open = drain.over and self._state == "open" and self._block is not None and self._elsewhere is None
+        if is_open and not self._leaving and self._failure is None:
+            self._closed()
 
     def _raise(self, error: BaseException | None) -> None:
         """Raise what failed, unless the block ends with an error of its own."""
@@ -277,6 +288,11 @@ class Life:
             self._home.join(end - time.monotonic() + 2 * MARGIN)
         self._closed()
         return self._result(left)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether a forked child has not used it: there is nothing to close, and what its parent has is its parent's."""
+        return self._state == "forked" and not self._renewals
 
     @property
     def _is_adrift(self) -> bool:

@@ -41,7 +41,7 @@ class Notices:
             self._say(f"{self._who} {sentence}")
 
     def end(self) -> None:
-        """Say what it lost in all, or that it is well again, where that came too late for a look; nothing where neither is so."""
+        """Say what it lost in all, or that it is well again, where that came too late for a look, and how its close failed."""
         stats = self.lane.stats()
         if self._failing_since is not None and not self.lane.trouble:
             self._failing_since = None
@@ -50,6 +50,8 @@ class Notices:
             why = f"; its last error: {stats.last_error}" if stats.last_error else ""
             of = f"{stats.accepted} {noun(stats.accepted, 'record')}"
             self._say(f"{self._who} lost {stats.lost} of {of}: {stats.why_lost}{why}")
+        if self.lane.end_error:
+            self._say(f"{self._who} failed as it was closed: {self.lane.end_error}")
         spool = self.lane.subscription.spool
         if stats.pending:
             where = "lost" if spool is None else f"kept in {spool} for the next start"

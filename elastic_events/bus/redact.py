@@ -84,6 +84,12 @@ _SHAPES = (
     ),
     ("earer", re.compile(r"([Bb]earer\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
     ("EARER", re.compile(r"(BEARER\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
+    ("wandb login", re.compile(r"(wandb login\s{1,3}(?:--\w[\w-]{0,20}\s{1,3}){0,3})[\w-]{32,}"), rf"\1{REDACTED}"),
+    (  # a line of ~/.netrc
+        "password",
+        re.compile(r"(\bmachine\s{1,9}\S{1,128}\s{1,9}login\s{1,9}\S{1,128}\s{1,9}password\s{1,9})\S+"),
+        rf"\1{REDACTED}",
+    ),
 )
 
 # As `_SHAPES`, of texts that hold a mark such as `=` or `:`, which the most do not.
@@ -149,7 +155,9 @@ _BEGINS = (
 _FIRST_TWO = frozenset(begin[:2] for begin in _BEGINS)
 
 # One of these is in each text that `cut_secrets` changes, unless one of `_SECRET_WORDS` or of `_BEGINS` is.
-_SIGNS = ("@", "hook", "uthorization", "UTHORIZATION", "ignature=", "sig=", "-u", "-U", "-p")
+_SIGNS = (
+    *("@", "hook", "uthorization", "UTHORIZATION", "ignature=", "sig=", "-u", "-U", "-p", "redis-cli", "wandb login"),
+)
 
 # `--name value`, `name=value`, `name: value`, `"name": "value"`, `[["name", "value"]]`, `{"name": "name", "value": "value"}`:
 # the name and what stands between.
@@ -197,11 +205,16 @@ _SLURM = re.compile(r"\s*s(?:acct|cancel|info|queue)\s[^;|&\n]*").fullmatch  # w
 _USER_NAME = re.compile(
     r"(?<!\S)(?:-u|--user(?:name)?)[\s=](?![\s-]|\S+\.py(?!\S)|(?:\S*/)?(?:python|bash|sh)[\d.]*(?!\S))"
 ).search
-_SHORT_PASSWORD = re.compile(r"""((?<!\S)-p[\s=]["']?)(?!-|[\d.:]+(?!\S))[^\s"']+""")
+_OTHER_P = r"(?<!srun\s)(?<!sbatch\s)(?<!salloc\s)(?<!mkdir\s)"  # whose -p is a partition, or makes parents
+_SHORT_PASSWORD = re.compile(rf"""({_OTHER_P}(?<!\S)-p[\s=]["']?)(?!-|[\d.:]+(?!\S))[^\s"']+""")
+_REDIS_PASSWORD = re.compile(r"""(redis-cli[^\n;|]{0,256}?\s-a\s{1,3}["']?)[^\s"']+""")
 _JOINED_PASSWORD = re.compile(rf"""((?:{"|".join(_CLIENTS)})[^\n;|]{{0,256}}?\s-p)(?=[^\s=])[^\s"']+""")
 
 # Alone in front of a colon they are words of a sentence: "unexpected token: x".
 _SENTENCE = frozenset({"auth", "bearer", "cookie", "cookies", "key", "otp", "token"})
+
+# Behind "key" alone it is what is sorted by: "key=loss".
+_WORD = re.compile(r"""["']?[a-z_]{1,16}["')\]]*""").fullmatch
 
 # With one of these, or with `=` or `:`, a name may stand before a value: with the second in a list of pairs.
 _DASH = re.compile(r"-(?<![\w-]-)")
@@ -348,13 +361,14 @@ def redact_arguments(items: list[Any]) -> None:
         elif type(value) is str and not value.startswith("-") and _FLAG.fullmatch(flag):
             if flag in _USER_FLAGS:
                 items[index + 1] = _LOGIN.sub(rf"\1{REDACTED}", value)
-            elif _is_secret_name(flag) or (flag == "-p" and _is_password(value, items)):
+            elif _is_secret_name(flag) or (flag == "-p" and _is_password(value, index, items)):
                 items[index + 1] = REDACTED
 
 
-def _is_password(value: str, items: list[Any]) -> bool:
-    """Whether `-p value` is one, of these arguments."""
-    return bool(_SHORT_PASSWORD.match(f"-p {value}") and _names_a_user(_line(items)))
+def _is_password(value: str, index: int, items: list[Any]) -> bool:
+    """Whether `-p value` is one, at this place of these arguments."""
+    before = _line(items[max(index - 1, 0) : index])
+    return bool(_SHORT_PASSWORD.search(f"{before} -p {value}") and _names_a_user(_line(items)))
 
 
 def _has_client(text: str) -> bool:
@@ -371,6 +385,8 @@ def _line(items: list[Any]) -> str:
 
 def _cut_command(text: str) -> str:
     """Cut what the flags of a command line say of who comes: `-u name:secret`, `-p secret`."""
+    if "redis-cli" in text:
+        text = _REDIS_PASSWORD.sub(rf"\1{REDACTED}", text)
     if "-u" in text or "-U" in text:
         text = _USER.sub(rf"\1\2{REDACTED}", text)
         if "curl" in text:
@@ -391,7 +407,8 @@ def _cut_named(text: str) -> str:
         if match.start() < done or alone or not _is_secret_name(match["name"]):
             continue
         value = _VALUE.match(text, match.end())
-        if value:
+        sorts = value and match["name"] == "key" and not match["dashes"] and _WORD(value[0])
+        if value and not sorts:
             parts += text[done : match.end()], value["quote"] or "", REDACTED
             done = _closed(text, value.start()) if value["open"] else value.end()
     return "".join(parts) + text[done:]

@@ -138,9 +138,11 @@ class LoopHome:
         main: Callable[..., Awaitable[None]],
         stop: Callable[[], object],
         failed: Callable[[BaseException], object],
+        over: Callable[[], object],
     ) -> None:
         self.ident: int = threading.get_ident()
         self._failed = failed  # is told what ended the drain
+        self._is_over = over  # is told that it has ended
         self._main = main
         self._stop = stop  # lets the drain close: the loop ends beneath it
         self._loop: Any = current_token().native_token  # asyncio's, or trio's token
@@ -230,6 +232,7 @@ class LoopHome:
         finally:
             self._ready.set()
             self._over.set()
+            self._is_over()
 
     async def _run_watched(self) -> None:
         """Trio cancels its system tasks when the program's own has ended, and waits for them: close then."""

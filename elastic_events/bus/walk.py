@@ -32,6 +32,11 @@ _DEPTH = 16
 ITEMS = 128
 BULK = 1024
 
+#: So many where there are more than `MANY`, numbers apart, of which most stay away in any case: not to stall who emits.
+MANY = 512
+FEW = 48
+FEW_NUMBERS = 256
+
 #: Items that it costs beside to look at a name or a text for the first time, and to search a name that may be a secret's.
 _LOOK = 2
 _SEARCH = 4
@@ -114,18 +119,24 @@ class Walk:
             return
         names: list[Any] = []
         found = [*values]
+        size = 0
         for value in found:  # which grows meanwhile
             if (left := ITEMS - len(found)) <= 0:
                 break
             if type(value) is dict:
+                size += len(value) * (not _are_numbers(value, 1))  # those cost little
                 names += islice(value, left)
                 found += islice(value.values(), left)
             elif type(value) is list or type(value) is tuple:
+                size += len(value) * (not _NUMBERS.issuperset(map(type, value[:1])))
                 found += islice(value, left)
         names = [one for one in names if type(one) is str and len(one) <= SHORT and one not in redactor.safe]
         texts = [one for one in found if type(one) is str and len(one) <= SHORT and one not in redactor.texts]
         if len(found) >= ITEMS:  # it is large, and not all of it stays
             del names[_FIRST:], texts[_FIRST:]
+        if size > MANY:
+            del names[_TOGETHER:], texts[_TOGETHER:]
+            self.items = min(self.items, FEW)
         for at in range(0, max(len(names), len(texts)), _TOGETHER):
             redactor.learn(names[at : at + _TOGETHER], texts[at : at + _TOGETHER])
         self.items -= _SHARE * (len(names) + len(texts))
@@ -274,6 +285,8 @@ class Walk:
         name, value = both
         if type(name) is bytes:  # as ASGI has its headers
             name = name[:KEY].decode("latin-1")
+        elif isinstance(name, str):  # NumPy's, say
+            name = str.__str__(name)
         if type(name) is not str or type(value) in _NUMBERS or not self._is_secret_name(name):
             return None
         self.room -= KEY + _NOTE
@@ -340,7 +353,8 @@ class Walk:
         if count <= _FIRST or not _are_numbers(value, _FIRST):
             return count
         some = dict(islice(dict.items(value), _FIRST))
-        return int(min(count, 1.2 * self.room * len(some) / len(_encode(some)) + _FIRST))
+        fit = self.room * len(some) / len(_encode(some))
+        return count if count <= fit else FEW_NUMBERS if size > MANY else int(min(count, 1.2 * fit + _FIRST))
 
     def _list_of_numbers(self, part: list[Any], size: int) -> list[Any] | None:
         """As `_numbers`, of a list."""

@@ -1,5 +1,6 @@
 """Handlers that do not end when they are cancelled: they cost their own lane, and nothing else."""
 
+import asyncio
 import threading
 import time
 from typing import Any
@@ -8,6 +9,7 @@ import anyio
 import pytest
 
 from elastic_events import EventBus, Retry
+from elastic_events.bus.apart import Calls
 from elastic_events.testing import ListSink
 from tests.recorder.test_collect import until
 
@@ -124,3 +126,19 @@ async def test_a_call_that_ends_as_it_is_cancelled_counts_as_what_it_did() -> No
         bus.put_metric("m", 2)
     assert len(got) == 3
     assert (first.stats().delivered, last.stats().delivered) == (2, 1)
+
+
+async def test_a_call_that_failed_before_it_was_cancelled_counts_as_failed() -> None:
+    """Also of a `CancelledError` of its own, in the very turn of the loop in which the deadline came: it was no attempt."""
+    raised: list[asyncio.CancelledError] = []
+
+    async def cancels_itself() -> None:
+        await asyncio.sleep(0)
+        raised.append(asyncio.CancelledError("mine"))
+        raise raised[0]
+
+    calling = asyncio.create_task(Calls().make(cancels_itself))
+    while not raised:
+        await asyncio.sleep(0)
+    calling.cancel()  # before it has heard of the end
+    assert await calling is raised[0]

@@ -1,5 +1,7 @@
 """Sinks that cannot be opened, or written to, for a while: a delay, told once, and a last attempt at the close."""
 
+import os
+import signal
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -168,6 +170,25 @@ def test_bus_that_is_cancelled_while_it_opens_ends(backend: str, patience: float
         return bus.stats().state == "closed"
 
     assert anyio.run(main, backend=backend)
+
+
+class Interrupted(ListSink):
+    """A sink that hangs while it opens, and whose user has no patience."""
+
+    async def open(self) -> None:
+        """Let Ctrl-C strike the main thread, which waits for this."""
+        os.kill(os.getpid(), signal.SIGINT)
+        await anyio.sleep_forever()
+
+
+def test_ctrl_c_while_a_bus_opens_ends_its_drain() -> None:
+    """It went on to open its sinks, in the thread of a bus that was closed, for as long as the program ran."""
+    bus = EventBus(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        bus.open()
+    assert bus._home is not None
+    bus._home.join(20)
+    assert not bus._home.alive
 
 
 async def test_close_gives_a_sink_that_is_not_open_a_last_attempt() -> None:

@@ -117,6 +117,8 @@ SECRET_VALUES = (
     *(f"joe:{KEY}@db.example/runs", f"db_url=joe:{KEY}@10.0.0.1:5432/runs", f"see github_pat{'_'}11ABCDEF_{KEY}"),
     *(f"https://hooks.slack.com/services/T0/B0/{KEY}", f"https://chat.example/api/webhooks/123/{KEY}"),
     *(JOINED(("sk", "proj", f"ab_{KEY}")), f"hf{'_'}QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUi{KEY}"),
+    *(f"redis-cli -h db -p 6379 -a {KEY} ping", f"wandb login --relogin {KEY}", f"wandb login {KEY}"),
+    *(f"machine api.wandb.ai login user password {KEY}", f"machine h\n  login u\n  password {KEY}\n", f"?key={KEY}"),
     f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{KEY}\n-----END PGP PRIVATE KEY BLOCK-----",
     *(f"https://b.example/x?X-Amz-Date=1&X-Amz-Signature={KEY}", f"https://a.example/c?sv=2020&sig={KEY}&se=1"),
     *(f'{{"secrets": {{"a": {{"b": "x"}}, "c": "{KEY}"}}}}', f'{{\\"secrets\\": {{\\"a\\": \\"{KEY}\\"}}}}'),
@@ -157,6 +159,13 @@ PLAIN_VALUES = (
         "mkdir -p out",
         "docker run -u 1000:1000 -p 80:80 x",
     ),
+    *(
+        "srun -p gpu -u train.sh",
+        "sudo -u joe mkdir -p data",
+        "sbatch -p gpu --user joe run.sh",
+        "key=loss",
+        "f(key=val_loss)",
+    ),
     *("worker:0@node-7/gpu", "mailto:joe@example.com/x", "img:v1@sha256:0123456789abcdef", "cookie: chocolate"),
     *(
         "hooks.example.com/hooks/pre-commit",
@@ -173,6 +182,7 @@ ARGUMENTS = (  # what a list holds, and the place that is cut, of what is left
     (("t.py", "--db-password", "s3cret", "--num-tokens", "5"), 2, "[redacted]"),
     (("curl", "-u", "joe:s3cret", "http://a.example"), 2, "joe:[redacted]"),
     (("mysql", "-u", "root", "-p", "s3cret"), 4, "[redacted]"),
+    (("sudo", "-u", "joe", "mkdir", "-p", "data"), 5, "data"),
     (("mysql", "-uroot", "-ps3cret", "runs"), 2, "-p[redacted]"),
     (("docker", "login", "-p", "s3cret", "--username", "joe"), 3, "[redacted]"),
     (("curl", "-H", "Cookie: sid=s3cret"), 2, "Cookie: [redacted]"),
@@ -246,7 +256,14 @@ def test_arguments_in_a_list_are_redacted_behind_their_flag(arguments: tuple[Any
     assert [one.event.metadata["argv"] for one in seen] == [expected] * 2
 
 
+class Word(str):
+    """A text of another class, as NumPy's are."""
+
+    __slots__ = ()
+
+
 PAIRS = (
+    [(Word("HF_TOKEN"), KEY)],
     [["HF_TOKEN", KEY], ["lr", "0.1"]],
     (("authorization", f"Basic {KEY}"),),
     [(b"x-api-key", KEY.encode())],

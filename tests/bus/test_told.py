@@ -305,3 +305,16 @@ def test_a_thread_tells_the_same(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err.splitlines()[-1] == (
         "elastic_events: handler 'odd' lost 1 of 1 record: 1 failed (1 ValueError); its last error: ValueError: no"
     )
+
+
+async def test_a_sink_that_fails_as_it_is_closed_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a sink kept for its end may be lost with it though it counts as delivered: why is said, once."""
+
+    class Buffering(ListSink):
+        async def aclose(self) -> None:
+            raise OSError("no space left")
+
+    async with EventBus(Buffering()):
+        put_metric("m", 1)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said == "elastic_events: sink 'Buffering' failed as it was closed: OSError: no space left"

@@ -19,7 +19,7 @@ from elastic_events.bus.redact import Redactor
 from elastic_events.bus.ring import Ring
 from elastic_events.bus.weight import weigh
 
-COUNT = 256
+COUNT = 128
 
 
 def event(**metadata: Any) -> Event:

@@ -27,6 +27,14 @@ class File:
 
 def emit(n, name="m"):
     for i in range(n): put_metric(name, i)
+
+def wait_for(child):
+    for _ in range(3000):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid: return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, 9)
+    sys.exit("it did not end")
 """
 
 

@@ -218,6 +218,24 @@ def test_two_asyncio_runs(tmp_path: Path) -> None:
     assert done.values("between") == []
 
 
+def test_a_loop_that_ends_before_its_bus_is_left_closes_that(tmp_path: Path) -> None:
+    """It stayed the one that records went to, and took them for nobody: the bus beneath has them now."""
+    body = """
+    import asyncio
+    async def main():
+        await EventBus(Nobody()).__aenter__()
+        emit(3, "inside")
+    class Nobody(File):
+        async def write(self, records): pass
+    elastic_events.start(File(), interval=60)
+    asyncio.run(main())
+    emit(5, "after")
+    """
+    done = run(body, tmp_path)
+    assert done.values("after") == list(range(5)), done.stderr
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_ctrl_c_in_an_event_loop_still_drains(backend: str, tmp_path: Path) -> None:
     """SIGINT ends the block by its usual exception, after what was recorded was delivered (F29, M5)."""

@@ -54,6 +54,34 @@ def test_child_drains_on_its_timer(tmp_path: Path) -> None:
     assert done.values("child") == list(range(5))
 
 
+@pytest.mark.parametrize("end", ["sys.exit()", "raise ValueError"])
+def test_child_that_records_nothing_writes_nothing(end: str, tmp_path: Path) -> None:
+    """It opened its parent's sinks when it ended, and wrote a ledger in its parent's name: a file cut later looked complete."""
+    body = f"""
+    elastic_events.start(File(), interval=60)
+    child = os.fork()
+    if child == 0: {end}
+    os.waitpid(child, 0)
+    emit(1, "parent")
+    """
+    done = run(body, tmp_path)
+    assert done.kinds == ["metric", "ledger"], done.stderr
+
+
+def test_child_that_records_nothing_waits_for_no_collector(tmp_path: Path) -> None:
+    """It waited for the end of the one that its parent, which lives, still needs."""
+    body = """
+    elastic_events.start("jsonl:///" + OUT + ".jsonl", timeout=300)
+    child = os.fork()
+    if child == 0: sys.exit()
+    os.waitpid(child, 0)
+    print("ended")
+    elastic_events.stop(20)
+    """
+    done = run(body, tmp_path, timeout=60)
+    assert done.stdout == "ended\n", done.stderr
+
+
 def test_multiprocessing_fork_child_of_a_started_bus(tmp_path: Path) -> None:
     """A child of a process that had a bus delivers at its own end, without a line of code (F10)."""
     body = """

@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from elastic_events.api import Event, EventSource
 from elastic_events.front import record
+from elastic_events.observe import seam
 from elastic_events.observe.folded import is_framework
 
 __all__ = ("failed", "forget", "guarded", "hook", "is_off", "switch_off")
@@ -81,8 +82,7 @@ def hook(part: str, function: Callable[[T], object]) -> Callable[[T, object, obj
             if not failed(part, function.__name__, error):
                 raise
 
-    vars(call)["_torchdynamo_disable"] = True  # where a step is compiled, torch would warn of what it cannot trace
-    return call
+    return seam.uncompiled(call)
 
 
 def failed(part: str, where: str, error: Exception) -> bool:

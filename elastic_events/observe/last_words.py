@@ -3,7 +3,7 @@
 | what | how it is seen | event |
 |---|---|---|
 | an exception that nobody catches | `sys.excepthook`; where a program replaces that later, at exit | `worker.exception` |
-| the same in another thread | `threading.excepthook` | `thread.exception` |
+| the same in another thread, or handed over by the script | `threading.excepthook`, `sys.excepthook` | `thread.exception` |
 | `sys.exit(n)`, `os._exit(n)` | a wrapper of the function | `worker.exit` |
 | segfault, abort, bus error | `faulthandler`, into a file beside torch's error file | the agent's `worker.failed` |
 
@@ -77,12 +77,16 @@ class _Words:
 
         def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
             with suppress(Exception):  # what its own `__str__` raises, Python would tell of instead of it
-                self.raised(error, trace)
+                if error is getattr(sys, "last_value", None):  # so Python calls it, for what ends the main thread
+                    self.raised(error, trace)
+                else:  # so a script calls it, for what it caught; or its hook for threads, for what ended one
+                    self._raised_beside(error, trace, threading.current_thread())
             before(kind, error, trace)
 
         def thread_excepthook(args: threading.ExceptHookArgs, /) -> None:
             with suppress(Exception):
-                self._raised_in_thread(args)
+                if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+                    self._raised_beside(args.exc_value, args.exc_traceback, args.thread)
             thread_before(args)
 
         sys.excepthook, threading.excepthook = excepthook, thread_excepthook
@@ -112,12 +116,12 @@ class _Words:
             _write_error_file(error, trace)
 
     @guarded("errors")
-    def _raised_in_thread(self, args: threading.ExceptHookArgs) -> None:
-        error = args.exc_value
-        if error is None or isinstance(error, SystemExit):
-            return
-        thread = args.thread.name if args.thread is not None else None
-        about = {**_about(error, args.exc_traceback), "thread": thread}
+    def _raised_beside(
+        self, error: BaseException, trace: TracebackType | None, thread: threading.Thread | None
+    ) -> None:
+        """Tell an exception that ends no more than a thread."""
+        name = None if thread is None or thread is threading.main_thread() else thread.name
+        about = {**_about(error, trace), "thread": name}
         record(Event("thread.exception", EventSource.WORKER, 0, about))
 
     @guarded("errors")

@@ -104,7 +104,7 @@ def _wrapped(original: Callable[..., Any], begins: Callable[..., Any]) -> Callab
             _ends(*begun)
         return result
 
-    return call
+    return seam.uncompiled(call)
 
 
 def _first(f: Any = None, *_args: Any, **_options: Any) -> Any:

@@ -2,7 +2,9 @@
 
 import logging
 import sys
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 __all__ = (
     "CHECKPOINT_LOGGERS",
@@ -11,7 +13,10 @@ __all__ = (
     "grad_scaler",
     "is_within_a_step",
     "makes_its_state",
+    "uncompiled",
 )
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Torch makes these loggers when it needs them, by these names (torch.distributed.c10d_logger): whoever asks `logging` first
 # makes them, and imports nothing of torch.
@@ -65,3 +70,17 @@ def makes_its_state(optimizer: object) -> bool:
             return frame is not None
         frame = frame.f_back  # type: ignore[assignment]
     return False
+
+
+def uncompiled(function: F, *, within: bool = True) -> F:
+    """Return `function`, which `torch.compile` leaves as it is, and `within` it what it calls: that is ours, and no one's graph.
+
+    Where a script compiles its whole step it would warn of what it cannot trace, and compile forty functions of ours.
+    """
+    vars(function)["_torchdynamo_disable"] = True  # it is not traced where it is called
+    with suppress(AttributeError):  # nor when it runs; an older torch tries to
+        frames: Any = sys.modules.get("torch")._C._dynamo.eval_frame  # type: ignore[union-attr]  # noqa: SLF001
+        skip, default = frames._FrameAction.SKIP, frames._FrameAction.DEFAULT  # noqa: SLF001
+        strategy = frames._FrameExecStrategy(skip, skip if within else default)  # noqa: SLF001
+        frames.set_code_exec_strategy(function.__code__, strategy)
+    return function

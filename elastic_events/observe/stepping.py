@@ -124,16 +124,16 @@ def begin_steps() -> None:
 
 def _watch_scaler(scaler: Any) -> None:
     """Count the steps that a GradScaler leaves out since a gradient was infinite: the loop counts them, too."""
-    original = scaler.step
+    original, scaled = scaler.step, seam.uncompiled(_scaled)
 
     @wraps(original)
     def step(self: Any, optimizer: Any, *args: Any, **options: Any) -> Any:
         done, waits = steps.done, len(steps.rounds.stepped)
         result = original(self, optimizer, *args, **options)
-        _scaled(optimizer, steps.done == done and len(steps.rounds.stepped) == waits)
+        scaled(optimizer, steps.done == done and len(steps.rounds.stepped) == waits)
         return result
 
-    scaler.step = step
+    scaler.step = seam.uncompiled(step, within=False)
 
 
 @guarded("steps")
@@ -144,13 +144,15 @@ def _scaled(optimizer: Any, left_out: bool) -> None:
 
 def _watch_mode() -> None:
     """See where an evaluation ends that has no DataLoader of its own: `model.eval()` before it, `model.train()` behind it."""
+    from torch.compiler import is_compiling
     from torch.nn import Module
 
     original = Module.train
 
     @wraps(original)
     def train(self: Any, mode: bool = True) -> Any:
-        if steps._evaluates is bool(mode):  # noqa: SLF001 - each module calls it of all that are in it
+        # Asked first: what is compiled is to hold nothing of ours. Each module calls it of all that are in it.
+        if not is_compiling() and steps._evaluates is bool(mode):  # noqa: SLF001
             _mode(bool(mode))
         return original(self, mode)
 
@@ -187,7 +189,7 @@ def begin_data() -> None:
                     raise
         return batch
 
-    iterator.__next__ = following
+    iterator.__next__ = seam.uncompiled(following)
 
 
 @guarded("data")

@@ -79,6 +79,19 @@ def hooked():
     raises()
 
 
+def logged():
+    """Goes on behind what it hands to the hook: what ended a thread, and what it caught."""
+    threading.excepthook = lambda args: sys.excepthook(args.exc_type, args.exc_value, args.exc_traceback)
+    worker = threading.Thread(target=raises)
+    worker.start()
+    worker.join()
+    try:
+        raises()
+    except ValueError:
+        sys.excepthook(*sys.exc_info())
+    os.abort()  # logged
+
+
 def recorded():
     from torch.distributed.elastic.multiprocessing.errors import record
 

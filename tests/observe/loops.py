@@ -203,6 +203,48 @@ def compiled_step():
         return loop(model, optimizer)
 
 
+def compiled_whole():
+    """A step that is compiled with all that it does, and a function in both modes that has to be one graph."""
+    from torch._dynamo.convert_frame import input_codes
+
+    from elastic_events.observe import stepping
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.1), torch.nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def loss_of_both_modes(batch):
+        model.eval()
+        seen = loss_of(model, batch)
+        model.train()
+        return seen.detach() + loss_of(model, batch)
+
+    @torch.compile(backend="eager")
+    def step(batch):
+        scaler.scale(loss_of(model, batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        torch.save(model.state_dict(), "model.pt")
+
+    @torch.compile(backend="eager")
+    def epoch():
+        for batch in batches(6):
+            step(batch)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Dynamo does not know")
+        for batch in batches(3):
+            loss_of_both_modes(batch).backward()
+            optimizer.step()
+        epoch()
+        step(next(iter(batches(1))))
+    compiled = {(code.co_filename, code.co_name) for seen in input_codes.seen if (code := seen())}
+    assert {one for one in compiled if "elastic_events" in one[0]} <= {(stepping.__file__, "train")}
+    return 10
+
+
 def saves():
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -26,6 +26,7 @@ DEATHS = {
     "abort": ("SIGABRT", None, "abort"),
     "imports": (1, "ModuleNotFoundError: No module named", "imports"),
     "hooked": (1, "ValueError: the loss is no number", "raises"),
+    "logged": ("SIGABRT", None, "logged"),
     "recorded": (1, "ValueError: the loss is no number", "raises"),
 }
 
@@ -42,7 +43,7 @@ def test_every_death_is_told_with_its_place(tmp_path: Path) -> None:
     assert len(found) == len(DEATHS), job.output
     for failure, (kind, (ending, message, comment)) in zip(found, DEATHS.items(), strict=True):
         assert failure["signal" if isinstance(ending, str) else "exit_code"] == ending, kind
-        assert (failure["message"] or "").startswith(message or ""), kind
+        assert (failure["message"] or "").startswith(message) if message else failure["message"] is None, kind
         assert (failure["file"], failure["line"]) == (str(SCRIPT), line_of(SCRIPT, comment)), kind
     assert not job.events("observe.off")
     # The script's own output, with the whole traceback.

@@ -71,6 +71,7 @@ KINDS = [
         "raises",
         "compiled",
         "compiled_step",
+        "compiled_whole",
     ),
     "evaluates",
 ]

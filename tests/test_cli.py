@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 from click.testing import CliRunner
 
@@ -13,13 +14,17 @@ from elastic_events.bus.context import Context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
 from elastic_events.cli.group import COMMANDS, elastic_events
+from elastic_events.cli.recover import send
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.jsonl import read_jsonl
 from elastic_events.sinks.sqlite import read_sqlite
+from elastic_events.sinks.urls import SCHEMES
+from elastic_events.testing import GatedSink
 from tests.programs import environment, python
 from tests.reading.runs import two_attempts
 from tests.reading.test_source import database, jsonl
 from tests.recorder.test_recorder import record_some
+from tests.sinks.factory import metrics
 
 
 def command(*arguments: str, cwd: Path, timeout: float = 60, before: str = "") -> "subprocess.CompletedProcess[str]":
@@ -123,6 +128,13 @@ def test_replay_sends_what_stands_twice_once(tmp_path: Path) -> None:
         f"{len(records)} of {len(records)} records delivered to jsonl:///out.jsonl\n",
     )
     assert len([r for r in read_jsonl(tmp_path / "out.jsonl") if r.kind != "ledger"]) == len(records)
+
+
+def test_replay_waits_once_for_a_sink_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--timeout` is how long a sink may take none, not how long for each part of what is sent: 100,000 records took hours."""
+    monkeypatch.setitem(SCHEMES, "stuck", lambda _url: GatedSink())
+    stats = anyio.run(send, metrics(2000), "stuck:", 0.05)
+    assert (stats.delivered, stats.accepted) == (0, 512)
 
 
 def test_replay_tells_what_it_cannot_read(tmp_path: Path) -> None:

@@ -69,11 +69,12 @@ def command(directory: Path, url: str | None, last: int | None, timeout: float) 
 
 
 async def send(records: Sequence[Record], url: str, timeout: float) -> LaneStats:
-    """Deliver `records` to the sink of `url`, `timeout` seconds a batch at most; return the ledger."""
+    """Deliver `records` to the sink of `url` until that takes none for `timeout` seconds; return the ledger."""
     async with EventBus(url, timeout=timeout, recorder=False) as bus:
         for start in range(0, len(records), 512):
             bus._feed(records[start : start + 512])
-            await bus.flush(timeout)
+            if not await bus.flush(timeout):
+                break  # what is left has not been tried: all of it would take as long again for each part
     return next(iter(bus.stats().lanes.values()))
 
 

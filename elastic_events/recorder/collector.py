@@ -33,6 +33,10 @@ LATER = SCARCE | {errno.ENOENT, errno.EIO}
 #: Marks that wait, a file. Each stands for those before it: with fewer of them a file learns a little later what is delivered.
 MARKS = 256
 
+#: Sequence numbers from here on are those of deaths, and no process gets there: one that was told dead and records again, as
+#: from where its lock cannot be seen, repeats none, or a sink that knows records by their ids would drop one of the two.
+BEYOND = 2**52
+
 #: Damaged files that are kept aside, a directory.
 QUARANTINE = 16
 
@@ -72,6 +76,7 @@ class _File:
         self.marks: list[_Mark] = []
         self.told: dict[str, int] = {}  # losses that were reported
         self.over = False  # nothing more will be written to it
+        self.died = False  # over, and its process did not end it: to be told
         self.ended = False  # over, and read to its end
         self.begun = False
         self._safe: _Mark | None = None
@@ -241,9 +246,11 @@ class Collector:
         return True
 
     def judge(self) -> None:
-        """Look which files will not be written any more."""
+        """Look which files will not be written any more. It does I/O."""
         for file in list(self._files.values()):
-            file.over = file.over or file.reader.closed or not file.reader.alive
+            if not file.over and not file.reader.alive:
+                file.died = not file.reader.closed and not is_another(file.reader.header)
+                file.over = True
 
     def sweep(self, *, last: bool = False) -> float:
         """Feed what is new, note what was delivered, report the dead; return the share of a ring that was found filled.
@@ -296,7 +303,7 @@ class Collector:
         reader, before = file.reader, file.reader.positions
         with reader.or_nothing():
             records = list(reader.all_dead()) if file.over else reader.look(LOOK)
-        if file.over and not reader.closed and not is_another(reader.header):
+        if file.died:
             records.append(self._death(file))
         if records or reader.positions != before or not file.begun:
             # The first mark also stands for what an earlier collector read: it may still be in the lanes' spools.
@@ -324,7 +331,7 @@ class Collector:
                 tell(_event("recorder.lost", **about, reason=reason, count=new, total=count))
 
     def _death(self, file: _File) -> Record:
-        """Return `worker.died`, as the record after the process's last: a collector that repeats it repeats its id."""
+        """Return `worker.died`, as a record behind the process's last: a collector that repeats it repeats its id."""
         header = file.reader.header
         context = header.context
         code = self._code(context.pid)
@@ -340,7 +347,7 @@ class Collector:
             **ended,
         }
         name = "agent.died" if header.source == "AGENT" else "worker.died"
-        seq = file.reader.rings[0].position
+        seq = BEYOND + file.reader.rings[0].position
         return record_of("event", seq, time.time_ns(), now, name, "null", ("AGENT", 0, about), context, 0, True)
 
     def _code(self, pid: int) -> int | None:

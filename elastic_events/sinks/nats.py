@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult
@@ -117,7 +117,7 @@ class NatsSink:
             try:
                 await self._link.ensure_stream()
                 self._most = min(MESSAGE_BYTES, self._link.largest)
-                self._check_window()
+                self._look_at_stream()
                 self._inbox = self._link.client.new_inbox()
                 await self._link.client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
             except BaseException:
@@ -216,21 +216,25 @@ class NatsSink:
             self.duplicates += answer is _DUPLICATE
             message.settle(answer)
 
-    def _check_window(self) -> None:
-        """Remark that the stream forgets message ids sooner than a lane gives up trying.
+    def _look_at_stream(self) -> None:
+        """Remark, once each, what a person should know of the stream."""
+        for remark in (*self._link.habits, *self._short_window()):
+            if remark not in self.remarks:
+                self.remarks.append(remark)
+
+    def _short_window(self) -> Iterator[str]:
+        """Yield that the stream forgets message ids sooner than a lane gives up trying.
 
         A lane that never gives up is held to the window of the streams that are made here: no window is long enough for it.
         """
         window, never = self._link.duplicate_window, self.budget == math.inf
         if window is None or window >= (DUPLICATE_WINDOW if never else self.budget):
             return
-        remark = (
+        yield (
             f"the NATS stream {self.target.stream!r} knows a message again for {window:g} s, and a batch is tried "
             f"{'until it arrives' if never else f'for {self.budget:g} s'}: what comes again later is stored twice; "
             "elastic-events reads it once"
         )
-        if remark not in self.remarks:
-            self.remarks.append(remark)
 
     def _denied(self, denied: str) -> None:
         for message in list(self._waiting.values()):

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import anyio
@@ -44,6 +44,7 @@ class Link:
         self._client_class = _client_class(insist_on_tls=target.tls or bool(target.tls_ca or target.tls_cert))
         self.largest: int = _NO_LIMIT  # bytes of a message, header included, that server and stream take
         self.duplicate_window: float | None = None  # seconds, of the stream; None where it is not known
+        self.habits: tuple[str, ...] = ()  # what a person should know of a stream that somebody else made
         self._files: dict[str, Any] = {}
         self.last_error: Exception | None = None
         self.denied: Callable[[str], None] = lambda _subject: None  # told of each subject that we may not use
@@ -155,6 +156,7 @@ class Link:
         if config.max_msg_size is not None and config.max_msg_size > 0:
             self.largest = min(self.largest, config.max_msg_size)
         self.duplicate_window = config.duplicate_window
+        self.habits = tuple(f"the NATS stream {self.target.stream!r} {habit}" for habit in _habits(config))
 
     async def _create(self, jetstream: Any, subjects: str) -> bool:
         """Create the stream; return whether it is ours, and not one that was made meanwhile with other settings."""
@@ -276,6 +278,23 @@ class Link:
 
     def _no_jetstream(self) -> ConfigError:
         return ConfigError(f"the NATS server at {self.target.where} has no JetStream: start it with -js")
+
+
+def _habits(config: Any) -> Iterator[str]:
+    """Yield what keeps a stream from having, for who reads it later, all that was written to it."""
+    retention = getattr(config.retention, "value", config.retention) or "limits"
+    if retention != "limits":
+        yield (
+            f"has the retention {retention!r}: it keeps a message only until its consumers have it, and elastic-events "
+            "reads back what is left; name a stream whose retention is 'limits'"
+        )
+    if (config.max_msgs_per_subject or 0) > 0:
+        yield (
+            f"keeps the last {config.max_msgs_per_subject} messages of each subject, and one subject has all metric points "
+            "of a run: the older ones go"
+        )
+    if config.no_ack:
+        yield "acknowledges nothing (no_ack): no record counts as delivered, and each is sent until its retry budget is spent"
 
 
 class _NotConnectedError(Exception):

@@ -8,6 +8,7 @@ import anyio
 
 from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.bus.record import Record
+from elastic_events.bus.text import counted
 from elastic_events.sinks.nats_link import Link
 from elastic_events.sinks.nats_target import Target, target, token
 from elastic_events.sinks.options import Options, split_url
@@ -67,7 +68,7 @@ class NatsReader:
         self._last = 0  # sequence of the last message that was handed out, or is not wanted
         self._created: Any = None  # when the stream was made that this is a sequence of; None where we may not ask
         self._wanted = 0  # messages that the open request may still bring
-        self._pending = 0  # messages behind the last one
+        self._pending = self._held = 0  # messages behind the last one; all of the stream, under any subject
         self._waited = False  # the last request brought nothing, though messages were behind the last one
         self._handed = False  # a message is with whoever asked: nobody has its records for sure until he asks again
         self._unacknowledged: Any = None
@@ -77,13 +78,19 @@ class NatsReader:
         """Connect and find the stream.
 
         Raises:
-            InputError: there is no such stream.
+            InputError: there is no such stream, or all that it holds is under another prefix, as in a mirror.
             ConfigError: no server, no JetStream, or a trio loop.
         """
         try:
             await self._connect()
         except TransientError as error:
             raise ConfigError(str(error)) from None
+        if self._held and not (self._pending or self.run or self.follow or self.durable or self.live):
+            await self.aclose()
+            held = f"the NATS stream {self.target.stream!r} holds {counted(self._held, 'message')}"
+            raise InputError(
+                f"{held}, none of them under {self.target.root}.>: name the prefix that they have by ?prefix="
+            )
 
     async def batch(self) -> list[Record] | None:
         """Return the next records, or None at the end.
@@ -96,13 +103,14 @@ class NatsReader:
         while True:
             try:
                 message = await self._message()
+                if message is None:
+                    await self._acknowledge()
             except TransientError as error:
                 if not self.follow and anyio.current_time() - since > PATIENCE:
                     raise InputError(f"the NATS server at {self.target.where} hands out nothing: {error}") from None
                 await self._again()
                 continue
             if message is None:
-                await self._acknowledge()
                 return None
             records = self._records(message)
             if records:
@@ -170,6 +178,7 @@ class NatsReader:
         except ConfigError:  # a user who may read need not have the right to ask
             return self.live
         known, self._created = self._created, info.created
+        self._held = info.state.messages
         if known not in (None, info.created):
             self._last = 0
             return False
@@ -241,6 +250,7 @@ class NatsReader:
                 self._last = sequence
                 self._unacknowledged = message
                 return message
+            self._unacknowledged = message  # it came again, since its acknowledgement was lost
 
     async def _arrival(self) -> Any:
         """Return what came to the inbox: a message, or that there is none."""

@@ -72,7 +72,7 @@ class Steps:
 
     def _step(self, record: Record, tag: str) -> int:
         # A roll-up passes the marks on as they are; its sums have the time of the last point, in a name of their own.
-        marks = self._marks.get(record.context.process.removesuffix(SUFFIX))
+        marks = self._marks.get(record.context.process.partition(SUFFIX)[0])
         if marks:
             place = bisect_right(marks, (record.monotonic_ns, math.inf))
             return marks[max(place - 1, 0)][1]

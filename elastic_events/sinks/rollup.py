@@ -13,14 +13,14 @@ from typing import Any
 import anyio
 import msgspec
 
-from elastic_events.bus.errors import PERMANENT, ConfigError, MissingExtra, PermanentError
+from elastic_events.bus.errors import PERMANENT, ConfigError, MissingExtra, PermanentError, TransientError, told
 from elastic_events.bus.handler import BATCH, CallableSink, Sink
 from elastic_events.bus.record import Record, record_of
 from elastic_events.sinks.options import parse_duration
 
 __all__ = ("SUFFIX", "Rollup")
 
-#: What a roll-up appends to the name of the process whose points it sums up.
+#: What a roll-up appends to the name of the process whose points it sums up, before its interval.
 SUFFIX = "~rollup"
 
 #: Values of a window that are kept as they are; beyond, they go into a digest.
@@ -34,6 +34,9 @@ _SUMS = 6
 
 #: Seconds that the timer gives the sink, as a lane does by default.
 WRITE_TIMEOUT = 30.0
+
+#: Seconds of the last attempt to pass on what is left; the lane gives closing one second.
+LAST_TRY = 0.5
 
 #: Ids of the points of a failed batch that are remembered until the batch comes again.
 _REMEMBERED = 65_536
@@ -51,11 +54,11 @@ class Rollup:
     Intervals are those of the points' own times, beginning at multiples of `every`, so a replay is summed up as the
     original was. One is passed on when a point of the next arrives, when nothing more came for `every` seconds, before
     the lane's ledger, and on closing. The made records' ids follow from the points: a retry makes the same ones, under a
-    process name of their own, with gaps in `seq`.
+    process name of their own and of the interval, with gaps in `seq`.
 
     Delivered means, of a metric point: summed up in memory; a process that is killed loses up to `every` seconds of
-    them. What the sink behind refuses for good is counted in `lost`. The ledger record that passes says `absorbed`,
-    `emitted` and `lost`: records behind = delivered - absorbed + emitted - lost.
+    them. What the sink behind refuses for good, or does not take at the end, is counted in `lost`, and told then. The ledger
+    record that passes says `absorbed`, `emitted` and `lost`: records behind = delivered - absorbed + emitted - lost.
 
     Args:
         sink: what gets the records.
@@ -93,6 +96,7 @@ class Rollup:
         self.absorbed: int = 0  #: metric points that were summed up
         self.emitted: int = 0  #: records made of them
         self.lost: int = 0  #: made records that the sink refused for good, or that were too many
+        self._why = "too many waited"  # of the last ones that were lost
         self._windows: dict[tuple[str, str, str, str], _Window] = {}
         self._ready: list[Record] = []  # made, and not yet taken
         self._done: dict[str, None] = {}  # what is dealt with of a batch that failed: the batch comes again
@@ -132,17 +136,26 @@ class Rollup:
             self._done.pop(record.id, None)
 
     async def aclose(self) -> None:
-        """Pass on what is left, in one attempt, and close the sink behind."""
+        """Pass on what is left, in one attempt, and close the sink behind.
+
+        Raises:
+            TransientError: sums were lost, now or earlier: how many, and why.
+        """
         if self._timer is not None:
             self._timer.cancel()
         self._close_windows()
         try:
-            async with self._turn:
-                await self._deliver()
+            with anyio.fail_after(LAST_TRY):
+                async with self._turn:
+                    await self._deliver()
+        except Exception as error:  # noqa: BLE001 - whatever the sink raises costs what it did not take
+            self._why = told(error)
         finally:
             self.lost += len(self._ready)
             self._ready = []
             await self.sink.aclose()
+        if self.lost:
+            raise TransientError(f"{self.lost} of {self.emitted} sums of the roll-up are lost: {self._why}")
 
     def __repr__(self) -> str:
         return f"<Rollup {self.every:g} s of {self.sink!r}, {self.absorbed} absorbed, {self.emitted} emitted>"
@@ -177,7 +190,7 @@ class Rollup:
         self.absorbed += 1
 
     def _close(self, key: tuple[str, str, str, str]) -> None:
-        made = self._windows.pop(key).records(self.quantiles)
+        made = self._windows.pop(key).records(self.quantiles, f"{SUFFIX}{self.every:g}")
         self.emitted += len(made)
         self._ready += made
         excess = len(self._ready) - READY
@@ -215,6 +228,7 @@ class Rollup:
                     size = len(batch) // 2
                     continue
                 self.lost += len(rejected) or 1
+                self._why = told(error)
             del self._ready[: len(batch)]
             size = min(size * 2, self._most)
 
@@ -285,7 +299,7 @@ class _Window:
             self.digest.batch_update(self.values)
             self.values = []
 
-    def records(self, quantiles: Sequence[float]) -> list[Record]:
+    def records(self, quantiles: Sequence[float], suffix: str) -> list[Record]:
         """Return the sums as metric points."""
         numbers: dict[str, float] = {"count": self.count, "last": self.value}
         if self.count > self.odd:
@@ -294,7 +308,7 @@ class _Window:
         if self.odd:
             numbers["nonfinite"] = self.odd
         last = self.last
-        context = msgspec.structs.replace(last.context, process=f"{last.context.process}{SUFFIX}")
+        context = msgspec.structs.replace(last.context, process=f"{last.context.process}{suffix}")
         # The last point of a window is in no other: its sequence number, with room for the sums, is theirs alone.
         room = max(64, _SUMS + len(quantiles))
         return [

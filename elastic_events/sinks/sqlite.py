@@ -27,14 +27,17 @@ from elastic_events.sinks.sqlite_schema import (
     ALL_CONTEXTS,
     SELECT,
     TABLES,
+    beside,
     check_owner,
     connect,
     create,
     find_context,
     from_row,
+    identity,
     insert,
     is_passing,
     prepare,
+    remove,
     to_values,
 )
 from elastic_events.sinks.stored import Damaged, NothingYet, Place, Reading, from_json, to_json
@@ -80,6 +83,7 @@ class SqliteSink(EncodingSink["_Rows"]):
         self.timeout = timeout
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode of the file that is open
+        self._beside: dict[Path, tuple[int, int]] = {}  # those of its WAL, and of the WAL's index
         self._contexts: dict[Context, tuple[int, int]] = {}  # context -> its origin and context in the file
 
     def __repr__(self) -> str:
@@ -101,7 +105,8 @@ class SqliteSink(EncodingSink["_Rows"]):
         try:
             self._connection = connect(self.path, self.timeout)
             prepare(self._connection, self.path)
-            self._file = _identity(self.path)
+            self._file = identity(self.path)
+            self._beside = beside(self.path)
         except sqlite3.Error as error:
             self.close_now()
             wrong = TransientError if is_passing(error) else ConfigError
@@ -117,7 +122,7 @@ class SqliteSink(EncodingSink["_Rows"]):
 
     def write_encoded(self, parts: Sequence["_Rows"]) -> None:
         """Insert the rows that are not there yet, in one transaction."""
-        if self._connection is None or _identity(self.path) != self._file:
+        if self._connection is None or identity(self.path) != self._file:
             self._open_again()
         try:
             self._write(parts)
@@ -144,12 +149,23 @@ class SqliteSink(EncodingSink["_Rows"]):
 
     def _open_again(self) -> None:
         """Somebody removed or replaced the file: what is written to the old one, nobody would ever read."""
+        if self._connection is not None:
+            self._let_go(self._connection)
         self.close_now()
         try:
             self.open_now()
         except ConfigError as error:
             self.close_now()
             raise OSError(str(error)) from None  # the file system may come back: worth another try
+
+    def _let_go(self, connection: sqlite3.Connection) -> None:
+        # The WAL stays under the name: who moved the file would miss what is in it, and the new one would be given that.
+        with contextlib.suppress(sqlite3.Error):
+            busy, held, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy and not held == moved >= 0:
+                raise TransientError(f"{self.path} was moved or removed, and another program still reads what it was")
+        # Nor may the new file share it with who has the moved one open: each would get pages of the other.
+        remove(self._beside)
 
     def _write(self, parts: Sequence["_Rows"]) -> None:
         connection = self._connection
@@ -190,14 +206,6 @@ class _Rows(NamedTuple):
 
     records: Sequence[Record]
     groups: list[tuple[Kind, Context, list[Any]]]
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def from_url(url: SplitResult) -> SqliteSink:
@@ -305,7 +313,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     modes = ["mode=rw", "mode=ro"]
     if not path.with_name(f"{path.name}-wal").exists():
         modes.append("mode=ro&immutable=1")
-    address = quote(str(path.absolute()))
+    address = quote(os.fsencode(path.absolute()))
     failure: sqlite3.Error | None = None
     for mode in modes:
         connection = None

@@ -9,6 +9,9 @@ __all__ = ("Retention",)
 #: Seconds between two looks.
 EVERY = 10.0
 
+#: Seconds that a look may take, about: a batch waits for it. What is left to remove goes after the next batches.
+LONGEST = 1.0
+
 #: Rows that go in one transaction: other processes write between two of them.
 ROWS = 20_000
 
@@ -31,32 +34,44 @@ class Retention:
     Args:
         max_age: seconds that a record is kept, by its own time; None for ever.
         max_size: bytes of the file, without its WAL; None for any. For its sake metric points go before events.
-        clock: seconds since the epoch; for tests.
+        clock, every, longest: seconds since the epoch, between two looks, and of one look; for tests.
     """
 
     def __init__(
-        self, max_age: float | None, max_size: int | None, clock: Callable[[], float] = time.time, every: float = EVERY
+        self,
+        max_age: float | None,
+        max_size: int | None,
+        clock: Callable[[], float] = time.time,
+        every: float = EVERY,
+        longest: float = LONGEST,
     ) -> None:
         self.max_age = max_age
         self.max_size = max_size
         self.removed: int = 0  #: records
         self._clock = clock
         self._every = every
-        self._next = 0.0
+        self._longest = longest
+        self._next = self._until = 0.0
 
     def apply(self, connection: sqlite3.Connection) -> None:
         """Remove what is too old, or too much, if it is time to look; a file that others use is left for the next look."""
         if (self.max_age is None and self.max_size is None) or time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + self._every
+        begun = time.monotonic()
+        self._next, self._until = begun + self._every, begun + self._longest
         try:
             if self.max_age is not None:
                 self._expire(connection, int((self._clock() - self.max_age) * 1e9))
             if self.max_size is not None and _size(connection) > self.max_size:
                 self._shrink(connection, int(self.max_size * LEFT))
+            if self._is_late():
+                self._next = 0.0
         except sqlite3.OperationalError:  # locked, or no room: what was to go may go later
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._until
 
     def _expire(self, connection: sqlite3.Connection, before_ns: int) -> None:
         for table in _TABLES:
@@ -64,6 +79,8 @@ class Retention:
             while removed == ROWS:
                 removed = self._remove(connection, table, f"time_ns < {before_ns}", ROWS)
                 self.removed += removed
+                if self._is_late():
+                    break
 
     def _shrink(self, connection: sqlite3.Connection, size: int) -> None:
         for table in _TABLES:
@@ -82,6 +99,8 @@ class Retention:
                 # As many as what is too much takes, by what these took; more by and by, since they took whole pages.
                 wanted = (now - size) * removed // (before - now) if now < before else ROWS
                 rows, before = max(1, min(wanted, 4 * rows, ROWS)), now
+                if self._is_late():
+                    return
 
     @staticmethod
     def _remove(connection: sqlite3.Connection, table: str, which: str, rows: int) -> int:

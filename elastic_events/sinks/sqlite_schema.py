@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,18 @@ __all__ = (
     "ALL_CONTEXTS",
     "SELECT",
     "TABLES",
+    "beside",
     "check_owner",
     "connect",
     "create",
     "find_context",
     "from_row",
+    "identity",
     "insert",
     "insertion",
     "is_passing",
     "prepare",
+    "remove",
     "to_row",
     "to_values",
 )
@@ -82,9 +85,12 @@ def create(path: Path) -> None:
     Closing a descriptor of a database drops the locks of every connection that this process has to it.
     """
     check_path(path)
+    left = beside(path)  # before it is known that the file is not there
     if path.exists():
         return
     try:
+        # Of a file that was moved or removed, and that others may have open: the new one would share the index of their WAL.
+        remove(left)
         os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         check_path(path)  # another process was faster
@@ -92,9 +98,31 @@ def create(path: Path) -> None:
         raise failure(path, error) from None
 
 
+def beside(path: Path) -> dict[Path, tuple[int, int]]:
+    """Return what SQLite keeps beside a file, the WAL and its index, as far as they are there; see `identity`."""
+    places = (path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm"))
+    return {place: known for place in places if (known := identity(place))}
+
+
+def remove(found: Mapping[Path, tuple[int, int]]) -> None:
+    """Remove what `beside` found, unless it is gone, or another one has its name."""
+    for place, known in found.items():
+        if known == identity(place):
+            place.unlink(missing_ok=True)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and the inode of a file; None: it is not there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
     # With two slashes in front, which a path may begin with itself: behind them a host would stand, and there is none.
-    address = f"file://{quote(str(path.absolute()))}?mode=rw"
+    address = f"file://{quote(os.fsencode(path.absolute()))}?mode=rw"
     # The thread that opens is the only one that writes; but an interpreter at its end may close from another.
     # Statements of all lengths up to `ROWS` are written, each some 100 KiB when it is compiled: keep a few, not all.
     return sqlite3.connect(

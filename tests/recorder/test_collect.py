@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from elastic_events import ConfigError, EventBus, InputError, Record
+from elastic_events import ConfigError, Event, EventBus, EventSource, InputError, Record
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
@@ -91,6 +91,18 @@ async def test_live_worker_is_tailed_and_killed_worker_adopted(folder: Path) -> 
     assert 0 < died[0].metadata["last_record_age_s"] < 30
     assert [r.fields[0] for r in sink.payload if r.name == "m"] == list(range(200))
     assert {(r.context.rank, r.context.run_id) for r in sink.payload if r.name == "m"} == {(3, "job")}
+
+
+async def test_death_of_one_that_nobody_has_waited_for_is_told_without_a_look_from_the_loop(folder: Path) -> None:
+    """A killed worker is a zombie until its launcher waits: /proc still tells of it, and is read in the thread."""
+    worker = await anyio.to_thread.run_sync(start, folder, 10)
+    sink = ListSink()
+    async with EventBus(sink, interval=0.005) as bus:
+        await bus.collect(folder, interval=0.005)
+        worker.kill()
+        await until(lambda: not list(folder.glob("*.ring")))
+    assert "worker.died" in [r.name for r in sink.payload]
+    await anyio.to_thread.run_sync(end, worker)
 
 
 async def test_worker_that_ended_in_order_did_not_die(folder: Path) -> None:
@@ -299,6 +311,27 @@ async def test_launcher_killed_before_it_removed_a_file_repeats_no_death(folder:
     assert len(deaths[0]) == 1
     assert {r.id for r in first.payload} == {r.id for r in second.payload}
     assert len({r.id for r in first.payload}) == 12
+
+
+async def test_a_record_that_comes_after_its_death_was_told_has_an_id_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was taken for dead and records again repeats no id: a sink that knows records by theirs keeps all."""
+    events, metrics = open_rings(folder, Context("r", "p"), 64)
+    emitter = Emitter(events.pipe, metrics.pipe, Redactor())
+    monkeypatch.setattr(RecorderReader, "alive", property(lambda _reader: False))
+    stuck, told = GatedSink(), ListSink()
+    for number in range(2):
+        emitter.record(Event("e", EventSource.WORKER, metadata={"n": number}))
+        async with EventBus(timeout=0.05) as bus:
+            bus.subscribe(stuck)  # which keeps the file
+            bus.subscribe(told)
+            await bus.collect(folder, interval=0.005)
+            await until(lambda wanted=number + 1: sum(r.name == "worker.died" for r in told.payload) == wanted)
+    lives = {r.id for r in told.payload if r.name == "e"}
+    deaths = {r.id for r in told.payload if r.name == "worker.died"}
+    assert (len(lives), len(deaths)) == (2, 2)
+    assert not lives & deaths
 
 
 def test_the_last_look_ends_though_a_worker_goes_on(folder: Path) -> None:

@@ -410,6 +410,27 @@ async def test_a_short_duplicate_window_is_told_and_read_once(nats_server: NatsS
     assert sorted(ids(await stored(nats_server, stream))) == sorted(ids([*records, event(2)]))
 
 
+@pytest.mark.parametrize(
+    ("habit", "told"),
+    [
+        ({"retention": "interest"}, "keeps a message only until its consumers have it"),
+        ({"retention": "workqueue"}, "keeps a message only until its consumers have it"),
+        ({"max_msgs_per_subject": 1}, "one subject has all metric points of a run: the older ones go"),
+        ({"no_ack": True}, "no record counts as delivered"),
+        ({"max_msgs_per_subject": -1, "retention": "limits", "no_ack": False}, ""),
+    ],
+)
+async def test_a_stream_that_does_not_keep_what_it_takes_is_told(
+    habit: dict[str, Any], told: str, nats_server: NatsServer, stream: str
+) -> None:
+    """A stream that others made may acknowledge a record and have it for no reader: that is said when the sink opens."""
+    await others_stream(nats_server, stream, duplicate_window=900, **habit)
+    async with opened(to(nats_server, stream)) as sink:
+        await sink._link.drop()
+        await sink._ready()
+        assert [told in remark for remark in sink.remarks] == [True] * bool(told)
+
+
 # --- limits of others ---
 
 
@@ -1007,6 +1028,26 @@ async def test_a_durable_reader_whose_server_dies_misses_nothing(mortal_server: 
     assert seen == [0, 1, 2, 3]
 
 
+async def test_a_durable_reader_whose_server_dies_at_the_last_acknowledgement_ends(
+    mortal_server: NatsServer, stream: str
+) -> None:
+    """The end of a stream is its end though its last message must be acknowledged again; the next reader gets none of it."""
+    async with opened(to(mortal_server, stream)) as sink:
+        await sink.write([event(n) for n in range(2)])
+        reader = NatsReader(sink.target, durable="tail")
+        await reader.open()
+        with anyio.fail_after(30):
+            seen = [record.seq for _ in range(2) for record in await reader.batch() or []]
+            await anyio.to_thread.run_sync(mortal_server.kill)
+            while not reader._link.client.is_closed:
+                await anyio.sleep(0.01)
+            await anyio.to_thread.run_sync(mortal_server.start)
+            assert await reader.batch() is None
+        await reader.aclose()
+    assert seen == [0, 1]
+    assert [record.seq for record in await stored(mortal_server, stream, durable="tail")] == []
+
+
 async def test_the_first_look_waits_for_a_batch_that_takes_long_to_decode(
     nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1087,6 +1128,26 @@ async def test_a_foreign_message_is_skipped_and_counted(nats_server: NatsServer,
         assert reader.skipped == 1
         assert await reader.batch() is None
         await reader.aclose()
+
+
+async def test_a_mirror_is_read_by_its_records_prefix(nats_server: NatsServer, stream: str) -> None:
+    """Who reads a mirror by its name is told of the prefix that its records have; an empty stream is an empty stream."""
+    import nats
+    from nats.js.api import StreamConfig, StreamSource
+
+    async with opened(to(nats_server, stream)) as sink:
+        client = await nats.connect(nats_server.url)
+        manager = client.jetstream()
+        await manager.add_stream(StreamConfig(name=f"{stream}-copy", mirror=StreamSource(name=stream)))
+        assert await stored(nats_server, f"{stream}-copy") == []
+        await sink.write([event(1)])
+        with anyio.fail_after(20):
+            while not (await manager.stream_info(f"{stream}-copy")).state.messages:
+                await anyio.sleep(0.01)
+        await client.close()
+    with pytest.raises(InputError, match=rf"holds 1 message, none of them under {stream}-copy\.>: name the prefix"):
+        await stored(nats_server, f"{stream}-copy")
+    assert ids(await stored(nats_server, f"{stream}-copy?prefix={stream}")) == [event(1).id]
 
 
 async def test_a_missing_stream_is_a_clear_error(nats_server: NatsServer) -> None:

@@ -207,9 +207,12 @@ async def test_what_is_refused_for_good_is_counted_alone() -> None:
     sink = FailingSink(
         lambda records, attempt: ValueError("bad") if any(r.name == "loss.p99" for r in records) else None
     )
-    async with opened(sink) as stage:
-        await stage.write([metric(1, time_ns=at(0)), metric(2, "b", time_ns=at(0))])
-        await stage.write([metric(3, time_ns=at(10)), metric(4, "b", time_ns=at(10))])
+    stage = Rollup(sink)
+    await stage.open()
+    await stage.write([metric(1, time_ns=at(0)), metric(2, "b", time_ns=at(0))])
+    await stage.write([metric(3, time_ns=at(10)), metric(4, "b", time_ns=at(10))])
+    with pytest.raises(TransientError, match="2 of 32 sums of the roll-up are lost: ValueError: bad"):
+        await stage.aclose()
     assert stage.lost == 2
     assert len(sink.records) == stage.emitted - stage.lost == 30
 
@@ -316,9 +319,34 @@ async def test_a_sink_that_is_away_at_the_end_is_closed_and_counted() -> None:
     stage = Rollup(sink)
     await stage.open()
     await stage.write([metric(1)])
-    with pytest.raises(TransientError):
+    with pytest.raises(TransientError, match=r"8 of 8 sums .* are lost: .*away"):
         await stage.aclose()
     assert (stage.lost, sink.closed) == (8, 1)
+
+
+async def test_sums_that_are_lost_at_the_end_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """Points that were summed up count as delivered: what became of their sums is said where nobody takes them."""
+    away: list[bool] = []
+    sink = FailingSink(lambda records, attempt: TransientError("away") if away else None)
+    async with EventBus(recorder=False) as bus:
+        lane = bus.subscribe(sink, name="sums", rollup="1h", events=False)
+        for number in range(3):
+            bus.put_metric("loss", number)
+        await bus.flush()
+        away.append(True)
+    assert lane.stats().delivered == 3
+    (said,) = capfd.readouterr().err.splitlines()
+    why = "8 of 8 sums of the roll-up are lost: TransientError: away"
+    assert said == f"elastic_events: sink 'sums' failed as it was closed: TransientError: {why}"
+
+
+async def test_two_intervals_in_one_store_have_ids_of_their_own() -> None:
+    """Two roll-ups of other intervals end at one point: a store that knows a record by its id keeps the sums of both."""
+    sink = ListSink()
+    for every in (1, 60):
+        async with opened(sink, every=every) as stage:
+            await stage.write([metric(1), metric(2)])
+    assert len({record.id for record in sink.records}) == len(sink.records) == 16
 
 
 async def test_a_child_starts_empty() -> None:

@@ -42,6 +42,25 @@ def test_what_is_too_old_goes(tmp_path: Path) -> None:
     assert sink.retention.removed == 100
 
 
+@pytest.mark.parametrize(("age", "size"), [(1000.0, None), (None, 1)])
+def test_a_batch_waits_a_bounded_time_for_what_goes(
+    age: float | None, size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file with much too much in it some goes with each batch: its lane would give up a batch that waits for all."""
+    monkeypatch.setattr(sqlite_retention, "ROWS", 10)
+    sink = opened(tmp_path / "a.db", Retention(None, None, longest=0))
+    sink.write_now([metric(n) for n in range(100)])
+    later = metric(0).time_ns / 1e9 + 2000
+    sink.retention = Retention(age, size, clock=lambda: later, longest=0)
+    left = []
+    for number in range(4):
+        sink.write_now([metric(100 + number)])
+        left.append(100 + number + 1 - sink.retention.removed)
+    sink.close_now()
+    assert left == sorted(left, reverse=True), "each batch takes some with it"
+    assert 40 < left[-1] < left[0] < 101
+
+
 @pytest.mark.parametrize(("length", "most"), [(16_000, 4_000_000), (1000, 1_000_000), (0, 300_000)])
 def test_no_more_goes_than_the_size_asks_for(tmp_path: Path, length: int, most: int) -> None:
     """Of a file that is full of events, long ones or short, a few go: it stays nearly as full as it may be."""

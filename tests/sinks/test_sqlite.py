@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from elastic_events.bus.context import Context
-from elastic_events.bus.errors import ConfigError, InputError
+from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.sinks import sqlite
 from elastic_events.sinks.sqlite import SqliteSink, is_sqlite, read_sqlite
 from elastic_events.sinks.sqlite_schema import APPLICATION, TABLES, VERSION, check_owner, connect, create, prepare
-from tests.programs import environment
+from tests.programs import environment, python
 from tests.sinks.factory import CONTEXT, event, ledger, metric, metrics, rdzv
 from tests.streams import STREAMS, load, same
 
@@ -151,6 +151,103 @@ def test_a_reading_that_nobody_begins_lets_go(sink: Any, path: Path) -> None:
     for leave in (lambda _: None, next, list, lambda reading: reading.close()):
         leave(read_sqlite(path))
         assert [link for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link) == str(path)] == []
+
+
+def test_a_file_that_is_moved_aside_has_all_that_was_committed(sink: Any, path: Path) -> None:
+    """Who moves the file while it is written has every record of before, and the next file none of them."""
+    one = sink()
+    one.write_now(metrics(5))
+    path.rename(path.with_name("kept.db"))
+    one.write_now(metrics(5, 5))
+    one.close_now()
+    assert same(list(read_sqlite(path.with_name("kept.db"))), metrics(5))
+    assert same(list(read_sqlite(path)), metrics(5, 5))
+
+
+def test_a_file_that_two_write_is_moved_aside_whole(sink: Any, path: Path) -> None:
+    """The next file shares no WAL with the moved one, which the other has open until it writes again, or for good."""
+    one, two, three, kept = sink(), sink(), sink(), path.with_name("kept.db")
+    one.write_now(metrics(5))
+    two.write_now(metrics(5, 5))
+    path.rename(kept)
+    one.write_now(metrics(5, 10))
+    two.write_now(metrics(5, 15))
+    one.write_now(metrics(5, 20))
+    for each in (two, three, one):
+        each.close_now()
+    assert same(list(read_sqlite(kept)), metrics(10))
+    assert len(list(read_sqlite(path))) == 15
+    assert sorted(file.name for file in path.parent.iterdir()) == ["kept.db", "run.db"]
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_a_program_that_begins_the_next_file_shares_nothing_with_the_moved_one(
+    sink: Any, path: Path, careful: bool
+) -> None:
+    """A writer that is idle has the moved file open, its WAL under the old name: there the new program lost its records."""
+    idle, kept = sink(), path.with_name("kept.db")
+    idle.write_now(metrics(5))
+    if careful:  # who moves it has SQLite write it whole before
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.rename(kept)
+    script = f"""
+from pathlib import Path
+from elastic_events.sinks.sqlite import SqliteSink
+from tests.sinks.factory import metrics
+new = SqliteSink(Path({str(path)!r}), timeout=1)
+new.open_now()
+new.write_now(metrics(5, 5))
+new.close_now()
+"""
+    done = python("-c", script, cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    idle.write_now(metrics(5, 10))
+    idle.close_now()
+    assert same(list(read_sqlite(kept)), metrics(5))
+    assert same(list(read_sqlite(path)), metrics(10, 5))
+
+
+def test_a_file_that_is_moved_while_it_is_read_waits_for_the_reader(sink: Any, path: Path) -> None:
+    """What an open reader keeps in the WAL is not lost with it: the next write comes when the reader has ended."""
+    one, kept = sink(timeout=0.1), path.with_name("kept.db")
+    one.write_now(metrics(5))
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM metrics").fetchone()
+        one.write_now(metrics(5, 5))
+        path.rename(kept)
+        with pytest.raises(TransientError, match=r"run\.db was moved or removed, and another program still reads"):
+            one.write_now(metrics(5, 10))
+    one.write_now(metrics(5, 10))
+    one.close_now()
+    assert same(list(read_sqlite(kept)), metrics(10))
+    assert len(list(read_sqlite(path))) == 5
+
+
+def test_a_file_that_is_put_back_gets_no_page_of_the_one_that_was_written(sink: Any, path: Path) -> None:
+    """Of a database in the place of the open one nothing is overwritten by the WAL of that."""
+    other = SqliteSink(path.with_name("backup.db"))
+    other.open_now()
+    other.write_now(metrics(5))
+    other.close_now()
+    one = sink()
+    one.write_now(metrics(2000, 100))
+    path.with_name("backup.db").rename(path)
+    one.write_now(metrics(5, 5))
+    one.close_now()
+    assert same(list(read_sqlite(path)), metrics(10))
+
+
+def test_a_path_that_is_no_utf8_is_written_and_read(tmp_path: Path) -> None:
+    """A path whose bytes are no UTF-8 names a database like any other."""
+    odd = tmp_path / os.fsdecode(b"\xe9\xff %?.db")
+    one = SqliteSink(odd)
+    one.open_now()
+    one.write_now(metrics(5))
+    one.close_now()
+    assert same(list(read_sqlite(odd)), metrics(5))
+    assert is_sqlite(odd)
 
 
 def test_one_process_with_two_contexts_keeps_both(sink: Any, path: Path) -> None:

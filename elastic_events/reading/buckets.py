@@ -14,9 +14,11 @@ from typing import NamedTuple
 import msgspec
 
 from elastic_events.reading.answer import Answer
+from elastic_events.reading.causes import AT_ONCE
+from elastic_events.reading.hang import hangs
 from elastic_events.reading.observed import unsure_of
 from elastic_events.reading.redone import Range, redone
-from elastic_events.reading.steps import alike, called, cut, processes, step_times, unfinished, union
+from elastic_events.reading.steps import alike, called, cut, longest_pause, processes, step_times, unfinished, union
 from elastic_events.reading.story import Attempt, Process, Story
 from elastic_events.reading.words import seconds
 
@@ -93,12 +95,13 @@ def goodput(story: Story) -> Goodput:
     lost = redone(story)
     marked = any(process.starts for process in story.processes)
     usual, longest = step_times(story)
+    hung = {hang.attempt for hang in hangs(story, usual, longest_pause(story))}
     pieces = list(_requeued(story))
     ends: list[int] = []
     counts = [0, 0, 0]
     for attempt in story.attempts:
         steps = _Steps(attempt, lost)
-        end = _end_of_training(story, attempt, steps, longest)
+        end = _end_of_training(story, attempt, steps, longest, hung=attempt.number in hung)
         counts = [sum(pair) for pair in zip(counts, steps.counts(), strict=True)]
         pieces += steps.pieces(end)
         pieces += _around(story, attempt, end, ends[-1] if ends else story.began_ns, marked)
@@ -148,7 +151,7 @@ class _Steps:
     """
 
     def __init__(self, attempt: Attempt, lost: dict[Process, list[Range]]) -> None:
-        self._all = [worker.process for worker in attempt.workers if worker.process is not None]
+        self.all = [worker.process for worker in attempt.workers if worker.process is not None]
         self._groups: list[_Group] = []
         done: Counter[object] = Counter()
         begun: Counter[object] = Counter()
@@ -198,7 +201,7 @@ class _Steps:
             for at, (start, stop) in group.columns():
                 spans["lost" if at in group.again else "productive"].append((start, stop))
         spans["lost"] += ((process.starts[at], process.errors.get(at, end)) for process, at in self.cut)
-        for process in self._all:
+        for process in self.all:
             for span in process.spans:
                 if span.what == "checkpoint" and span.blocking:
                     spans["checkpoint"].append((span.start_ns, span.end_ns or end))
@@ -228,22 +231,29 @@ class _Group:
                 yield from ((at, span) for span in union(starts, ends))
 
 
-def _end_of_training(story: Story, attempt: Attempt, steps: _Steps, longest: int | None) -> int:
+def _end_of_training(story: Story, attempt: Attempt, steps: _Steps, longest: int | None, *, hung: bool) -> int:
     """Return when an attempt's training ended: its end, but of one that failed in a step the failure, as far as known.
 
     A process that exits is noticed within the agent's monitor interval. One that hangs is not: a step that was cut off
-    therefore counts as training for as long as the longest step of the job took, and what is beyond that as detection.
+    therefore counts as training for as long as the longest step of the job took, and what is beyond that as detection; a
+    checkpoint likewise.
     """
     _, end = story.span(attempt)
     if attempt.outcome != "failed":
         return end
     first = attempt.first_failure
     seen = [steps.latest_ns, *(process.errors[at] for process, at in steps.cut if at in process.errors)]
+    died = first.ended_ns if first is not None and first.ended_ns is not None else end
     open_ = [process.starts[at] for process, at in steps.cut if at not in process.errors]
-    if open_:
-        died = first.ended_ns if first is not None and first.ended_ns is not None else end
-        seen.append(died if longest is None else min(died, max(open_) + longest))
-    else:
+    saves = [span for process in steps.all for span in process.spans if span.what == "checkpoint" and span.blocking]
+    saving = [span.start_ns for span in saves if not span.end_ns]
+    usual = max((span.end_ns - span.start_ns for span in saves if span.end_ns), default=0 if hung else None)
+    for begun, most in ((open_, longest), (saving, usual)):
+        if begun:
+            seen.append(died if most is None else min(died, max(begun) + most))
+    if first is not None and first.signal in AT_ONCE and first.died_ns is not None and not (open_ or saving or hung):
+        seen.append(first.died_ns)  # it did something until then, and hung no more than it evaluated
+    elif not open_:
         seen.append(first.process.last_ns if first is not None and first.process is not None else end)
     return min(end, max(seen))
 

@@ -14,7 +14,7 @@ from elastic_events.reading.ranks import Ranks
 from elastic_events.reading.said import BROKE
 from elastic_events.reading.story import Attempt, Node, Offset, Story, Worker
 
-__all__ = ("OUTCOMES", "conclude")
+__all__ = ("AT_ONCE", "OUTCOMES", "conclude")
 
 #: What an attempt ended as where its agents differ: the first of these that any of them says.
 OUTCOMES = ("failed", "stopped", "membership", "left", "succeeded", "unknown")
@@ -25,8 +25,8 @@ _OWN = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTERM",
 #: Nanoseconds from where a script begins to end, and its peers break, to its own word on it: `finally:` comes before that.
 _TEARDOWN = 3_000_000_000
 
-#: Those of which a process has ended at once.
-_AT_ONCE = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"})
+#: Those of which a process has ended at once, whatever it did.
+AT_ONCE = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"})
 
 #: Nanoseconds that an agent may take to start its workers, before it tells of the first, which may be dead by then.
 _SPAWN = 60_000_000_000
@@ -34,7 +34,7 @@ _SPAWN = 60_000_000_000
 #: Nanoseconds by which the clock of a host may be wrong that met no other host in a rendezvous.
 _ANY = 10**18
 
-#: Nanoseconds after the last sign of life of a run within which a collector's word is of the death, not of a recovery.
+#: Nanoseconds after the last sign of life of an attempt within which a collector's word is of the death, not of a recovery.
 _FRESH = 5_000_000_000
 
 
@@ -46,14 +46,13 @@ def conclude(story: Story, ranks: Ranks) -> None:
     for node in story.nodes:
         if node.agent:
             node.gone = _gone(story, node, last, top)
-    alive = max((process.last_ns for process in story.processes), default=0)
     errors = {host: _error(offset) for host, offset in story.offsets.items()}
     errors[story.reference] = 0
     sized = any(attempt.world_size or attempt.group_size for attempt in story.attempts)
     for attempt in story.attempts:
         attempt.unread = _unread(attempt, sized)
         attempt.gone = [node for node in attempt.nodes if node.gone and last[node] == attempt.number]
-        _end(attempt, ranks, alive + _FRESH)
+        _end(attempt, ranks, _last_sign(attempt) + _FRESH)
         _stop(attempt, last)
         attempt.outcome = _joint(attempt, top)
         _order(attempt, errors)
@@ -199,6 +198,13 @@ def _changed(before: Attempt, after: Attempt) -> bool:
 # --- workers ---
 
 
+def _last_sign(attempt: Attempt) -> int:
+    """Return when anybody of an attempt recorded last: who began anew much later may find its dead."""
+    told = [worker.process for worker in attempt.workers if worker.process is not None]
+    signs = [process.last_ns for process in told if not process.mute] or [process.last_ns for process in told]
+    return max([*signs, *(node.last_ns for node in attempt.nodes)], default=0)
+
+
 def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
     """Tell when each worker ended, as far as anybody knows."""
     for worker in attempt.workers:
@@ -213,6 +219,8 @@ def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
         if death is not None and death.time_ns <= fresh_ns:
             ends.append(death.time_ns)
         known = [end for end in ends if end is not None]
+        if death is not None and not known:
+            worker.found_ns = death.time_ns
         if worker.died_ns is not None:
             worker.ended_ns = worker.died_ns
         elif known:
@@ -284,10 +292,11 @@ def _order(attempt: Attempt, errors: Mapping[str, int]) -> None:
     suspects = [first, *(w for w in (*candidates, *perhaps) if w is not first and not after(w))]
     if early is None:
         suspects += [w for w in _perhaps_breaking(attempt, first, errors, knowing) if w not in suspects]
+    suspects += [w for w in _untold(attempt, first, failed_ns, errors) if w.host == first.host]
     if len(suspects) == 1 and not _open(attempt, first, failed_ns, errors):
         attempt.first_failure = first
     else:
-        attempt.suspects = sorted(suspects, key=lambda worker: (worker.signal is None, worker.ended_ns or 0))
+        attempt.suspects = sorted(suspects, key=lambda w: (w.outcome != "failed", w.signal is None, w.ended_ns or 0))
         for worker in suspects:
             worker.consequence = False
         return
@@ -337,7 +346,7 @@ def _broke_of(first: Worker, worker: Worker, between: int) -> bool:
 
 def _began_to_end(worker: Worker) -> int:
     """Return until when a worker surely did nothing that its peers could break of: an exit takes time, a kill does not."""
-    if worker.signal in _AT_ONCE:
+    if worker.signal in AT_ONCE:
         return _earliest(worker)
     if worker.process is None:
         return worker.started_ns or 0
@@ -347,7 +356,7 @@ def _began_to_end(worker: Worker) -> int:
 
 def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:
     """Whether a worker of which the records do not tell the end may have failed before `first`."""
-    if attempt.unread or _untold(attempt, first, failed_ns, errors):
+    if attempt.unread or any(_untold(attempt, first, failed_ns, errors)):
         return True
     workers: dict[Node | None, list[Worker]] = {}
     for worker in attempt.workers:
@@ -370,15 +379,12 @@ def _open(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, 
     return False
 
 
-def _untold(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> bool:
-    """Whether a worker of another host, of which no agent tells the ends, may have failed before; collectors see their own."""
-    return any(
-        worker.outcome == "unknown"
-        and worker.host != first.host
-        and (worker.node is None or not worker.node.agent)
-        and _earliest(worker) < failed_ns + _between(first.host, worker.host, errors)
-        for worker in attempt.workers
-    )
+def _untold(attempt: Attempt, first: Worker, failed_ns: int, errors: Mapping[str, int]) -> Iterator[Worker]:
+    """Give the workers of which no agent tells the end, and that may have failed before: a collector sees no exit code."""
+    for worker in attempt.workers:
+        alone = worker.outcome == "unknown" and (worker.node is None or not worker.node.agent)
+        if alone and _earliest(worker) < failed_ns + _between(first.host, worker.host, errors):
+            yield worker
 
 
 def _alive(attempt: Attempt, node: Node) -> int:
@@ -404,7 +410,7 @@ def _between(a: str, b: str, errors: Mapping[str, int]) -> int:
 
 
 def _latest(worker: Worker) -> int:
-    return worker.ended_ns or 0
+    return max(worker.ended_ns or 0, worker.found_ns)
 
 
 def _earliest(worker: Worker) -> int:

@@ -11,6 +11,9 @@ __all__ = ("JUMP", "LOOK", "ClockSet", "Joined", "offsets", "set_back")
 #: Seconds between two looks of torch's node at the rendezvous state (dynamic_rendezvous.py): it may hear that late.
 LOOK = 1.0
 
+#: Seconds that a node may take to start its workers, of which those of a static rendezvous tell. Their rounds are below 0.
+STARTS = 5.0
+
 #: Nanoseconds that a wall clock moves against the monotonic one before it was set; less is the noise of reading both.
 JUMP = 50_000_000
 
@@ -36,9 +39,9 @@ class ClockSet(NamedTuple):
 def offsets(joins: Iterable[Joined]) -> tuple[str, dict[str, Offset]]:
     """Return the reference, the host of the most rendezvous, and each host's offset against it; none for a host of its own.
 
-    The median over the common rounds; its error is the widest deviation from it, and never below one `LOOK`. It counts
-    as real, `applied`, once it is beyond its error in at least two rounds; or in one of which it is sure that it was the
-    same for all: a job that was begun anew on other hosts counts its rounds anew.
+    The median over the common rounds; its error is the widest deviation from it, and never below one `LOOK`, or `STARTS`.
+    It counts as real, `applied`, once it is beyond its error in at least two rounds; or in one of which it is sure that it
+    was the same for all: a job that was begun anew on other hosts counts its rounds anew.
     """
     times: dict[str, dict[int, int]] = {}
     members: dict[int, list[tuple[int | None, int | None]]] = {}
@@ -54,7 +57,7 @@ def offsets(joins: Iterable[Joined]) -> tuple[str, dict[str, Offset]]:
         apart = [(rounds[n] - times[reference][n]) / 1e9 for n in common]
         if host != reference and apart:
             middle = median(apart)
-            error = max(LOOK, *(abs(value - middle) for value in apart))
+            error = max(LOOK if max(common) >= 0 else STARTS, *(abs(value - middle) for value in apart))
             enough = len(apart) > 1 or bool(common & sure)
             found[host] = Offset(middle, error, len(apart), abs(middle) > error and enough)
     return reference, found

@@ -1,10 +1,11 @@
 """What each failure cost, and who failed again and again."""
 
 from collections import Counter
-from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
+from elastic_events.reading.steps import keys, processes
 from elastic_events.reading.story import Attempt, Process, Story
 
 __all__ = ("Cost", "Repeated", "costs", "repeated")
@@ -51,7 +52,7 @@ def _cost(story: Story, attempt: Attempt, begins: list[int | None]) -> Cost:
     if began is None:
         return Cost(attempt.number, at, None, None, None, between)
     down = max(0, began - failed_ns) / 1e9
-    caught_up = began if attempt.last_step is None else _caught_up(after, attempt.last_step)
+    caught_up = _caught_up(attempt, after, began)
     redone = max(0, caught_up - began) / 1e9 if caught_up is not None else None
     return Cost(attempt.number, at, down, redone, down + redone if redone is not None else None, between)
 
@@ -63,28 +64,35 @@ def _failed_ns(story: Story, attempt: Attempt) -> int:
     return min(times, default=story.span(attempt)[1])
 
 
-def _caught_up(attempts: list[Attempt], reached: int) -> int | None:
-    """Return when a later attempt had done step `reached` again, or began beyond it; None: none did, or it is not clear."""
-    for attempt in attempts:
-        process = next(_marked(attempt), None)
+def _caught_up(failed: Attempt, later: list[Attempt], began: int) -> int | None:
+    """Return when what an attempt had finished was done again, or one began beyond it; None: none did, or it is not clear."""
+    if not any(any(process.ends) for process in processes(failed)):
+        return began  # there was nothing to do again
+    reached = max((number for p in processes(failed) if (number := _last(p)) is not None), default=None)
+    if reached is None:
+        return None
+    for attempt in later:
+        process = next(iter(processes(attempt)), None)
         if process is None:
             continue
-        if any(b <= a for a, b in zip(process.steps, process.steps[1:], strict=False)):
-            return None  # numbers that come again do not tell
-        if process.steps[0] > reached:
+        steps = [
+            (n, *times) for n, *times in zip(keys(process), process.starts, process.ends, strict=True) if n is not None
+        ]
+        if not steps or any(after[0] <= before[0] for before, after in pairwise(steps)):
+            return None  # names, or numbers that come again, do not tell
+        if steps[0][0] > reached:
             return attempt.first_step_ns  # whichever rank was the first there: none did anything again
-        for number, start in zip(process.steps, process.starts, strict=True):
-            if number > reached:
-                return start
-        if process.steps[-1] == reached and process.ends[-1]:
-            return process.ends[-1]
+        done = [end for number, _, end in steps[-1:] if number == reached and end]
+        found = next((start for number, start, _ in steps if number > reached), done[0] if done else None)
+        if found is not None:
+            return found
     return None
 
 
-def _marked(attempt: Attempt) -> Iterator[Process]:
-    for worker in attempt.workers:
-        if worker.process is not None and worker.process.steps:
-            yield worker.process
+def _last(process: Process) -> int | None:
+    """Return the number of the last step that a process finished; those of later epochs are higher."""
+    told = zip(reversed(keys(process)), reversed(process.ends), strict=True)
+    return next((number for number, end in told if end and number is not None), None)
 
 
 def repeated(story: Story) -> list[Repeated]:

@@ -15,6 +15,7 @@ __all__ = ("Hang", "Lag", "hangs", "verdict")
 #: Ranks hang when no step begins or ends for as many usual steps, for twice the longest pause that the job came through, and for
 #: these nanoseconds: at least, where a rank died of which others may not have heard, and where no step time is known.
 STEPS, PAUSES = 10, 2
+BESIDE = 1.5  # of the longest checkpoint beside the steps, for one behind which no step came
 LEAST, NOTICED, UNKNOWN = 10**9, 15 * 10**9, 60 * 10**9
 
 #: Processes that are tried as the one that came furthest.
@@ -134,7 +135,8 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
     until = _until(story, attempt, places, waiting)
     first = attempt.first_failure
     died = first is not None and (not behind or any(place.worker is first for place in behind))
-    if until - since <= (max(bound, NOTICED) if died else bound):
+    span = next((place.span for place in places if place.span is not None), None)
+    if until - since <= max(bound, NOTICED if died else 0, _usual(story, span) if span is not None else 0):
         return None
     step = furthest.label(front[0])
     at = waiting[0].span
@@ -152,6 +154,16 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
         sorted(one.worker.rank or 0 for one in waiting),
         [Lag(sorted(ranks), words) for words, ranks in lags.items()],
     )
+
+
+def _usual(story: Story, own: Span) -> float:
+    """Return for how long a checkpoint, or a restore, may last that hangs not: it is no step, and takes its own time."""
+    spans = [span for process in story.processes for span in process.spans if span.what == own.what and span.end_ns]
+    # One that an exception ended may have hung itself, until a timeout. One beside the steps holds up nobody, but for the
+    # last, whose end is waited for.
+    lasted = [(one.end_ns - one.start_ns, one.blocking >= own.blocking) for one in spans if not one.failed]
+    alike = PAUSES * max((took for took, like in lasted if like), default=UNKNOWN / PAUSES)
+    return max([alike, *(BESIDE * took for took, like in lasted if not like)])
 
 
 def _error(place: _Place) -> int | None:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from elastic_events.reading.causes import OUTCOMES, conclude
-from elastic_events.reading.clocks import LOOK, Joined, offsets
+from elastic_events.reading.clocks import LOOK, STARTS, offsets
+from elastic_events.reading.joined import joins
 from elastic_events.reading.observed import number_observed
 from elastic_events.reading.ranks import Ranks, signal_name
 from elastic_events.reading.said import DEATHS, Said, Told, integer, later
@@ -19,7 +20,7 @@ _TOGETHER = round(2 * LOOK * 1e9)
 def assemble(run_id: str, told: list[Told]) -> Story:
     """Return the story of one run. Never raises for what was recorded: values of a wrong type count as not given."""
     told = sorted(told, key=lambda one: (one.process.first_ns, one.process.context.host, one.process.context.process))
-    reference, found = offsets(_joins(told))
+    reference, found = offsets(joins(told))
     for at, one in enumerate(told):
         clock = found.get(one.process.context.host)
         if clock is not None and clock.applied:
@@ -28,34 +29,6 @@ def assemble(run_id: str, told: list[Told]) -> Story:
     job.hear(told)
     job.ranks.assign(job.story, [one.process for one in told])
     return job.finish()
-
-
-def _joins(told: Iterable[Told]) -> Iterator[Joined]:
-    """Give who completed which rendezvous, and when; a static one has no rounds: there the nodes begin an attempt together."""
-    static: dict[int, list[Joined]] = {}
-    for process, facts, _ in told:
-        host = process.context.host
-        for said in facts:
-            if said.name == "rendezvous.completed":
-                number, *about = _integers(said, "round", "rank", "world_size")
-                if number is not None:
-                    yield Joined(host, number, said.time_ns, *about)
-            elif said.name == "attempt.started":
-                number, own, *about = _integers(said, "round", "attempt", "group_rank", "group_world_size")
-                if number is None and own is not None:
-                    static.setdefault(own, []).append(Joined(host, -1 - own, said.time_ns, *about))
-    for joins in static.values():
-        size = joins[0].world_size
-        # Of a job that was begun anew on other hosts each rank is told twice.
-        if size == len(joins) > 1 and {(join.rank, join.world_size) for join in joins} == {
-            (r, size) for r in range(size)
-        }:
-            yield from joins
-
-
-def _integers(said: Said, *names: str) -> list[int | None]:
-    facts = said.facts
-    return [integer(facts.get(name)) for name in names]
 
 
 def _shifted(process: Process, facts: list[Said], ahead: int) -> list[Said]:
@@ -120,6 +93,7 @@ class _Job:
         self.began: list[int] = []
         self.ranks = Ranks()
         self._alive: dict[Attempt, int] = {}  # the last sign of any of its agents
+        self._own: dict[Attempt, int | None] = {}  # the number that the first of them gave it
 
     def hear(self, told: Iterable[Told]) -> None:
         """Hear all facts of all agents."""
@@ -169,7 +143,8 @@ class _Job:
     def attempt_started(self, agent: _Agent, time_ns: int, facts: Mapping[str, Any]) -> None:
         number, own, size = (integer(facts.get(key)) for key in ("round", "attempt", "world_size"))
         number = agent.gathered if number is None else number
-        attempt = self._shared(agent, time_ns, number, size)
+        attempt = self._static(agent, time_ns, own, size) if number is None else None
+        attempt = attempt or self._shared(agent, time_ns, number, size)
         if attempt is None:
             attempt = Attempt(len(self.story.attempts), number, time_ns)
             self.story.attempts.append(attempt)
@@ -183,9 +158,23 @@ class _Job:
     def _join(self, agent: _Agent, attempt: Attempt, own: int | None) -> None:
         attempt.nodes.append(agent.node)
         self._alive[attempt] = max(self._alive.get(attempt, 0), agent.node.last_ns)
+        self._own.setdefault(attempt, own)
         attempt.rendezvous += agent.rendezvous
         agent.rendezvous = []
         agent.attempts[own] = agent.latest = attempt
+
+    def _static(self, agent: _Agent, time_ns: int, own: int | None, size: int | None) -> Attempt | None:
+        """Return the attempt that lacks an agent, by its number: without a rendezvous each restarts when it sees a failure."""
+        for attempt in reversed(self.story.attempts):
+            over = self._alive[attempt] if attempt.ended_ns is None else attempt.ended_ns
+            if attempt is agent.latest or agent.node.first_ns > over:
+                return None
+            lacks = attempt.round is None and len(attempt.nodes) < (attempt.group_size or 0)
+            # In its first one a node waits for the others: one that comes later is back for another attempt.
+            near = own or time_ns - (attempt.started_ns or 0) <= STARTS * 1e9
+            if lacks and near and own is not None and self._own[attempt] == own and attempt.world_size == size:
+                return attempt
+        return None
 
     def _shared(
         self, agent: _Agent, time_ns: int | None, number: int | None, size: int | None, own: int | None = None

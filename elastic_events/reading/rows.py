@@ -208,7 +208,7 @@ class _Run:
             return
         said = fault_of(worker).message
         message = [error_line(said)] if said else []
-        words = [f"rank {worker.rank}", worker.cause or worker.outcome, *message]
+        words = [_who(worker), worker.cause or worker.outcome, *message]
         yield Mark(self.seconds(worker.ended_ns), kind, attempt.number, ": ".join(words))
 
     def _kind(self, attempt: Attempt, worker: Worker) -> str:
@@ -223,7 +223,7 @@ class _Run:
         """Return an attempt as a whole."""
         start, end = self.spans[attempt.number]
         first = self.first[attempt.number]
-        cause = "" if first is None else f"rank {first.rank}: {first.cause or 'cause unknown'}"
+        cause = "" if first is None else f"{_who(first)}: {first.cause or 'cause unknown'}"
         failed = self.seconds(first.ended_ns) if first is not None and first.ended_ns is not None else None
         return Band(attempt.number, self.seconds(start), self.seconds(end), attempt.outcome, cause, failed)
 
@@ -234,6 +234,10 @@ class _Run:
     def seconds(self, time_ns: int) -> float:
         """Return seconds from the beginning of the job."""
         return round((time_ns - self.began_ns) / 1e9, 6)
+
+
+def _who(worker: Worker) -> str:
+    return "a process" if worker.rank is None else f"rank {worker.rank}"
 
 
 def _phases(

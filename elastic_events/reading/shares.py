@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from elastic_events.bus.context import COLLECTOR, Context
 from elastic_events.reading.images import program, ticks
-from elastic_events.reading.said import Told
+from elastic_events.reading.said import DEATHS, Told
 from elastic_events.reading.story import Process
 
 __all__ = ("Closed", "Lost", "Shares", "anew", "at_once", "one_by_one")
@@ -183,5 +183,6 @@ def _names(one: Told) -> set[str]:
 def _begins(process: Process, job: list[Told]) -> bool:
     """Whether a process that marks steps after all of `job` has ended is another run: nobody has an agent, nor a rank."""
     before = [one.process for one in job if one.process.steps]
-    alone = all(one.context.rank is None for one in (process, *before)) and not any(one.facts for one in job)
+    told = set[str]().union(*map(_names, job)) <= DEATHS  # a collector that finds one killed is no agent
+    alone = told and all(one.context.rank is None for one in (process, *before))
     return bool(process.steps and before) and alone and program(process) not in map(program, before)

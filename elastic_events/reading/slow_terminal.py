@@ -79,7 +79,8 @@ def _silence(answer: Slow) -> Iterator[Text]:
         who = "A process" if one.rank is None else f"Rank {one.rank}"
         yield Text(
             f"{who} on {one.node} went quiet at +{seconds(one.since_s)} in attempt {one.attempt}{step}, "
-            f"{seconds(one.before_others_s)} before the others."
+            f"{seconds(one.before_others_s)} before the others"
+            f"{'; it ended with code 0, and may have been done' if one.succeeded else ''}."
         )
     if len(answer.quiet) > _SHOWN:
         yield Text(f"{counted(len(answer.quiet) - _SHOWN, 'more rank')} went quiet.")

@@ -119,6 +119,7 @@ class Worker:
     ended_ns: int | None = None  #: its death where `died_ns` is known; else the first that noticed its end
     alive_ns: int | None = None  #: somebody saw it alive then, the last time before its death
     died_ns: int | None = None  #: its death itself, where somebody recorded it; or the first look that found it dead
+    found_ns: int = 0  #: somebody found it dead, at some time after its end, and `ended_ns` is a guess; 0: it is none
     outcome: str = "unknown"
     exit_code: int | None = None
     signal: str | None = None

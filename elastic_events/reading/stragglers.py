@@ -1,8 +1,11 @@
-"""Which rank is slow, which went quiet, and where a job hangs: step times by rank, over all attempts."""
+"""Which rank is slow, which went quiet, and where a job hangs: step times by rank, over all attempts.
+
+One file although it is long: who is late is judged by what the same pass over the steps learned of who waits for whom.
+"""
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from operator import attrgetter, itemgetter, sub
 from statistics import median
@@ -59,6 +62,7 @@ class Quiet(msgspec.Struct, frozen=True):
     since_s: float  #: its last record, in seconds from the beginning of the job
     before_others_s: float  #: how long before the last sign of half of the others
     last_step: int | None  #: that it finished
+    succeeded: bool  #: it ended with code 0 later: it may just have been done with its own part
 
 
 class Slow(Answer, frozen=True):
@@ -79,8 +83,8 @@ class _Rank:
     """What is kept of one rank, over all attempts."""
 
     __slots__ = (
-        *("after", "apart", "firsts", "lasted", "late", "later"),
-        *("longest", "most", "node", "numbers", "rank", "slower"),
+        *("after", "apart", "firsts", "lasted", "late", "later", "longest"),
+        *("most", "node", "numbers", "rank", "rests", "slower"),
     )
 
     def __init__(self, rank: int | None) -> None:
@@ -95,6 +99,8 @@ class _Rank:
         self.slower: set[int] = set()  # places in `numbers` of those in which it was much slower
         self.later: set[int] = set()  # and of those that it began much later
         self.apart: set[int] = set()  # the same, where nobody was seen to wait for it
+        # Of those much later: how late it began and ended, and how long the first rested behind that step.
+        self.rests: list[tuple[float, int, int]] = []
         self.firsts: list[array[int]] = []  # what each step took from its first beginning until a quarter had ended it
 
 
@@ -142,7 +148,7 @@ def slow(story: Story) -> Slow:
     late_ones = {
         at for at in later if at in held_up or _waited_for(behinds[at], median(found[at].after), pause_between)
     } | _often(found, [rank.later for rank in found])
-    late_ones = late_ones if together else set()
+    late_ones = {at for at in late_ones if at in held_up or not _goes_alone(found[at])} if together else set()
     rows = []
     for at, rank in enumerate(found):
         straggler = "slow" if at in slow_ones else "late" if at in late_ones else ""
@@ -267,6 +273,7 @@ def _compare(column: _Column, usual: float) -> None:
     rest = _rest(column) if late else 0
     for at in late:
         waited = _waited_for(starts[at] - begun, ends[at] - ended, rest)
+        ranks[at].rests.append((starts[at] - begun, ends[at] - ended, rest))
         (ranks[at].later if waited else ranks[at].apart).add(len(ranks[at].numbers))
     for rank in ranks:
         rank.numbers.append(number)
@@ -285,6 +292,17 @@ def _waited_for(late: float, after: float, rest: float) -> bool:
     `after` them, or in their `rest` behind it. Ranks that have nothing in common began apart, and stay so.
     """
     return min(after, late - rest) <= late / 2
+
+
+def _goes_alone(rank: _Rank) -> bool:
+    """Whether others rest behind their steps as long as ever, whenever this rank, which goes its own pace, ends its step."""
+    own = [(after, rest) for late, after, rest in rank.rests if after > late / 2]
+    if len(own) < max(WAITS, len(rank.rests) / 2):
+        return False
+    usual = median(rest for _, rest in own)
+    if sum(after <= late / 2 or abs(rest - usual - after) < late / 2 for late, after, rest in rank.rests) >= WAITS:
+        return False  # they meet every few steps
+    return 2 * _spread([rest for _, rest in own]) < _spread([rest - after for after, rest in own])
 
 
 def _held_up(rank: _Rank) -> bool:
@@ -311,9 +329,13 @@ def _standing_out(values: list[float], least: float = 0.0) -> set[int]:
     if len(values) < 3:
         return set()
     middle = median(values)
-    spread = 1.4826 * median(abs(value - middle) for value in values)
-    bound = middle + max(DEVIATIONS * spread, SHARE * middle, least)
+    bound = middle + max(DEVIATIONS * _spread(values), SHARE * middle, least)
     return {at for at, value in enumerate(values) if value > bound}
+
+
+def _spread(values: Sequence[float]) -> float:
+    middle = median(values)
+    return 1.4826 * median(abs(value - middle) for value in values)
 
 
 def _often(found: list[_Rank], held: list[set[int]]) -> set[int]:
@@ -355,7 +377,8 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
                 node = worker.node.name if worker.node is not None else worker.host
-                yield Quiet(worker.rank, node, attempt.number, since, before, process.last_step)
+                done = worker.outcome == "succeeded"
+                yield Quiet(worker.rank, node, attempt.number, since, before, process.last_step, done)
 
 
 def _went_on(worker: Worker, process: Process) -> int:

@@ -109,7 +109,8 @@ def _first(row: AttemptRow, departed: list[Departure]) -> str:
     if row.first_failure is not None:
         said.append(_who(row.first_failure))
     elif row.suspects:
-        others = "" if len(row.suspects) > 1 else ", or one that is not recorded"
+        told = len(row.suspects) > 1 and all(one.signal or one.exit_code is not None for one in row.suspects)
+        others = "" if told else ", or one that is not recorded"
         said.append(f"unknown: {' or '.join(_who(one) for one in row.suspects[:_FEW])}{others}")
     more = row.failed - row.consequences - (row.first_failure is not None)
     counts = [f"{more} more"] if more > 0 and row.first_failure is not None else []
@@ -270,6 +271,7 @@ def _end(answer: Summary) -> Iterable[str]:
     if answer.nodes_unread:
         unread = counted(answer.nodes_unread, "node")
         yield f"No record of {unread} of the last attempt was read: give theirs, too."
+        yield "Without an --rdzv-id for all of them each node's records are a run of their own."
     elif answer.outcome == "unknown" and answer.attempts:
         yield "No agent said the end of the job: it runs, was killed, or has no launcher that records."
         if answer.unclosed or not answer.ledgers:

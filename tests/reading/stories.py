@@ -197,11 +197,11 @@ class _Play:
             agent, number = self.agents[host], self.own[host]
             dead = sorted((deaths[who][0], who.pid, who) for who in own if who in deaths)
             noticed = (dead[0][0] if dead else self.now) + self.draw(st.sampled_from([0.1, 0.5, 4.0]))
-            # The collector of a host sees all who die of a signal; who exits has closed its recorder.
-            seen = all(deaths[who][1] != 1 for _, _, who in dead) and self.draw(st.booleans())
+            # The collector of a host sees all who die of a signal, and who exits does not tell it.
+            seen = self.draw(st.booleans())
             for at, _, who in dead:
                 cause = deaths[who][1]
-                if seen:
+                if seen and cause != 1:
                     self.run.tell(at + 0.2, who, "worker.died", pid=who.pid, host=host, rank=who.rank)
                 how = {"exit_code": 1} if cause == 1 else {"signal": cause}
                 facts = {**how, "first": at == dead[0][0], "victim": False, "died_ns": _ns(at)}
@@ -210,6 +210,8 @@ class _Play:
                 if who not in deaths:
                     facts = {"signal": "SIGTERM", "first": False, "victim": True, "died_ns": _ns(noticed)}
                     self.run.tell(noticed + 0.1, agent, "worker.failed", **_worker(who, number), **facts)
+                    if seen:
+                        self.run.tell(noticed + 0.2, who, "worker.died", pid=who.pid, host=host, rank=who.rank)
             self._over(host, noticed + 0.2, "failed" if dead else "membership")
             over = max(over, noticed + 0.3)
         self.now = over

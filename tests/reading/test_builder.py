@@ -195,7 +195,9 @@ def test_scripts_without_an_id_are_runs_of_their_own() -> None:
     for later, runs in (((100, "65-2-x"), 2), ((100, "64-1-y"), 1), ((3, "65-2-x"), 1)):
         run = Run("none")
         for begin, process in ((0, "64-1-x"), later):
-            run.steps(Context("none", process, "a", int(process[:2], 16)), range(5), begin, 1)
+            who = Context("none", process, "a", int(process[:2], 16))
+            run.steps(who, range(5), begin, 1)
+            run.tell(begin + 6, who, "worker.died", pid=who.pid, host="a", signal="SIGKILL")
         assert [len(story.processes) for story in build(run.records)] == [2 // runs] * runs
 
 
@@ -278,6 +280,12 @@ def test_workers_that_only_a_collector_saw() -> None:
     run.tell(6, collector, "worker.died", rank=1, pid=101, host="a")
     (story,) = build(run.records)
     assert [w.outcome for w in story.attempts[0].workers] == ["unknown", "failed"]
+    assert (
+        story.attempts[0].first_failure is None
+    )  # rank 0 may have ended before, with an exit code that no collector sees
+    assert [worker.rank for worker in story.attempts[0].suspects] == [1, 0]
+    run.steps(run.worker(0), range(4, 8), 4, 1)
+    (story,) = build(run.records)
     assert story.attempts[0].first_failure is story.attempts[0].workers[1]
 
 

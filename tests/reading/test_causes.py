@@ -568,6 +568,32 @@ def test_nodes_of_a_static_rendezvous_are_put_on_one_clock(whole: bool) -> None:
     assert attempt.first_failure is None or attempt.first_failure.rank == 2
 
 
+@pytest.mark.parametrize("hosts", ["aa", "ab"])
+def test_nodes_of_a_static_rendezvous_restart_each_when_it_sees_the_failure(hosts: str) -> None:
+    """Their attempts are one by their number, also where one node has failed again before the other began anew."""
+    run = Run()
+    failures = ((5, 3), (7, 4)), ((15, 1), (18, 5))
+    for place, (host, own) in enumerate(zip(hosts, failures, strict=True)):
+        agent = run.agent(host, 10 + place)
+        run.tell(0, agent, "job.started")
+        begin = 1 + 0.3 * place
+        for attempt, (at, code) in enumerate(own):
+            who = run.worker(place, attempt, host)
+            sizes = {"world_size": 2, "group_world_size": 2, "group_rank": place}
+            run.tell(begin, agent, "attempt.started", attempt=attempt, round=None, **sizes)
+            run.tell(begin, agent, "worker.started", attempt=attempt, rank=place, local_rank=0, pid=who.pid)
+            run.steps(who, range(2), begin + 0.2, 0.5)
+            run.failed(at, agent, attempt, place, local_rank=0, exit_code=code, died_ns=ns(at - 0.1))
+            run.tell(at, agent, "attempt.ended", attempt=attempt, outcome="failed")
+            begin = at + 0.1
+        run.tell(begin, agent, "job.failed", reason="workers failed", restarts=1)
+    answer = summary(told(run))
+    assert (answer.restarts, answer.nodes_unread) == (1, 0)
+    assert not any(clock.corrected for clock in answer.clocks)
+    firsts = [row.first_failure for row in answer.attempts]
+    assert [first and first.exit_code for first in firsts] == [3, 4]
+
+
 @pytest.mark.parametrize("died", [-3600, 2])
 def test_nobody_died_before_it_was_there(died: float) -> None:
     """A time of death from before the start, or from before the last step, is that of another clock: it is not told."""
@@ -595,3 +621,122 @@ def test_who_called_for_an_exit_and_went_on_had_not_ended() -> None:
     run.tell(91, agent, "worker.succeeded", rank=1, local_rank=1, pid=101, attempt=0)
     run.tell(92, agent, "attempt.ended", attempt=0, outcome="failed")
     assert summary(told(run)).attempts[0].done_before == []
+
+
+def test_whose_end_is_a_guess_is_not_first_by_it() -> None:
+    """Killed in a long step, as a collector found much later: its own last record is no time by which another came after it."""
+    run = Run()
+    for rank in (0, 1):
+        run.steps(run.worker(rank), range(3), 1 + 0.02 * rank, 60, ended=False)
+    run.tell(150.3, run.worker(1), "worker.died", rank=1, pid=101, host="a")
+    run.tell(155.4, run.worker(0), "worker.died", rank=0, pid=100, host="a")
+    (alone,) = told(run).attempts
+    for rank in (0, 1):
+        run.steps(run.worker(rank, 1), range(2, 4), 170 + 0.02 * rank, 60)
+    for attempt in (alone, told(run).attempts[0]):
+        assert attempt.first_failure is None
+        assert {worker.rank for worker in attempt.suspects} == {0, 1}
+
+
+def static(run: Run, spans: list[tuple[float, float]], starts: float = 0.2, ahead: float = 0) -> None:
+    """Record attempts of two static nodes; the second starts its first workers so much later, and has another clock."""
+    for rank, host in enumerate("ab"):
+        agent = run.agent(host, 10 + int(spans[0][0]))
+        for own, (first, last) in enumerate(spans):
+            begun, end = first + rank * ahead, last + rank * ahead
+            begin = begun + rank * (0.2 if own else starts)
+            who = run.worker(rank, own, host, pid=100 + rank + 10 * int(begun))
+            sizes = {"world_size": 2, "group_world_size": 2, "group_rank": rank}
+            run.tell(begin, agent, "attempt.started", attempt=own, round=None, **sizes)
+            run.tell(begin, agent, "worker.started", attempt=own, rank=rank, local_rank=0, pid=who.pid)
+            cut = run.steps(who, range(20), begin + 5, 1)
+            run.tell(cut, who, "step.started", step=20)
+            about = {"exit_code": 1} if rank else {"signal": "SIGKILL"}
+            seen = {"died_ns": ns(end + rank), "alive_ns": ns(end + rank - 0.1)}
+            run.failed(end + rank + 0.1, agent, own, rank, **{"local_rank": 0, **seen, **about})
+            run.tell(end + rank + 0.2, agent, "attempt.ended", attempt=own, outcome="failed")
+        run.tell(end + rank + 0.3, agent, "job.failed", reason="workers failed", restarts=len(spans) - 1)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_a_node_that_starts_its_workers_late_has_no_other_clock(attempts: int) -> None:
+    """Its disk was slow the first time. With the clock set right by that, who failed second would be told first."""
+    run = Run()
+    static(run, [(1 + 40 * own, 30 + 40 * own) for own in range(attempts)], starts=2.5)
+    story = told(run)
+    assert not any(clock.corrected for clock in summary(story).clocks)
+    for attempt in story.attempts:
+        assert attempt.first_failure is None
+        assert {worker.rank for worker in attempt.suspects} == {0, 1}
+
+
+def test_clocks_of_a_static_job_that_is_begun_anew() -> None:
+    """With the same hosts, and the same id, each beginning is one moment; and each attempt has both nodes."""
+    run = Run()
+    for spans in ([(1, 30), (40, 70)], [(80, 110)]):
+        static(run, spans, ahead=60)
+    answer = summary(told(run))
+    assert [(clock.host, round(clock.ahead_s)) for clock in answer.clocks if clock.corrected] == [("b", 60)]
+    assert len(answer.attempts) == 3
+
+
+def test_a_node_that_is_back_for_the_next_attempt_was_not_in_the_last_one() -> None:
+    """Lost with its records, it waits until the other has seen that and is begun anew: its first attempt is that one's second."""
+    run = Run()
+    sizes = {"world_size": 2, "group_world_size": 2}
+    for host, pid, born, begin, end in (("a", 10, 0, 1, 600), ("b", 10, 95, 606, 700), ("a", 11, 605, 606.1, 700.1)):
+        agent, rank = run.agent(host, pid), int(host == "b")
+        who = run.worker(rank, host=host, pid=100 + pid + rank)
+        run.tell(born, agent, "job.started")
+        run.tell(begin, agent, "attempt.started", attempt=0, round=None, group_rank=rank, **sizes)
+        run.tell(begin, agent, "worker.started", attempt=0, rank=rank, local_rank=0, pid=who.pid)
+        run.steps(who, range(3), begin + 1, 1)
+        if end == 600:
+            run.failed(end, agent, 0, 0, exit_code=1)
+        outcome = "failed" if end == 600 else "succeeded"
+        run.tell(end, agent, "attempt.ended", attempt=0, outcome=outcome)
+        run.tell(end + 0.1, agent, f"job.{outcome}")
+    answer = summary(told(run))
+    assert (answer.outcome, answer.nodes_unread) == ("succeeded", 0)
+    assert [len(attempt.nodes) for attempt in told(run).attempts] == [1, 2]
+
+
+@pytest.mark.parametrize("behind", [0.3, 2.5])
+def test_a_static_job_that_fails_at_once_each_time(behind: float) -> None:
+    """Its attempts are shorter than what the second node is behind: they are joined by their number, the first one too."""
+    run = Run()
+    for rank, host in enumerate("ab"):
+        agent, at = run.agent(host, 10 + rank), 1 + behind * rank
+        run.tell(0.2 + 0.1 * rank, agent, "job.started")
+        for own in range(4):
+            sizes = {"world_size": 2, "group_world_size": 2, "group_rank": rank}
+            pid = 100 + rank + 10 * own
+            run.tell(at, agent, "attempt.started", attempt=own, round=None, **sizes)
+            run.tell(at + 0.01, agent, "worker.started", attempt=own, rank=rank, local_rank=0, pid=pid)
+            run.failed(at + 0.14, agent, own, rank, local_rank=0, exit_code=2)
+            run.tell(at + 0.15, agent, "attempt.ended", attempt=own, outcome="failed")
+            at += 0.2
+        run.tell(at, agent, "job.failed", reason="workers failed", restarts=3)
+    answer = summary(told(run))
+    assert (len(answer.attempts), answer.restarts, answer.nodes_unread) == (4, 3, 0)
+
+
+def test_a_node_that_is_back_for_a_restart_of_the_other_has_no_other_clock() -> None:
+    """Lost with its records, it begins anew as the other restarts: its first attempt and that one's are no one moment."""
+    run = Run()
+    sizes = {"world_size": 2, "group_world_size": 2}
+    for host, born, spans in (("a", 0, [(1, 600), (606, 700)]), ("b", 590, [(606.1, 700)])):
+        agent, rank = run.agent(host, 10), int(host == "b")
+        run.tell(born, agent, "job.started")
+        for own, (begin, end) in enumerate(spans):
+            who = run.worker(rank, own, host)
+            run.tell(begin, agent, "attempt.started", attempt=own, round=None, group_rank=rank, **sizes)
+            run.tell(begin, agent, "worker.started", attempt=own, rank=rank, local_rank=0, pid=who.pid)
+            run.steps(who, range(3), begin + 1, 1)
+            if end == 600:
+                run.failed(end, agent, own, 0, exit_code=1)
+            run.tell(end, agent, "attempt.ended", attempt=own, outcome="failed" if end == 600 else "succeeded")
+        run.tell(700.1, agent, "job.succeeded")
+    answer = summary(told(run))
+    assert not any(clock.corrected for clock in answer.clocks)
+    assert (answer.outcome, len(answer.attempts), answer.nodes_unread) == ("succeeded", 2, 0)

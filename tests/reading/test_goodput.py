@@ -14,7 +14,7 @@ from elastic_events.reading.buckets import BUCKETS, Goodput, goodput
 from elastic_events.reading.builder import build
 from elastic_events.reading.goodput_html import goodput_html
 from elastic_events.reading.goodput_terminal import explain, goodput_terminal
-from tests.reading.runs import Run, two_attempts
+from tests.reading.runs import START, Run, two_attempts
 from tests.streams import STREAMS, load
 
 
@@ -86,6 +86,38 @@ def test_a_failure_between_steps() -> None:
     run.tell(8, agent, "attempt.ended", attempt=0, outcome="failed")
     run.tell(8, agent, "job.failed", reason="workers failed")
     assert parts(answer(run)) == {"startup": 1, "productive": 4, "idle": 1, "detection": 2}
+
+
+@pytest.mark.parametrize(("saves", "held"), [(False, {"idle": 3}), (True, {"checkpoint": 3})])
+def test_what_a_rank_did_until_it_was_killed_is_no_detection(saves: bool, held: dict[str, float]) -> None:
+    """From its last step to its death a killed worker evaluated, or wrote a checkpoint: the failure is its death."""
+    run = Run()
+    agent = run.agent()
+    run.tell(0, agent, "job.started")
+    run.start(0, agent, 0, range(1))
+    run.steps(run.worker(0), range(2), 1, 2)
+    if saves:
+        run.tell(5, run.worker(0), "checkpoint.started", step=1)
+    run.failed(9, agent, 0, 0, signal="SIGKILL", died_ns=START + 8 * 10**9)
+    run.tell(9, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.tell(9, agent, "job.failed", reason="workers failed")
+    assert parts(answer(run)) == {"startup": 1, "productive": 4, "detection": 1, **held}
+
+
+def test_a_checkpoint_in_which_a_rank_hung() -> None:
+    """A checkpoint that was cut off counts for as long as the longest one took, as a step does."""
+    run = Run()
+    agent, worker = run.agent(), run.worker(0)
+    run.tell(0, agent, "job.started")
+    run.start(0, agent, 0, range(1))
+    begin = run.steps(worker, range(1), 1, 2)
+    checkpoints(run, (0, begin, begin + 2))
+    begin = run.steps(worker, range(1, 2), begin + 2, 2)
+    run.tell(begin, worker, "checkpoint.started", step=1)
+    run.failed(100, agent, 0, 0, signal="SIGABRT")
+    run.tell(100, agent, "attempt.ended", attempt=0, outcome="failed")
+    run.tell(100, agent, "job.failed", reason="workers failed")
+    assert parts(answer(run)) == {"startup": 1, "productive": 4, "checkpoint": 4, "detection": 91}
 
 
 def checkpoints(run: Run, *spans: tuple[int, float, float]) -> None:
@@ -290,6 +322,18 @@ def test_a_step_that_holds_what_stood_before_it_is_not_sure(data_ns: int, long_s
     assert (told in out.getvalue()) == (not sure)
 
 
+@pytest.mark.parametrize("error", [{}, {"error": "FileNotFoundError"}])
+def test_a_checkpoint_that_could_not_be_loaded_was_not(error: dict[str, str]) -> None:
+    """A script that finds no checkpoint begins at the beginning: nothing is unsure of its steps."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(1))
+    run.tell(1, run.worker(0), "restore.started", path="/data/model.pt", observed=True, mark_id=1)
+    run.tell(2, run.worker(0), "restore.ended", path="/data/model.pt", observed=True, mark_id=1, **error)
+    run.tell(3, run.worker(0), "step.observed", step=0, took_ns=10**8, data_ns=1)
+    (story,) = build(run.records)
+    assert ("which this run was not seen to save" in story.attempts[0].unsure) is not bool(error)
+
+
 @pytest.mark.parametrize("path", ["", "/data/else"])
 def test_a_checkpoint_without_a_path_was_loaded_all_the_same(path: str) -> None:
     """Who was seen to load a checkpoint whose save nobody saw, or that has no path, does no steps again that are known."""
@@ -311,3 +355,23 @@ def test_a_checkpoint_without_a_path_was_loaded_all_the_same(path: str) -> None:
     answer = goodput(story)
     assert answer.steps_redone == 0
     assert "nobody was seen to save" in answer.attempts[1].unsure
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_what_hung_is_detection_whoever_ended_it(observed: bool) -> None:
+    """In the first checkpoint, until a timeout, or behind a step that one rank never ended, until somebody killed it."""
+    run = Run()
+    agent = run.agent()
+    run.start(1, agent, 0, range(4))
+    for rank in range(4):
+        who = run.worker(rank)
+        if observed:
+            for step in range(20 - (rank == 1)):
+                run.tell(3 + step, who, "step.observed", step=step, took_ns=10**9, data_ns=1)
+        else:
+            run.tell(run.steps(who, range(20), 2, 0.5), who, "checkpoint.started", step=19)
+    run.failed(1822, agent, 0, 1, signal="SIGKILL" if observed else "SIGABRT", died_ns=START + 1_821_900_000_000)
+    for rank in (0, 2, 3):
+        run.failed(1822, agent, 0, rank, signal="SIGTERM", first=False, victim=True)
+    run.tell(1822, agent, "attempt.ended", attempt=0, outcome="failed")
+    assert parts(answer(run))["detection"] == pytest.approx(1800 if observed else 1810, abs=1)

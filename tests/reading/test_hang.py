@@ -171,6 +171,34 @@ def test_a_rank_that_hangs_in_a_checkpoint() -> None:
     assert [(lag.ranks, lag.place) for lag in hang.behind] == [([0], "never left its checkpoint of step 19")]
 
 
+@pytest.mark.parametrize(("before_s", "hung"), [(None, False), (12, False), (2, True)])
+def test_a_checkpoint_takes_its_own_time(before_s: float | None, hung: bool) -> None:
+    """One that lasts for many steps hangs not: it may be as long as twice the longest before it, the first one a minute."""
+    run = trained(3)
+    begin = 11.0
+    if before_s is not None:
+        run.tell(begin, run.worker(0), "checkpoint.started", step=19)
+        begin += before_s
+        run.tell(begin, run.worker(0), "checkpoint.ended", step=19)
+    for rank in range(3):
+        begin = run.steps(run.worker(rank), range(20, 22), 11 + (before_s or 0), 0.5)
+    run.tell(begin, run.worker(0), "checkpoint.started", step=21)
+    failed(run, begin + 24, 3, first=1)
+    # Where it lasted 12 s, the others waited for so long without a step: that is the job's longest pause.
+    assert bool(answer(run).hangs) is hung
+
+
+def test_a_checkpoint_that_ran_into_a_timeout_is_no_measure() -> None:
+    """Where one rank hangs in a checkpoint, and another's breaks of a timeout, that one took no usual time."""
+    run = trained(2)
+    for rank in range(2):
+        run.tell(11.5, run.worker(rank), "checkpoint.started", step=19)
+    run.tell(611.5, run.worker(0), "checkpoint.ended", step=19, error="RuntimeError")
+    failed(run, 612, 2, first=0)
+    (hang,) = answer(run).hangs
+    assert [(lag.ranks, lag.place) for lag in hang.behind] == [([1], "never left its checkpoint of step 19")]
+
+
 def test_all_in_one_step() -> None:
     """Where all ranks are in the same step and none gave up first, that is what is said."""
     run = trained(3)
@@ -292,3 +320,33 @@ def test_a_checkpoint_in_which_all_ranks_meet(came: bool) -> None:
         assert told == ([1], "behind step 19", [([0, 2], "never left its checkpoint of step 19")])
     else:
         assert told == ([0, 2], "in the checkpoint of step 19", [([1], "never began it")])
+
+
+def test_a_checkpoint_beside_the_steps_is_no_measure() -> None:
+    """One that took long and held up nobody says nothing of how long one may last for which all wait."""
+    run = trained(4)
+    run.tell(12, run.worker(0), "checkpoint.started", step=19, mark_id=1)
+    for rank in range(4):
+        last = run.steps(run.worker(rank), range(20, 1000), 12.01, 0.5)
+    run.tell(412, run.worker(0), "checkpoint.ended", step=19, mark_id=1)
+    run.tell(last, run.worker(0), "checkpoint.started", step=999, mark_id=2)
+    for rank in (1, 2, 3):
+        run.tell(last + 0.05, run.worker(rank), "step.started", step=1000)
+    failed(run, last + 700, 4, 1, signal="SIGABRT")
+    (hang,) = answer(run).hangs
+    assert "rank 0 never left its checkpoint of step 999" in verdict(hang)
+
+
+def test_the_last_of_the_checkpoints_beside_the_steps() -> None:
+    """Behind it no step comes, as the others did not know of it: it takes as long as those."""
+    run = trained(4)
+    last = 12.0
+    for at, steps in enumerate((range(20, 320), range(320, 620), range(0))):
+        run.tell(last, run.worker(0), "checkpoint.started", step=steps.start - 1, mark_id=at)
+        began = last
+        for rank in range(4):
+            last = run.steps(run.worker(rank), steps, began, 0.5)
+        if steps:
+            run.tell(began + 120, run.worker(0), "checkpoint.ended", step=steps.start - 1, mark_id=at)
+    run.metric(last + 100, run.agent(), "gpu", 1)
+    assert not answer(run).hangs

@@ -207,3 +207,23 @@ def test_a_death_on_one_of_two_hosts_without_agents() -> None:
     run.steps(workers[0], range(3, 8), 3, 1)
     (story,) = build(run.records)
     assert story.attempts[0].first_failure is None  # nor are their clocks known to agree
+
+
+@pytest.mark.parametrize("agents", [True, False])
+def test_who_was_found_dead_when_the_job_was_begun_anew_had_died_long_before(agents: bool) -> None:
+    """A job that was killed whole, and begun anew an hour later, ended with its last record: not when its dead were found."""
+    run = Run()
+    for restart, begin in enumerate((0, 3600)):
+        agent = run.agent(pid=10 + restart)
+        if agents:
+            run.tell(begin, agent, "job.started")
+            run.start(begin + 1, agent, 0, range(2), restart=restart, round=0)
+        for rank in range(2):
+            run.steps(run.worker(rank, restart), range(4), begin + 2, 1, ended=False)
+    for who in ([run.agent()] if agents else []) + [run.worker(rank) for rank in range(2)]:
+        run.tell(
+            3599, who, "worker.died" if who.rank is not None else "agent.died", pid=who.pid, host="a", rank=who.rank
+        )
+    (story,) = build(run.records)
+    ends = [worker.ended_ns for worker in story.attempts[0].workers]
+    assert [end is not None and (end - START) / 1e9 for end in ends] == [5, 5]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 
 import msgspec
 import pytest
@@ -98,6 +99,25 @@ def test_ranks_that_began_apart_and_never_meet(apart: float) -> None:
     for rank, begin in enumerate((0, 0, 0.001, apart)):
         run.steps(run.worker(rank), range(30), 1 + begin, 1.0)
     assert {one.straggler for one in answer(run).ranks} == {""}
+
+
+@pytest.mark.parametrize("pause", [0, 5])
+@pytest.mark.parametrize("meet", [False, True])
+def test_who_rests_as_long_whenever_another_ends_waits_for_nobody(meet: bool, pause: float) -> None:
+    """Ranks that rest between steps, each at its own pace, wait for none; where they rest until the last has ended, they do."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(4))
+    chance = random.Random(1)
+    begins = [1.0, 1.05, 1.1, 1.5]
+    for step in range(200):
+        ends = [begin + chance.gauss(0.5, 0.02) for begin in begins]
+        for rank in range(4):
+            run.tell(begins[rank], run.worker(rank), "step.started", step=step)
+            run.tell(ends[rank], run.worker(rank), "step.ended", step=step)
+        begins = [(max(ends) if meet else end) + chance.gauss(0.3, 0.005) for end in ends]
+        begins = [begin + pause * (step % 20 == 19) for begin in begins]  # an evaluation, say
+        begins[3] += chance.gauss(0.5, 0.02) if meet else 0
+    assert [one.rank for one in answer(run).ranks if one.straggler] == ([3] if meet else [])
 
 
 @pytest.mark.parametrize(("since", "count"), [(0, 4), (40, 4), (40, 2)])
@@ -218,7 +238,13 @@ def test_a_rank_that_went_quiet() -> None:
     assert (silence.rank, silence.node, silence.attempt, silence.last_step) == (2, "a", 0, 23)
     assert silence.since_s == 49
     assert silence.before_others_s == 151
-    assert "Rank 2 on a went quiet at +49.0 s in attempt 0, after step 23, 2m 31s before the others." in words(found)
+    told = "Rank 2 on a went quiet at +49.0 s in attempt 0, after step 23, 2m 31s before the others"
+    assert f"{told}." in words(found)
+
+    run.tell(
+        400, run.agent(), "worker.succeeded", rank=2, local_rank=2, attempt=0
+    )  # as one that joins: it waits for them
+    assert f"{told}; it ended with code 0, and may have been done." in words(answer(run))
 
 
 def test_a_process_without_a_rank_that_went_quiet() -> None:
@@ -303,3 +329,21 @@ def test_what_is_no_step_for_sure_is_told() -> None:
     text = console.file.getvalue()
     assert "Steps of optimizers of 1.0 s in the median." in text
     assert "20 steps" not in text
+
+
+def test_who_holds_up_every_fourth_step_is_late() -> None:
+    """Where gradients are accumulated ranks meet in the last of four: beside them it seems that this one goes its own pace."""
+    chance = random.Random(1)
+    run = Run()
+    run.start(0, run.agent(), 0, range(4))
+    times = [1.0] * 4
+    for step in range(80):
+        begins = [at + 0.01 + chance.random() * 0.0025 for at in times]
+        begins[3] += 0.2 + chance.gauss(0, 0.01)
+        times = [begin + 0.5 + chance.gauss(0, 0.01) for begin in begins]
+        if step % 4 == 3:
+            times = [max(times) + chance.random() * 0.001 for _ in times]
+        for rank in range(4):
+            run.tell(begins[rank], run.worker(rank), "step.started", step=step)
+            run.tell(times[rank], run.worker(rank), "step.ended", step=step)
+    assert [(one.rank, one.straggler) for one in answer(run).ranks if one.straggler] == [(3, "late")]

@@ -160,6 +160,19 @@ def test_one_line_of_an_error() -> None:
     assert mark.label == "rank 1: SIGKILL: RuntimeError: CUDA error"
 
 
+def test_without_an_agent_who_exited_may_have_been_first() -> None:
+    """A launcher that tells nothing kills the others of who exited: who was seen to be killed is not told first."""
+    run = Run()
+    for rank, last in enumerate((12.5, 12, 12.4)):
+        run.steps(run.worker(rank), range(4), last - 4, 1)
+    for rank in (0, 2):
+        run.tell(13, run.worker(rank), "worker.died", rank=rank, pid=100 + rank, host="a")
+    (story,) = build(run.records)
+    (row,) = summary(story).attempts
+    assert (row.first_failure, [one.rank for one in row.suspects]) == (None, [0, 2, 1])
+    assert "or one that is not recorded" in " ".join(shown(run).split())
+
+
 def test_what_a_failure_cost() -> None:
     """A failure costs the time to the next step, over attempts that failed in between, and the steps done again."""
     run = two_attempts()
@@ -195,6 +208,7 @@ def test_an_end_that_was_not_recorded() -> None:
     run.tell(11, run.agent(), "attempt.started", attempt=2, round=2, group_world_size=3)
     assert "outcome unknown" in shown(run)
     assert "No record of 2 nodes of the last attempt was read" in shown(run)
+    assert "--rdzv-id" in shown(run)  # they may have been read, as another run
 
 
 def test_a_signal_without_a_name() -> None:
@@ -260,6 +274,37 @@ def test_a_rank_that_begins_again_is_said_to_have_finished_nothing_of_its_last_a
     until = {run.worker(1, 1): 14, run.worker(0, 1): 16}
     run.records = [r for r in run.records if r.time_ns <= START + until.get(r.context, 14) * 10**9]
     assert "Rank 1 finished no step in its last attempt." in shown(run)
+
+
+def test_what_doing_steps_again_cost_is_not_guessed() -> None:
+    """Where it is not known which steps a later attempt did again, it is not known what that cost; epochs are no such case."""
+    run = Run()
+    agent = run.agent()
+    for attempt, begin in enumerate((0, 20)):
+        run.start(begin, agent, attempt, range(1), restart=attempt)
+        worker = run.worker(0, attempt)
+        if attempt:
+            for edge in ("started", "ended"):  # nobody was seen to save it
+                run.tell(begin + 1, worker, f"restore.{edge}", path="model.pt", observed=True, mark_id=0)
+        for step in range(5):
+            run.tell(begin + 3 + step, worker, "step.observed", step=step, took_ns=10**9, data_ns=1)
+        run.failed(begin + 10, agent, attempt, 0, signal="SIGKILL")
+        run.tell(begin + 10, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    (cost,) = summary(build(run.records)[0]).costs
+    assert (cost.down_s, cost.redone_s, cost.total_s) == (12, None, None)
+
+    run = Run()
+    for attempt, epochs in enumerate(((0, 1, 2), (1,), (2,))):
+        begin = 20 * attempt
+        run.start(begin, agent, attempt, range(1), restart=attempt)
+        for at, epoch in enumerate(epochs):
+            for step in range(3):
+                for edge in ("started", "ended"):
+                    when = begin + 1 + 3 * at + step + 0.5 * (edge == "ended")
+                    run.tell(when, run.worker(0, attempt), f"step.{edge}", step=step, epoch=epoch)
+        run.failed(begin + 10, agent, attempt, 0, signal="SIGKILL")
+        run.tell(begin + 10, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    assert [(cost.attempt, cost.redone_s) for cost in summary(build(run.records)[0]).costs] == [(0, 22.5), (1, 0)]
 
 
 def test_a_failure_after_which_nothing_was_done_again_cost_no_steps() -> None:

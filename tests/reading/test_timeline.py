@@ -244,6 +244,16 @@ def test_json() -> None:
     assert len(document["rows"]) == 3
 
 
+def test_a_script_without_a_rank_is_called_a_process() -> None:
+    """What failed and has no rank is called a process, not rank None."""
+    run = Run()
+    run.steps(run.worker(None), range(4), 0, 1)
+    run.tell(5, run.worker(None), "worker.died", pid=100, host="a", signal="SIGKILL")
+    found = answer(run)
+    assert found.bands[0].cause == "a process: SIGKILL"
+    assert [mark.label for row in found.rows for mark in row.marks] == ["a process: SIGKILL"]
+
+
 def test_no_tag_can_end_the_pages_data() -> None:
     """Whatever was recorded, the page has the two script elements it came with."""
     bad = Run("</script><script>alert(1)</script>")

@@ -65,6 +65,7 @@ def no_loop_is_blocked() -> Iterator[None]:
                 "recorder/collector.py", {"last_look", "close"}
             )  # at the end, where no thread is to be had
             function.can_block_in("bus/subscription.py", {"check_url"})  # a path, looked at as its sink is named
+            function.can_block_in("sinks/files.py", {"from_root"})  # the working directory, likewise
             function.can_block_in("bus/tell.py", {"say"})  # a sentence on stderr, once
         yield
 

@@ -27,7 +27,7 @@ from elastic_events.bus.errors import ConfigError, MissingExtra, PermanentError,
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import BlockingSink
 from elastic_events.sinks.event_file import EventFile
-from elastic_events.sinks.files import failure
+from elastic_events.sinks.files import failure, from_root
 from elastic_events.sinks.options import Options, file_path, without_login
 from elastic_events.sinks.points import Point, Steps
 
@@ -114,7 +114,7 @@ class TensorBoardSink(Bridge):
 
     def __init__(self, directory: str | Path = "runs", writer: Any = None) -> None:
         super().__init__()
-        self.directory: Path = Path(directory)
+        self.directory: Path = from_root(directory)
         self._writer = writer
         self._file = EventFile(self.directory) if writer is None else None
 
@@ -170,7 +170,7 @@ class WandbSink(Bridge):
         if mode not in ("offline", "online"):
             raise ConfigError(f"W&B: mode is offline or online, not {mode!r}")
         self.project = project
-        self.directory: Path = Path(directory)
+        self.directory: Path = from_root(directory)
         self.mode = mode
         self._init = init
         self._wandb = _load("wandb", "Weights & Biases", "wandb")

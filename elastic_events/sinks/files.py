@@ -7,7 +7,7 @@ from pathlib import Path
 
 from elastic_events.bus.errors import SCARCE, ConfigError, TransientError
 
-__all__ = ("PRIVATE", "check_path", "failure", "open_private", "refusal")
+__all__ = ("PRIVATE", "check_path", "failure", "from_root", "open_private", "refusal")
 
 #: Permission bits of every file that a sink makes.
 PRIVATE = 0o600
@@ -17,6 +17,18 @@ _LATER = SCARCE | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR}
 
 #: What every opening adds: no link is followed (F75), a FIFO does not block, a child process inherits nothing.
 _CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def from_root(path: str | os.PathLike[str]) -> Path:
+    """Return `path` from the root: a program may change its directory while a sink writes.
+
+    Raises:
+        ConfigError: it begins in a working directory that was removed.
+    """
+    try:
+        return Path(path).absolute()
+    except OSError as error:
+        raise ConfigError(f"{path} begins in the working directory, which is not there: {error.strerror}") from None
 
 
 def open_private(path: Path, flags: int) -> int:

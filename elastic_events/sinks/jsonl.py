@@ -12,7 +12,7 @@ from urllib.parse import SplitResult
 from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.blocking import EncodingSink
-from elastic_events.sinks.files import check_path, failure, open_private
+from elastic_events.sinks.files import check_path, failure, from_root, open_private
 from elastic_events.sinks.jsonl_read import JsonlPosition, read_jsonl
 from elastic_events.sinks.jsonl_stream import JsonlStream, stream_of
 from elastic_events.sinks.options import Options, file_path
@@ -58,7 +58,7 @@ class JsonlSink(EncodingSink[bytes]):
         super().__init__()
         if keep is not None and keep < 1:
             raise ConfigError(f"keep is the number of full parts that stay, 1 or more; it is {keep}")
-        self.path: Path = Path(path)
+        self.path: Path = from_root(path)
         self.rotate = rotate
         self.rotate_every = rotate_every
         self.keep = keep

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote
 from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.console import ConsoleSink
-from elastic_events.sinks.files import failure, refusal
+from elastic_events.sinks.files import failure, from_root, refusal
 from elastic_events.sinks.stored import to_lines
 
 __all__ = ("JsonlStream", "stream_of")
@@ -37,7 +37,7 @@ class JsonlStream(ConsoleSink):
 
     def __init__(self, stream: int | Path) -> None:
         super().__init__(stream if isinstance(stream, int) else -1, color=False)
-        self.path: Path | None = None if isinstance(stream, int) else stream
+        self.path: Path | None = None if isinstance(stream, int) else from_root(stream)
 
     def __repr__(self) -> str:
         return f"<JsonlStream {self.path or self.stream}>"

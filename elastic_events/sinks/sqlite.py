@@ -20,13 +20,14 @@ from elastic_events.bus.errors import ConfigError, InputError, TransientError
 from elastic_events.bus.record import Kind, Record
 from elastic_events.sinks.blocking import EncodingSink
 from elastic_events.sinks.columns import alike
-from elastic_events.sinks.files import check_path
+from elastic_events.sinks.files import check_path, from_root
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.sqlite_retention import Retention
 from elastic_events.sinks.sqlite_schema import (
     ALL_CONTEXTS,
     SELECT,
     TABLES,
+    alone,
     beside,
     check_owner,
     connect,
@@ -79,7 +80,7 @@ class SqliteSink(EncodingSink["_Rows"]):
     ) -> None:
         super().__init__()
         self.retention: Retention = Retention(max_age, max_size)
-        self.path: Path = Path(path)
+        self.path: Path = from_root(path)
         self.timeout = timeout
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode of the file that is open
@@ -165,7 +166,8 @@ class SqliteSink(EncodingSink["_Rows"]):
             if busy and not held == moved >= 0:
                 raise TransientError(f"{self.path} was moved or removed, and another program still reads what it was")
         # Nor may the new file share it with who has the moved one open: each would get pages of the other.
-        remove(self._beside)
+        with alone(self.path.parent):
+            remove(self._beside)
 
     def _write(self, parts: Sequence["_Rows"]) -> None:
         connection = self._connection

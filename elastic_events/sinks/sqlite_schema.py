@@ -1,9 +1,11 @@
 """The tables of a SQLite file, their rows, and who may write them."""
 
+import fcntl
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ __all__ = (
     "ALL_CONTEXTS",
     "SELECT",
     "TABLES",
+    "alone",
     "beside",
     "check_owner",
     "connect",
@@ -46,6 +49,9 @@ APPLICATION = 0x656C6576
 
 #: Rows of a statement, at most: giving it its values holds the GIL.
 ROWS = 256
+
+#: Seconds of waiting for others who begin or leave a file in the same directory.
+PATIENCE = 1.0
 
 _PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -85,17 +91,46 @@ def create(path: Path) -> None:
     Closing a descriptor of a database drops the locks of every connection that this process has to it.
     """
     check_path(path)
-    left = beside(path)  # before it is known that the file is not there
     if path.exists():
         return
     try:
-        # Of a file that was moved or removed, and that others may have open: the new one would share the index of their WAL.
-        remove(left)
-        os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        with alone(path.parent):
+            left = beside(path)  # before it is known that the file is not there
+            if path.exists():
+                return
+            # Of a file that was moved or removed, and that others may have open: the new one would share the index of their WAL.
+            remove(left)
+            os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         check_path(path)  # another process was faster
     except OSError as error:
         raise failure(path, error) from None
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep all others who call this for `directory` out meanwhile, or the WAL that one finds left might be another's by now.
+
+    Goes without where the directory cannot be locked, or somebody else's lock on it lasts: systemd-tmpfiles takes such.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            if _is_locked(descriptor):
+                # By name, since a child that is forked meanwhile has a copy of the descriptor.
+                stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)
+        yield
+
+
+def _is_locked(descriptor: int) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.001)
+    return False
 
 
 def beside(path: Path) -> dict[Path, tuple[int, int]]:

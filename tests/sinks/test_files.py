@@ -86,6 +86,37 @@ async def test_captured_torchrun_streams_are_read_back_equal(kind: Any, stream: 
 
 
 @both
+async def test_a_program_that_changes_its_directory_goes_on_with_its_file(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Hydra does behind `start()`: a relative path is that of the directory where the sink was named."""
+    sink, read = kind
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    one = sink("here")
+    await one.open()
+    await one.write(metrics(5))
+    monkeypatch.chdir(tmp_path / "run")
+    await one.write(metrics(5, 5))
+    await one.aclose()
+    assert same(await stored(read, tmp_path / "here"), metrics(10))
+    assert not list((tmp_path / "run").iterdir())
+
+
+@both
+def test_a_relative_path_in_a_directory_that_was_removed_is_a_sentence(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is nowhere."""
+    sink, _ = kind
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="here begins in the working directory, which is not there"):
+        sink("here")
+
+
+@both
 async def test_records_of_every_kind_and_value_are_read_back_equal(kind: Any, tmp_path: Path) -> None:
     """F56, F58: integers, floats, NaN, booleans, lists, None, control characters, and both ledgers of a bus come back."""
     sink, read = kind

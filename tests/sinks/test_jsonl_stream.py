@@ -123,7 +123,7 @@ def test_a_stream_is_this_process_s_own() -> None:
         assert Link.takes(url)
     sink = open_url("jsonl:///stdout")
     assert isinstance(sink, JsonlSink)
-    assert sink.path == Path("stdout")
+    assert sink.path == Path("stdout").absolute()
 
 
 def test_a_stream_takes_no_options_and_a_file_stays_one(tmp_path: Path) -> None:

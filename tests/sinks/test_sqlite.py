@@ -1,19 +1,23 @@
 """SQLite: idempotent, indexed for the questions people ask, shared by processes, refused politely when it is not ours."""
 
+import errno
+import fcntl
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import ConfigError, InputError, TransientError
-from elastic_events.sinks import sqlite
+from elastic_events.sinks import sqlite, sqlite_schema
 from elastic_events.sinks.sqlite import SqliteSink, is_sqlite, read_sqlite
 from elastic_events.sinks.sqlite_schema import APPLICATION, TABLES, VERSION, check_owner, connect, create, prepare
 from tests.programs import environment, python
@@ -206,6 +210,44 @@ new.close_now()
     idle.close_now()
     assert same(list(read_sqlite(kept)), metrics(5))
     assert same(list(read_sqlite(path)), metrics(10, 5))
+
+
+def test_programs_that_begin_one_file_take_turns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One looks what is left of a former file; until it has removed that, no other makes the file, and a WAL of its own."""
+    seen: list[bool] = []
+    other = threading.Thread(target=create, args=(path,))
+
+    def look(path: Path) -> dict[Path, tuple[int, int]]:
+        if not seen:
+            seen.append(path.exists())
+            other.start()
+            other.join(0.1)
+            seen.append(path.exists())
+        return {}
+
+    monkeypatch.setattr(sqlite_schema, "beside", look)
+    create(path)
+    other.join()
+    assert path.exists()
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_directory_that_cannot_be_locked_has_its_file_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    """Somebody keeps it locked, as against systemd-tmpfiles; or its file system knows no locks."""
+    monkeypatch.setattr(sqlite_schema, "PATIENCE", 0.05)
+    if not held:
+        monkeypatch.setattr(sqlite_schema.fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        if held:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        create(path)
+    finally:
+        os.close(descriptor)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_that_is_moved_while_it_is_read_waits_for_the_reader(sink: Any, path: Path) -> None:

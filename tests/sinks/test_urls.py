@@ -33,7 +33,7 @@ def test_three_slashes_are_relative_and_four_are_from_the_root(url: str, path: s
     """A file's URL is read as SQLAlchemy reads it."""
     sink = open_url(url)
     assert isinstance(sink, SqliteSink)
-    assert sink.path == Path(path)
+    assert sink.path == Path(path).absolute()
 
 
 def test_options_of_a_url_reach_the_sink() -> None:

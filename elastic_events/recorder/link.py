@@ -77,7 +77,7 @@ class Link:
         """Ask for the sinks of `urls`, make this process's rings and see that somebody collects them.
 
         Raises:
-            ConfigError: a URL is wrong, the directory cannot be used, or no process can be started from here.
+            ConfigError: a URL is wrong or this process's own, the directory cannot be used, or no process can be started.
             OSError: the disk is full, or worse.
         """
         reason = why_not()
@@ -86,6 +86,8 @@ class Link:
         secure(self.directory)
         if is_collected(self.directory) and not serves_requests(self.directory):
             raise CollectedByLoop(f"{self.directory} is collected by a bus in its launcher's event loop")
+        if not all(map(self.takes, urls)):
+            raise ConfigError("one of the sinks, or what takes its dead letters, is this program's own, as its stdout is")
         try:
             for url in urls:
                 self._ask(url, context.run_id)
@@ -136,12 +138,13 @@ class Link:
 
     @staticmethod
     def takes(url: str) -> bool:
-        """Whether a collector can serve `url`: not what is this process's own, its streams or a scheme that it added."""
-        from elastic_events.sinks.urls import SHIPPED
+        """Whether a collector can serve `url`: not what is this process's own, its streams or a scheme that it added.
 
-        scheme, _, rest = url.strip().partition(":")
-        own = scheme == "console" or (scheme == "jsonl" and rest.partition("?")[0] in ("stdout", "stderr", "-"))
-        return scheme in SHIPPED and not own and not rest.startswith(("////dev/", "////proc/"))
+        Nor where its dead letters go to one of these.
+        """
+        from elastic_events.sinks.urls import split_dead_letters
+
+        return not any(map(_is_own, filter(None, split_dead_letters(url, os.environ))))
 
     def abandon(self) -> None:
         """Let go of what was opened, since the bus that was to have it does not come to be."""
@@ -350,6 +353,14 @@ class Link:
             if lane.lost:
                 why = f"; its last error: {lane.last_error}" if lane.last_error else ""
                 yield f"sink {name!r} lost {lane.lost} of {lane.accepted} {noun(lane.accepted, 'record')}: {lane.why_lost}{why}"
+
+
+def _is_own(url: str) -> bool:
+    from elastic_events.sinks.urls import SHIPPED
+
+    scheme, _, rest = url.strip().partition(":")
+    is_stream = scheme == "console" or (scheme == "jsonl" and rest.partition("?")[0] in ("stdout", "stderr", "-"))
+    return scheme not in SHIPPED or is_stream or rest.startswith(("////dev/", "////proc/"))
 
 
 def recorder_directory(context: Context) -> Path:

@@ -30,7 +30,16 @@ from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
 from elastic_events.sinks.options import split_url, without_login
 
-__all__ = ("EXAMPLES", "SCHEMES", "SHIPPED", "absolute", "open_dead_letters", "open_url", "parse_sinks")
+__all__ = (
+    "EXAMPLES",
+    "SCHEMES",
+    "SHIPPED",
+    "absolute",
+    "open_dead_letters",
+    "open_url",
+    "parse_sinks",
+    "split_dead_letters",
+)
 
 
 def _module(name: str) -> Callable[[SplitResult], Sink]:
@@ -93,7 +102,7 @@ def open_url(url: str) -> Sink:
         ConfigError: it names none; the sentence says what is wrong and what is known, and never repeats a password.
         MissingExtra: the sink needs a package that is not installed.
     """
-    url, _ = _split_dead_letters(url, {})
+    url, _ = split_dead_letters(url, {})
     parts = split_url(url)
     if not parts.scheme or ":" not in url:
         raise ConfigError(f"{_shown(url)} is not a sink's URL{_guess_file(url)}; {_known()}")
@@ -119,20 +128,20 @@ def open_dead_letters(url: str, environ: Mapping[str, str] = os.environ) -> Sink
         ConfigError: as `open_url`.
         MissingExtra: likewise.
     """
-    _, dead = _split_dead_letters(url, environ)
+    _, dead = split_dead_letters(url, environ)
     return open_url(dead) if dead else None
 
 
 def absolute(url: str) -> str:
     """Return `url` such that it means the same in another process: the same files, and the dead letters of this one."""
-    url, dead = _split_dead_letters(url, os.environ)
+    url, dead = split_dead_letters(url, os.environ)
     url = _absolute(url)
     if not dead:
         return url
     return f"{url}{'&' if '?' in url else '?'}{_DEAD_LETTERS}{quote(_absolute(dead), safe='/:')}"
 
 
-def _split_dead_letters(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
+def split_dead_letters(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return `url` without its option for dead letters, and what that or the environment says, or ""."""
     base, mark, query = url.partition("?")
     options = query.split("&")

@@ -126,6 +126,16 @@ def test_a_stream_is_this_process_s_own() -> None:
     assert sink.path == Path("stdout").absolute()
 
 
+def test_dead_letters_to_a_stream_are_this_process_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector process would write them to a log that nobody reads, and count them as kept."""
+    for dead in ("console:", "jsonl:stderr", "jsonl:////dev/stdout", "own:x"):
+        assert not Link.takes(f"sqlite:///run.db?max_age=7d&dead_letters={dead}")
+    assert Link.takes("sqlite:///run.db?dead_letters=jsonl:///dead.jsonl")
+    monkeypatch.setenv("ELASTIC_EVENTS_DEAD_LETTERS", "jsonl:stderr")
+    assert not Link.takes("sqlite:///run.db")
+    assert Link.takes("sqlite:///run.db?dead_letters=jsonl:///dead.jsonl")
+
+
 def test_a_stream_takes_no_options_and_a_file_stays_one(tmp_path: Path) -> None:
     """Rotation of a stream is an error that says so; a file is what it was."""
     with pytest.raises(ConfigError, match="no option 'rotate'"):

@@ -232,6 +232,18 @@ def test_without_a_collector_a_thread_of_the_agent_delivers(place: Place) -> Non
     assert nothing_is_left(place)
 
 
+def test_what_goes_to_the_agents_stream_is_delivered_by_its_thread(place: Place) -> None:
+    """The log of a container is a sink: a collector process, whose stdout is another, would deliver to nobody."""
+    worker = "subprocess.run([sys.executable, '-c', 'import elastic_metrics as e; e.put_metric(\"m\", 1)'], check=True)"
+    done = agent(place, f"points(10)\n{worker}", URLS="jsonl:stdout,sqlite:///run.db")
+    assert sum('"name":"m"' in line for line in done.stdout.splitlines()) == 11
+    (line,) = done.stderr.splitlines()
+    assert "a thread of the agent" in line
+    assert "this program's own" in line
+    assert place.count() == 11
+    assert nothing_is_left(place)
+
+
 def test_an_unusable_directory_leaves_the_thread(place: Place) -> None:
     """A directory that others can write to holds no recorder: the thread delivers, and the workers are not told of it."""
     shared = place.folder / "shared"

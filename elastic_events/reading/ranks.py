@@ -169,7 +169,8 @@ class _Places:
                 context.host, context.host, 0, agent=False, first_ns=process.first_ns
             )
             self.story.nodes.append(node)
-        worker = Worker(context.rank, node, context.local_rank, context.pid, context.host, process.first_ns)
+        began = None if process.mute else process.first_ns  # of its start another's word on its end tells nothing
+        worker = Worker(context.rank, node, context.local_rank, context.pid, context.host, began)
         attempt.workers.append(worker)
         attempt.world_size = attempt.world_size or context.world_size
         return worker

@@ -227,3 +227,13 @@ def test_who_was_found_dead_when_the_job_was_begun_anew_had_died_long_before(age
     (story,) = build(run.records)
     ends = [worker.ended_ns for worker in story.attempts[0].workers]
     assert [end is not None and (end - START) / 1e9 for end in ends] == [5, 5]
+
+
+def test_of_those_that_left_no_word_of_their_own_none_is_told_first() -> None:
+    """A launcher kills the others of one that is gone, and the collector finds all in one look, in any order."""
+    run = Run()
+    for rank in range(2):
+        run.tell(6 + 0.002 * rank, run.worker(rank), "worker.died", rank=rank, pid=100 + rank, host="a")
+    (story,) = build(run.records)
+    assert story.attempts[0].first_failure is None
+    assert [worker.rank for worker in story.attempts[0].suspects] == [0, 1]

@@ -330,9 +330,12 @@ class Lane(Delivery):
         """Write the lane's own ledger as the last record, so that a reader can tell a complete file from a cut one.
 
         A function gets none, nor does a sink with a filter that does not want it, unless it is kept for such a reader.
+        What a roll-up still holds goes before it.
         """
         if isinstance(self.sink, CallableSink):
             return
+        if (pass_on_rest := getattr(self.sink, "pass_on_rest", None)) is not None:
+            await self._attempt(pass_on_rest)
         record = self._last_record(self.stats())
         if getattr(self.sink, "is_read_back", False) or self._accepts(record):
             await self._attempt(self.sink.write, [record])

@@ -87,7 +87,9 @@ class Link:
         if is_collected(self.directory) and not serves_requests(self.directory):
             raise CollectedByLoop(f"{self.directory} is collected by a bus in its launcher's event loop")
         if not all(map(self.takes, urls)):
-            raise ConfigError("one of the sinks, or what takes its dead letters, is this program's own, as its stdout is")
+            raise ConfigError(
+                "one of the sinks, or what takes its dead letters, is this program's own, as its stdout is"
+            )
         try:
             for url in urls:
                 self._ask(url, context.run_id)

@@ -135,6 +135,16 @@ class Rollup:
         for record in records if self._done else ():
             self._done.pop(record.id, None)
 
+    async def pass_on_rest(self) -> None:
+        """Pass on what is left. The lane calls it as it ends, when there is more time than for closing.
+
+        Raises:
+            Exception: whatever the sink behind raises; closing tries once more.
+        """
+        self._close_windows()
+        async with self._turn:
+            await self._deliver()
+
     async def aclose(self) -> None:
         """Pass on what is left, in one attempt, and close the sink behind.
 
@@ -143,22 +153,30 @@ class Rollup:
         """
         if self._timer is not None:
             self._timer.cancel()
-        self._close_windows()
         try:
             with anyio.fail_after(LAST_TRY):
-                async with self._turn:
-                    await self._deliver()
+                await self.pass_on_rest()
         except Exception as error:  # noqa: BLE001 - whatever the sink raises costs what it did not take
             self._why = told(error)
         finally:
             self.lost += len(self._ready)
             self._ready = []
-            await self.sink.aclose()
+            await self._close_sink()
         if self.lost:
             raise TransientError(f"{self.lost} of {self.emitted} sums of the roll-up are lost: {self._why}")
 
     def __repr__(self) -> str:
         return f"<Rollup {self.every:g} s of {self.sink!r}, {self.absorbed} absorbed, {self.emitted} emitted>"
+
+    async def _close_sink(self) -> None:
+        """Close the sink behind; where sums are lost, in time to tell that, and whatever it raises."""
+        with anyio.move_on_after(LAST_TRY * 0.8 if self.lost else math.inf):
+            try:
+                await self.sink.aclose()
+            except Exception as error:
+                if not self.lost:
+                    raise
+                self._why = f"{self._why}; closing it: {told(error)}"
 
     # --- summing up: plain methods ---
 

@@ -340,6 +340,41 @@ async def test_sums_that_are_lost_at_the_end_are_told(capfd: pytest.CaptureFixtu
     assert said == f"elastic_events: sink 'sums' failed as it was closed: TransientError: {why}"
 
 
+async def test_the_last_sums_have_the_time_that_the_bus_has() -> None:
+    """A sink that takes longer than closing may take, as one that sends each over a network, gets them by the deadline."""
+    got: list[str] = []
+
+    async def slow(record: Record) -> None:
+        await anyio.sleep(0.1)
+        got.append(record.name)
+
+    async with EventBus(recorder=False, timeout=20) as bus:
+        bus.subscribe(slow, rollup="1h", events=False)
+        for name in ("loss", "norm"):
+            bus.put_metric(name, 1)
+    assert len(got) == 16
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+async def test_sums_that_are_lost_are_told_of_a_sink_that_fails_to_close(
+    how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is lost is told beside what the sink behind raises as it is closed, and though that does not end."""
+
+    class Gone(GatedSink):
+        async def aclose(self) -> None:
+            if how == "raises":
+                raise OSError("no room")
+            await anyio.sleep_forever()
+
+    async with EventBus(recorder=False, timeout=0.2) as bus:
+        bus.subscribe(Gone(), name="sums", rollup="1h", events=False)
+        bus.put_metric("loss", 1)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "8 of 8 sums of the roll-up are lost: TimeoutError" in said
+    assert said.endswith("; closing it: OSError: no room") == (how == "raises")
+
+
 async def test_two_intervals_in_one_store_have_ids_of_their_own() -> None:
     """Two roll-ups of other intervals end at one point: a store that knows a record by its id keeps the sums of both."""
     sink = ListSink()

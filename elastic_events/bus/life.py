@@ -187,7 +187,7 @@ class Life:
                 if threading.main_thread().is_alive():
                     self._told.say(f"nothing is delivered before the bus is closed: {error}")
             except BaseException:
-                self._home.call(self._drain.request_close, 0.0)  # Ctrl-C, say: it would open its sinks all the same
+                self._home.drop(self._drain.request_close, 0.0)  # Ctrl-C, say: it would open its sinks all the same
                 self._closed()
                 raise
         self._opened()

@@ -57,6 +57,7 @@ class ThreadHome:
         self._ready = threading.Event()
         self._done = threading.Event()
         self._error: BaseException | None = None
+        self._unwanted = False
 
     def start(self) -> None:
         """Start the thread and wait until its drain has tried all handlers.
@@ -94,6 +95,12 @@ class ThreadHome:
             with suppress(RuntimeError):  # it ended between the look and the call
                 self._loop.call_soon_threadsafe(function, *args)
 
+    def drop(self, function: Callable[..., object], *args: Any) -> None:
+        """As `call`, where `start` was interrupted: a thread that was not started by then never comes, or has nothing to do."""
+        self._unwanted = True
+        if self._loop is not None:  # else it looks at that next
+            self.call(function, *args)
+
     def begin(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Answer:
         """Run `await function(*args)` in the loop, and do not wait for it."""
         answer = Answer(self._done.is_set)
@@ -123,7 +130,8 @@ class ThreadHome:
     async def _in_loop(self, patient: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._looping.set()
-        await self._main(patient=patient, task_status=self)
+        if not self._unwanted:
+            await self._main(patient=patient, task_status=self)
 
 
 class LoopHome:

@@ -191,6 +191,30 @@ def test_ctrl_c_while_a_bus_opens_ends_its_drain() -> None:
     assert not bus._home.alive
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_ctrl_c_before_a_bus_has_its_thread_waits_for_none(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited for the loop of a thread that was never started, for ever; one that starts all the same opens no sink."""
+    begun: list[threading.Thread] = []
+    sink = ListSink()
+
+    def interrupted(thread: threading.Thread) -> None:
+        begun.append(thread)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    bus = EventBus(sink)
+    start = threading.Thread.start
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bus.open()
+    assert bus.stats().state == "closed"
+    if late:
+        start(begun[0])
+        begun[0].join(20)
+        assert not begun[0].is_alive()
+        assert sink.opened == 0
+
+
 async def test_close_gives_a_sink_that_is_not_open_a_last_attempt() -> None:
     """A wait for the next attempt is ended by the close: a sink that is there again gets everything."""
     sink = Away()

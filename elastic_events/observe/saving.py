@@ -1,7 +1,8 @@
 """Checkpoints and restores of a script that does not mark them, and collectives that fail.
 
 `torch.save` and `torch.load` of a file are wrapped; what `torch.distributed.checkpoint` and the collectives say, they say to
-loggers of their own. A checkpoint holds the steps up to the last one that was observed.
+loggers of their own. A checkpoint holds the steps up to the last one that was observed. An optimizer that is given its state
+tells of a restore by other means, pickle or safetensors, of whose checkpoint nothing is known.
 """
 
 import logging
@@ -48,6 +49,8 @@ def begin_checkpoints() -> None:
     save, load = saving(torch.save, _second), loading(torch.load, _first)
     for owner in (torch, torch.serialization):
         owner.save, owner.load = save, load
+    optimizer = torch.optim.Optimizer
+    optimizer.load_state_dict = _wrapped(optimizer.load_state_dict, _state_begins)
     _listen(seam.CHECKPOINT_LOGGERS, _distributed)
 
 
@@ -138,10 +141,19 @@ def _load_begins(file: Any) -> Any:
     return path, restore(None, observed=True, path=path).__enter__()
 
 
+def _state_begins(*_args: Any, **_options: Any) -> Any:
+    if steps.done or _open.loads or _open.nested or _open.distributed:  # it is known where that state is from
+        return None
+    _open.loads += 1
+    _open.nested += 1
+    return None, restore(None, observed=True, call="load_state_dict").__enter__()
+
+
 @guarded("checkpoints")
-def _ends(path: str, span: Any, error: type[BaseException] | None = None) -> None:
+def _ends(path: str | None, span: Any, error: type[BaseException] | None = None) -> None:
     _open.nested -= 1
-    span.add(file_id=_identity(path))
+    if path is not None:
+        span.add(file_id=_identity(path))
     span.__exit__(error, None, None)
     steps.passed()
 
@@ -152,6 +164,7 @@ def _distributed(said: dict[str, Any]) -> None:
     if mark is None or "event" not in said:
         return
     if said["event"] == "start":
+        _open.loads += mark is restore
         path = said.get("checkpoint_id")
         number = _last_step() if mark is checkpoint else None
         _open.distributed[call] = mark(number, observed=True, path=path, call=said["func_name"]).__enter__()

@@ -17,7 +17,7 @@ from elastic_events.reading.answer import Answer
 from elastic_events.reading.causes import AT_ONCE
 from elastic_events.reading.hang import hangs
 from elastic_events.reading.observed import unsure_of
-from elastic_events.reading.redone import Range, redone
+from elastic_events.reading.redone import Again, redone
 from elastic_events.reading.steps import alike, called, cut, longest_pause, processes, step_times, unfinished, union
 from elastic_events.reading.story import Attempt, Process, Story
 from elastic_events.reading.words import seconds
@@ -34,7 +34,8 @@ BUCKETS = {
     "membership changed, from the stop of the workers on",
     "startup": "from the start of the workers to the first step, loading a checkpoint included",
     "detection": "from the failure until the next rendezvous began: noticing it, and stopping the others",
-    "unknown": "the workers ran, but nobody marked a step",
+    "unknown": "the workers ran, but nobody marked a step; or they were in steps of which nobody knows whether they were "
+    "done again",
     "idle": "everything else: between steps, after the last one, steps that an exception left which the script caught, "
     "and what nobody recorded",
 }
@@ -72,11 +73,11 @@ class Goodput(Answer, frozen=True):
     run_id: str  #: of the job
     outcome: str  #: succeeded, failed, unknown
     wall_s: float  #: from the beginning of the job to its end, or to the last record
-    ettr: float | None  #: productive / wall, 0 to 1; None: no step was marked
+    ettr: float | None  #: productive / wall, 0 to 1; None: no step was marked, or it is not known which were done again
     buckets: list[Bucket]  #: those that are known
     attempts: list[AttemptGoodput]  #: in their order
-    steps: int  #: that count: finished, and not done again later
-    steps_redone: int  #: finished, and done again by a later attempt, or after a rollback
+    steps: int | None  #: that count: finished, and not done again later; None: it is not known which were
+    steps_redone: int | None  #: finished, and done again by a later attempt, or after a rollback; None: not known
     steps_cut: int  #: that the end of their attempt cut off
     step_s: float | None  #: median over the ranks of their median step, as `slow` has it
     failures: int  #: attempts that failed
@@ -92,15 +93,15 @@ class _Piece(NamedTuple):
 
 def goodput(story: Story) -> Goodput:
     """Return the goodput of a run. Exact: the buckets are cut out of the wall time, which is whole nanoseconds."""
-    lost = redone(story)
+    again = redone(story)
     marked = any(process.starts for process in story.processes)
     usual, longest = step_times(story)
     hung = {hang.attempt for hang in hangs(story, usual, longest_pause(story))}
     pieces = list(_requeued(story))
     ends: list[int] = []
-    counts = [0, 0, 0]
+    counts = [0, 0, 0, 0]
     for attempt in story.attempts:
-        steps = _Steps(attempt, lost)
+        steps = _Steps(attempt, again)
         end = _end_of_training(story, attempt, steps, longest, hung=attempt.number in hung)
         counts = [sum(pair) for pair in zip(counts, steps.counts(), strict=True)]
         pieces += steps.pieces(end)
@@ -122,7 +123,7 @@ def goodput(story: Story) -> Goodput:
         run_id=story.run_id,
         outcome=story.outcome,
         wall_s=story.wall_s,
-        ettr=None if not marked else total["productive"] / wall if wall else 0.0,
+        ettr=None if not marked or counts[3] else total["productive"] / wall if wall else 0.0,
         buckets=[Bucket(name, total[name] / 1e9, total[name] / wall if wall else 0.0) for name in names],
         attempts=[
             AttemptGoodput(
@@ -135,8 +136,8 @@ def goodput(story: Story) -> Goodput:
             )
             for attempt, part, start in zip(story.attempts, parts, windows, strict=False)
         ],
-        steps=counts[0],
-        steps_redone=counts[1],
+        steps=None if counts[3] else counts[0],
+        steps_redone=None if counts[3] else counts[1],
         steps_cut=counts[2],
         step_s=usual / 1e9 if usual is not None else None,
         failures=failures,
@@ -150,21 +151,24 @@ class _Steps:
     A step of the job is one number or name, as often as the rank began it that did so most often.
     """
 
-    def __init__(self, attempt: Attempt, lost: dict[Process, list[Range]]) -> None:
+    def __init__(self, attempt: Attempt, redone: Again) -> None:
         self.all = [worker.process for worker in attempt.workers if worker.process is not None]
         self._groups: list[_Group] = []
         done: Counter[object] = Counter()
         begun: Counter[object] = Counter()
         self._finished: Counter[object] = Counter()
         self._redone: Counter[object] = Counter()
+        self._doubted = 0
         ended = attempt.outcome not in ("unknown", "succeeded")
         for members in alike(processes(attempt)):
             by_fate: dict[str, _Group] = {}
             for process in members:
-                again, cut_off = lost.get(process, []), cut(process) if ended else []
-                fate = f"{again}{cut_off}" if again or cut_off else ""
+                again, doubted = redone.lost.get(process, []), redone.doubted.get(process, [])
+                cut_off = cut(process) if ended else []
+                fate = f"{again}{doubted}{cut_off}" if again or doubted or cut_off else ""
                 if fate not in by_fate:
-                    by_fate[fate] = _Group([], {at for low, high in again for at in range(low, high)}, cut_off)
+                    lost = _positions(again)
+                    by_fate[fate] = _Group([], lost, _positions(doubted) - lost, cut_off)
                 by_fate[fate].members.append(process)
             for group in by_fate.values():
                 names, open_ = called(members[0]), unfinished(members[0])
@@ -174,6 +178,7 @@ class _Steps:
                 done |= finished
                 self._redone |= again_done
                 self._finished |= finished - again_done
+                self._doubted += len(group.doubted.difference(open_))
                 begun |= finished + Counter(names[at] for at in group.cut)
             self._groups += by_fate.values()
         self._cut = begun - done
@@ -190,16 +195,17 @@ class _Steps:
         """The last end of a step; 0: none ended."""
         return max((max(process.ends) for group in self._groups for process in group.members), default=0)
 
-    def counts(self) -> tuple[int, int, int]:
-        """Return how many count, were done again, and were cut off."""
-        return self._finished.total(), self._redone.total(), self._cut.total()
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return how many count, were done again, were cut off, and of how many it is not known whether they count."""
+        return self._finished.total(), self._redone.total(), self._cut.total(), self._doubted
 
     def pieces(self, end: int) -> Iterator[_Piece]:
         """Give the steps and checkpoints, those without an end up to `end`."""
-        spans: dict[str, list[tuple[int, int]]] = {"productive": [], "lost": [], "checkpoint": []}
+        spans: dict[str, list[tuple[int, int]]] = {"productive": [], "lost": [], "unknown": [], "checkpoint": []}
         for group in self._groups:
             for at, (start, stop) in group.columns():
-                spans["lost" if at in group.again else "productive"].append((start, stop))
+                bucket = "lost" if at in group.again else "unknown" if at in group.doubted else "productive"
+                spans[bucket].append((start, stop))
         spans["lost"] += ((process.starts[at], process.errors.get(at, end)) for process, at in self.cut)
         for process in self.all:
             for span in process.spans:
@@ -217,6 +223,7 @@ class _Group:
 
     members: list[Process]
     again: set[int]  #: positions of the steps that were done again
+    doubted: set[int]  #: positions of those of which nobody knows it
     cut: list[int]  #: positions of those that were cut off
 
     def columns(self) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -229,6 +236,10 @@ class _Group:
                 yield at, (min(starts), max(ends))
             else:
                 yield from ((at, span) for span in union(starts, ends))
+
+
+def _positions(ranges: Iterable[tuple[int, int]]) -> set[int]:
+    return {at for low, high in ranges for at in range(low, high)}
 
 
 def _end_of_training(story: Story, attempt: Attempt, steps: _Steps, longest: int | None, *, hung: bool) -> int:
@@ -331,6 +342,11 @@ def _sweep(pieces: list[_Piece], windows: list[int]) -> Iterator[dict[str, int]]
 
 def headline(answer: Goodput) -> str:
     """Return the ratio in words."""
-    if answer.ettr is None:
-        return f"how much of {seconds(answer.wall_s)} moved the training on is unknown: no steps were recorded"
-    return f"{answer.ettr:.1%} of {seconds(answer.wall_s)} moved the training on"
+    wall = seconds(answer.wall_s)
+    if answer.ettr is not None:
+        return f"{answer.ettr:.1%} of {wall} moved the training on"
+    shares = {bucket.name: bucket.share for bucket in answer.buckets}
+    if "productive" not in shares:
+        return f"how much of {wall} moved the training on is unknown: no steps were recorded"
+    least, most = shares["productive"], shares["productive"] + shares["unknown"]
+    return f"{least:.1%} to {most:.1%} of {wall} moved the training on: which steps were done again is not known"

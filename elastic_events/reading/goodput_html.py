@@ -39,8 +39,9 @@ def goodput_html(answer: Goodput) -> str:
     """Return the page. All that was recorded is escaped."""
     title = f"Run {answer.run_id}: {headline(answer)}"
     shares = {bucket.name: bucket.share for bucket in answer.buckets}
-    told = [counted(answer.steps, "step"), f"{answer.steps_redone:,} done again", f"{answer.steps_cut:,} cut off"]
-    told.append(counted(answer.failures, "failure"))
+    told = [f"{answer.steps_cut:,} cut off", counted(answer.failures, "failure")]
+    if answer.steps is not None:
+        told = [counted(answer.steps, "step"), f"{answer.steps_redone:,} done again", *told]
     rows = "".join(
         f'<tr><td><i style="background:var(--{bucket.name})"></i>{bucket.name}</td><td class="number">{seconds(bucket.seconds)}'
         f'</td><td class="number">{bucket.share:.1%}</td><td class="what">{escape(BUCKETS[bucket.name])}</td></tr>'

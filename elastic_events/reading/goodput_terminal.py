@@ -53,7 +53,8 @@ earlier attempts from that number on. Within a process a number that falls is a 
 nothing back; behind a restore of an earlier step it is a rollback. Where numbers begin anew in each epoch, what is
 done again begins at the restored checkpoint where both are marked, else at the last step of the number that the
 attempt began with; where that epoch may as well have been finished, nothing counts as lost. step(n, epoch=e) tells it
-exactly.
+exactly. Where observed steps go on from a checkpoint that nobody saw saved, those before it are unknown, and ETTR lies
+between productive / wall time and (productive + unknown) / wall time.
 
 Events: job.*, attempt.*, worker.* and rendezvous.completed by the launcher, the torchrun plug-in or, in part, torch;
 step.*, checkpoint.* and restore.* by the training loop: with elastic_events.step(n), checkpoint(n), restore(n).
@@ -108,7 +109,7 @@ def _by_attempt(answer: Goodput) -> list[RenderableType]:
 
 
 def _remarks(answer: Goodput) -> Iterator[str]:
-    if answer.ettr is None:
+    if all(bucket.name != "productive" for bucket in answer.buckets):
         yield (
             "No steps were marked, so nothing tells which time was productive. In the training loop: "
             "with elastic_events.step(n): ...  (and checkpoint(n), restore(n))."
@@ -117,7 +118,8 @@ def _remarks(answer: Goodput) -> Iterator[str]:
     yield from by_attempt((attempt.attempt, attempt.unsure) for attempt in answer.attempts)
     usual = f" of {seconds(answer.step_s)} in the median" if answer.step_s is not None else ""
     uncounted = any(attempt.unsure.startswith(ROUNDS) for attempt in answer.attempts)
-    parts = [f"Steps of optimizers{usual}" if uncounted else f"{counted(answer.steps, 'step')}{usual}"]
+    several = "Steps of optimizers" if uncounted else "Steps"
+    parts = [f"{several if uncounted or answer.steps is None else counted(answer.steps, 'step')}{usual}"]
     if answer.steps_redone:
         parts.append(f"{answer.steps_redone:,} done again")
     if answer.steps_cut:

@@ -53,6 +53,7 @@ def in_turn(before: Process, after: Process) -> Process:
     both = _join([before, after], [before, after])
     again = both.unsure or max(before.steps) >= after.steps[0]
     both.unsure = before.unsure or (_IN_TURN if again else "")
+    both.doubt = (0, len(before.steps)) if both.unsure else (0, 0)
     both.said = after.said  # what the one before ended with, the rank did not
     return both
 
@@ -79,6 +80,7 @@ def _join(heard: list[Process], told: list[Process]) -> Process:
         sorted((word for process in heard for word in process.said), key=itemgetter(0)),
         observed,
         _ANEW if anew else "",
+        (0, len(numbers) - len(told[-1].steps)) if anew else (0, 0),
         fetched=any(process.fetched for process in told),
         mute=all(process.mute for process in heard),
     )

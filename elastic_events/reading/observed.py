@@ -1,7 +1,7 @@
 """Which steps of the job those are that an observer counted: it begins with 0 in each process, also behind a restore.
 
 Where a process loaded what an earlier attempt had saved, by its path, it goes on behind the step of that checkpoint. Where it
-loaded something else, nobody knows: such steps count, but their order is not known.
+loaded something else, nobody knows which steps it did again: all before it are in doubt.
 """
 
 from array import array
@@ -62,11 +62,16 @@ def script_first(spans: Sequence[Span]) -> Sequence[Span]:
 def number_observed(story: Story) -> None:
     """Give the steps and checkpoints that were observed the numbers that they have in the job."""
     saved: list[Span] = []
+    before: list[Process] = []
     begun = False
     for attempt in story.attempts:
         own = [w.process for w in attempt.workers if w.process is not None and w.process.observed]
         base, unsure = _base(own, saved) if begun else (0, _unseen(own))
         begun = begun or any(process.steps for process in own)
+        if base is None:
+            for process in before:
+                process.doubt = (0, len(process.steps))
+        before += (worker.process for worker in attempt.workers if worker.process is not None)
         for process in own:
             # Those before the first that has no number were counted as if there was but one optimizer.
             process.unsure = process.unsure or (ROUNDS if process.names else unsure or _went_back(process))
@@ -105,8 +110,7 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
         return 0, ""
     if loaded:
         return None, (
-            f"it loaded {_place(loaded[-1])}, which nobody was seen to save: which steps it did again is not known, "
-            "and none is taken for lost"
+            f"it loaded {_place(loaded[-1])}, which nobody was seen to save: which steps it did again is not known"
         )
     return 0, "nobody saw it load a checkpoint: its steps are taken for the first ones again"
 
@@ -139,7 +143,7 @@ def _restores(process: Process) -> list[Span]:
 
 
 def _went_back(process: Process) -> str:
-    """Return what is not sure of a process that loaded what it had saved itself, steps before: it may have done them again."""
+    """Say that a process loaded what it had saved itself, steps before, of which it may have done some again."""
     saves = [span for span in process.spans if span.what == "checkpoint" and span.observed]
     for one in process.spans:
         if one.what != "restore" or not one.observed or one.failed or not one.end_ns:
@@ -147,10 +151,9 @@ def _went_back(process: Process) -> str:
         done = sum(0 < end <= one.start_ns for end in process.ends)
         saved = _saved(one, [span for span in saves if span.end_ns <= one.start_ns])
         if saved is not None and done > _held(saved) and process.starts[-1] >= one.end_ns:
+            process.doubt = (_held(saved), done)
             again = f"{_place(one)}, saved {counted(done - _held(saved), 'step')} before"
-            return (
-                f"it loaded {again}, and went on: whether it did those again is not known, and none is taken for lost"
-            )
+            return f"it loaded {again}, and went on: whether it did those again is not known"
     return ""
 
 

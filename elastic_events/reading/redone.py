@@ -21,24 +21,34 @@ from typing import NamedTuple
 from elastic_events.reading.steps import keys, processes
 from elastic_events.reading.story import Attempt, Process, Story
 
-__all__ = ("Range", "redone")
+__all__ = ("Again", "Range", "redone")
 
 #: Positions of steps, from and to: `steps[a:b]`.
 Range = tuple[int, int]
 
 
-def redone(story: Story) -> dict[Process, list[Range]]:
-    """Return, for each process, the positions of the steps that a later attempt did again, or that it rolled back itself."""
+class Again(NamedTuple):
+    """Which steps were done again, by the processes that finished them before."""
+
+    lost: dict[Process, list[Range]]  #: their positions
+    doubted: dict[Process, list[Range]]  #: those of which nobody knows it, some of the former among them
+
+
+def redone(story: Story) -> Again:
+    """Return the steps that a later attempt did again, or that a process rolled back itself."""
     lives = [life for attempt in story.attempts if (life := _life(attempt)) is not None]
     anew = any(life.falls() for life in lives)
     history = _History(anew, {end for life in lives for end in life.ends_of_laps()} if anew else set())
     for life in lives:
         history.go_on(life)
-    found: dict[Process, list[Range]] = {}
+    found = Again({}, {})
     for life in lives:
-        lost = life.lost()
-        for process in processes(life.attempt) if lost else ():
-            found[process] = [own for low, high in lost if (own := life.in_other(process, low, high))[0] < own[1]]
+        lost, doubted = _ranges(life.gone), _ranges(life.doubted)
+        for process in processes(life.attempt):
+            if lost:
+                found.lost[process] = life.in_other(process, lost)
+            if doubted or process.doubt[1]:
+                found.doubted[process] = [process.doubt, *life.in_other(process, doubted)]
     return found
 
 
@@ -59,6 +69,7 @@ class _Life:
     begins: int | None  #: the number of the first step of all processes
     rollbacks: list[_Rollback]
     gone: set[int] = field(default_factory=set)  #: positions that were done again
+    doubted: set[int] = field(default_factory=set)  #: positions of which that is not known, since they have no number
 
     def falls(self) -> bool:
         """Whether numbers begin anew in it, other than by a rollback."""
@@ -71,22 +82,13 @@ class _Life:
             if before is not None and number is not None and number <= before and at not in back:
                 yield before
 
-    def lost(self) -> list[Range]:
-        """Return what was done again as ranges."""
-        ranges: list[Range] = []
-        for at in sorted(self.gone):
-            if ranges and ranges[-1][1] == at:
-                ranges[-1] = (ranges[-1][0], at + 1)
-            else:
-                ranges.append((at, at + 1))
-        return ranges
-
-    def in_other(self, process: Process, low: int, high: int) -> Range:
-        """Return a range of positions in another process of the attempt: the same steps, at about the same time."""
+    def in_other(self, process: Process, ranges: list[Range]) -> list[Range]:
+        """Return ranges of positions in another process of the attempt: the same steps, at about the same time."""
         if process is self.process:
-            return low, high
+            return ranges
         own = keys(process)
-        return self._same(process, own, low), self._same(process, own, high)
+        places = ((self._same(process, own, low), self._same(process, own, high)) for low, high in ranges)
+        return [(low, high) for low, high in places if low < high]
 
     def _same(self, process: Process, own: Sequence[int | None], at: int) -> int:
         if at >= len(self.numbers):
@@ -97,6 +99,16 @@ class _Life:
             return near
         places = [place for place, other in enumerate(own) if other == number and number is not None]
         return min(places, key=lambda place: abs(process.starts[place] - time)) if places else near
+
+
+def _ranges(positions: set[int]) -> list[Range]:
+    ranges: list[Range] = []
+    for at in sorted(positions):
+        if ranges and ranges[-1][1] == at:
+            ranges[-1] = (ranges[-1][0], at + 1)
+        else:
+            ranges.append((at, at + 1))
+    return ranges
 
 
 def _life(attempt: Attempt) -> _Life | None:
@@ -169,8 +181,10 @@ class _History:
         if keep is None:
             return
         for step in self._steps[keep:]:
-            if step.number is not None:  # else it is not known whether it was done again
+            if step.number is not None:
                 step.life.gone.add(step.position)
+            elif step.life.process.observed:  # what a script marks by a name may be no step of the training
+                step.life.doubted.add(step.position)
         del self._steps[keep:]
 
     def _rising(self, begins: int) -> int:

@@ -146,7 +146,7 @@ class _Run:
         self.began_ns = story.began_ns
         self.spans = {attempt.number: story.span(attempt) for attempt in story.attempts}
         self.first = {attempt.number: attempt.first_failure for attempt in story.attempts}
-        self.lost = redone(story)
+        self.lost = redone(story).lost
         self.marked = any(process.starts for process in story.processes)
 
     def boxes(self, attempt: Attempt, worker: Worker) -> Iterator[Box]:

@@ -259,6 +259,19 @@ def saves():
     return steps
 
 
+def pickled():
+    """It goes on from what it keeps itself; an optimizer that is given a state while it trains is no restore."""
+    import pickle
+
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    kept = pickle.loads(pickle.dumps(optimizer.state_dict()))
+    optimizer.load_state_dict(kept)
+    steps = loop(model, optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    return steps
+
+
 def distributed():
     group()
     import torch.distributed.checkpoint

@@ -114,6 +114,12 @@ def test_saved_files_are_checkpoints(tmp_path: Path) -> None:
     assert all(span.end_ns > span.start_ns and not span.failed for span in told.process.spans)
 
 
+def test_an_optimizer_that_is_given_its_state_tells_of_a_restore(tmp_path: Path) -> None:
+    """By pickle, say: of what checkpoint, nobody knows, but a script that begins anew gives it none."""
+    (restored,) = run(tmp_path, "pickled").process.spans
+    assert (restored.what, restored.path, restored.step, restored.failed) == ("restore", None, None, False)
+
+
 @pytest.mark.parametrize("kind", ["distributed", "configured"])
 def test_distributed_checkpoints(tmp_path: Path, kind: str) -> None:
     """Those of torch.distributed.checkpoint are told by its own logger, also where a script configures logging; once each."""

@@ -6,7 +6,7 @@ import pytest
 
 from elastic_events.bus.context import Context
 from elastic_events.bus.record import Record, record_of
-from elastic_events.reading.buckets import goodput
+from elastic_events.reading.buckets import goodput, headline
 from elastic_events.reading.builder import build
 from elastic_events.reading.overview import summary
 from elastic_events.reading.story import Process, Story
@@ -89,15 +89,32 @@ def test_without_a_restore_they_begin_anew() -> None:
 
 @pytest.mark.parametrize("save", ["/job/model.pt", ""])
 def test_behind_another_file_nobody_knows(save: str) -> None:
-    """A process that loads what nobody has seen saved has steps of no known order: nothing is said to be lost."""
+    """A process that loads what nobody has seen saved has steps of no known order: all before it may be done again, or not."""
     story = job("/job/other.pt", save)
     assert observed(story)[1].label(0) == "~0"
-    assert goodput(story).steps_redone == 0
+    answer = goodput(story)
+    known = {bucket.name: bucket for bucket in answer.buckets}
+    assert (answer.ettr, answer.steps, answer.steps_redone) == (None, None, None)
+    assert (known["unknown"].seconds, known["productive"].seconds, known["lost"].seconds) == (5, 3, 0)
+    least, most = known["productive"].share, known["productive"].share + known["unknown"].share
+    assert headline(answer).startswith(f"{least:.1%} to {most:.1%} of ")
+
+
+def test_behind_what_nobody_knows_a_checkpoint_is_known_again() -> None:
+    """The third attempt goes on from the first one's: what the second did is done again, or was beside it: nobody knows."""
+    told = Job()
+    told.say("agent", "job.started")
+    told.attempt(0, "a", 10, save="/job/model.pt")
+    told.attempt(1, "b", 6, load="/job/other.pt")
+    told.attempt(2, "c", 6, load="/job/model.pt")
+    answer = goodput(told.story())
+    known = {bucket.name: bucket.seconds for bucket in answer.buckets}
+    assert (answer.ettr, known["productive"], known["unknown"], known["lost"]) == (None, 3, 6, 2)
 
 
 @pytest.mark.parametrize(("before", "behind", "unsure"), [(3, 2, True), (0, 2, False), (3, 0, False)])
 def test_a_checkpoint_that_a_process_loads_again_while_it_trains(before: int, behind: int, *, unsure: bool) -> None:
-    """Steps between its save and its load may be done again, or not: it is said, and no step is called lost."""
+    """Steps between its save and its load may be done again, or not: it is said, and they are no part of what counts."""
     told = Job()
     told.say("agent", "job.started")
     told.say("agent", "attempt.started", attempt=0, round=0, world_size=1, ranks=[0])
@@ -112,7 +129,10 @@ def test_a_checkpoint_that_a_process_loads_again_while_it_trains(before: int, be
         told.mark("a", "restore", None, "/job/model.pt")
     story = told.story()
     assert ("saved 3 steps before" in summary(story).attempts[0].unsure) is unsure
-    assert goodput(story).steps_redone == 0
+    answer = goodput(story)
+    known = {bucket.name: bucket.seconds for bucket in answer.buckets}
+    assert answer.steps_redone == (None if unsure else 0)
+    assert (known["productive"], known["unknown"]) == ((2, 1.5) if unsure else ((2 + before + behind) / 2, 0))
 
 
 def test_a_checkpoint_that_was_renamed_is_known_by_its_file() -> None:
@@ -132,7 +152,7 @@ def test_a_checkpoint_that_was_renamed_is_known_by_its_file() -> None:
 def test_what_is_not_sure_of_the_numbers_is_said() -> None:
     """A file that nobody saved, none that was loaded, optimizers in no fixed round: in words, and no step is made up."""
     for load, words, steps in (
-        ("/other.pt", "which nobody was seen to save", 16),
+        ("/other.pt", "which nobody was seen to save", None),
         ("", "taken for the first ones", 6),
     ):
         story = job(load)

@@ -141,8 +141,10 @@ def _load_begins(file: Any) -> Any:
     return path, restore(None, observed=True, path=path).__enter__()
 
 
-def _state_begins(*_args: Any, **_options: Any) -> Any:
+def _state_begins(_optimizer: Any = None, state_dict: Any = None, **_options: Any) -> Any:
     if steps.done or _open.loads or _open.nested or _open.distributed:  # it is known where that state is from
+        return None
+    if not state_dict["state"]:  # of an optimizer that has made no step: Accelerate moves one to its device so
         return None
     _open.loads += 1
     _open.nested += 1

@@ -248,6 +248,7 @@ def compiled_whole():
 def saves():
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.load_state_dict(optimizer.state_dict())  # empty: Accelerate moves an optimizer so
     steps = 0
     for batch in batches():
         loss_of(model, batch).backward()
@@ -265,8 +266,9 @@ def pickled():
 
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.Adam(model.parameters())
-    kept = pickle.loads(pickle.dumps(optimizer.state_dict()))
-    optimizer.load_state_dict(kept)
+    moments = {number: torch.zeros_like(weights) for number, weights in enumerate(model.parameters())}
+    state = {number: {"step": torch.tensor(3.0), "exp_avg": m, "exp_avg_sq": m} for number, m in moments.items()}
+    optimizer.load_state_dict(pickle.loads(pickle.dumps({**optimizer.state_dict(), "state": state})))
     steps = loop(model, optimizer)
     optimizer.load_state_dict(optimizer.state_dict())
     return steps

@@ -300,10 +300,11 @@ class Collector:
     def _sweep(self, file: _File, lanes: Sequence[Lane], tell: Callable[[Any], object]) -> float:
         if file.ended:
             return 0.0
+        over = file.over  # once: a scan in a thread may find it meanwhile, and this look was not at all that there is
         reader, before = file.reader, file.reader.positions
         with reader.or_nothing():
-            records = list(reader.all_dead()) if file.over else reader.look(LOOK)
-        if file.died:
+            records = list(reader.all_dead()) if over else reader.look(LOOK)
+        if over and file.died:
             records.append(self._death(file))
         if records or reader.positions != before or not file.begun:
             # The first mark also stands for what an earlier collector read: it may still be in the lanes' spools.
@@ -315,7 +316,7 @@ class Collector:
             if len(file.marks) > MARKS:  # a sink is away: every other one goes, the first and the last stay
                 del file.marks[1:-1:2]
         self._tell_losses(file, tell)
-        file.ended = file.over
+        file.ended = over
         file.commit()
         moved = (after - earlier for earlier, after in zip(before, reader.positions, strict=True))
         return max(count / min(ring.capacity, LOOK) for count, ring in zip(moved, reader.rings, strict=True))

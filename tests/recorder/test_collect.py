@@ -387,6 +387,31 @@ def test_scan_that_nobody_waits_for_and_a_sweep_are_at_once(folder: Path, monkey
     collector.close()
 
 
+def test_a_file_that_is_over_in_the_midst_of_a_look_is_read_to_its_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That its process has died, a scan in the thread may find beside a sweep: what that look left is read by the next."""
+    worker = start(folder, 12_000)
+    bus = EventBus(ListSink())
+    collector = collector_of(folder, bus)
+    collector.open()
+    collector.scan()
+    look = RecorderReader.look
+
+    def meanwhile(reader: RecorderReader, most: int = 4096, *, dead: bool = False) -> list[Record]:
+        monkeypatch.undo()
+        found = look(reader, most, dead=dead)
+        end(worker)
+        collector.judge()
+        return found
+
+    monkeypatch.setattr(RecorderReader, "look", meanwhile)
+    collector.sweep()
+    collector.sweep()
+    collector.close()
+    assert bus.lanes[0].stats().accepted == 12_000 + len(("ready", "worker.died"))
+
+
 async def test_file_is_kept_until_its_death_is_delivered(folder: Path) -> None:
     """A worker's file stays until `worker.died` has reached every lane, not its records alone (F76)."""
     worker = await anyio.to_thread.run_sync(start, folder, 1)

@@ -302,6 +302,8 @@ def _goes_alone(rank: _Rank) -> bool:
     usual = median(rest for _, rest in own)
     if sum(after <= late / 2 or abs(rest - usual - after) < late / 2 for late, after, rest in rank.rests) >= WAITS:
         return False  # they meet every few steps
+    if _spread([late for late, _, _ in rank.rests]) < _spread([b - a for (a, *_), (b, *_) in pairwise(rank.rests)]):
+        return False  # it is as late in each step: they meet within it
     return 2 * _spread([rest for _, rest in own]) < _spread([rest - after for after, rest in own])
 
 

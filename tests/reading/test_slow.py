@@ -138,6 +138,22 @@ def test_who_does_more_at_the_end_of_each_step(since: int, count: int) -> None:
     assert found == {**dict.fromkeys(range(count), ("", None)), 0: ("late", since + 1)}
 
 
+def test_who_does_as_much_more_at_the_end_of_each_step() -> None:
+    """Ranks that meet in the middle of a step wait there, not in what they rest behind it, which is as long as ever."""
+    chance = random.Random(1)
+    run = Run()
+    run.start(0, run.agent(), 0, range(4))
+    times = [1.0] * 4
+    for step in range(80):
+        begins = [at + chance.gauss(0.15, 0.004) for at in times]
+        met = max(begin + chance.gauss(0.35, 0.01) for begin in begins)
+        times = [met + chance.gauss(0.15, 0.004) + (chance.gauss(0.3, 0.01) if rank == 0 else 0) for rank in range(4)]
+        for rank in range(4):
+            run.tell(begins[rank], run.worker(rank), "step.started", step=step)
+            run.tell(times[rank], run.worker(rank), "step.ended", step=step)
+    assert [(one.rank, one.straggler) for one in answer(run).ranks if one.straggler] == [(0, "late")]
+
+
 def test_steps_of_which_each_was_finished_by_one() -> None:
     """Ranks of which no two finished the same step are compared by when they began them, and no step is named."""
     run = Run()

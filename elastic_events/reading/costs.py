@@ -82,10 +82,10 @@ def _caught_up(failed: Attempt, later: list[Attempt], began: int) -> int | None:
             return None  # names, or numbers that come again, do not tell
         if steps[0][0] > reached:
             return attempt.first_step_ns  # whichever rank was the first there: none did anything again
-        done = [end for number, _, end in steps[-1:] if number == reached and end]
-        found = next((start for number, start, _ in steps if number > reached), done[0] if done else None)
-        if found is not None:
-            return found
+        _, _, done = next(step for step in reversed(steps) if step[0] <= reached)
+        beyond = next((start for number, start, _ in steps if number > reached), None)
+        if beyond is not None or (steps[-1][0] == reached and done):
+            return done or beyond  # between the two may be a checkpoint, or an evaluation
     return None
 
 

@@ -276,6 +276,25 @@ def test_a_rank_that_begins_again_is_said_to_have_finished_nothing_of_its_last_a
     assert "Rank 1 finished no step in its last attempt." in shown(run)
 
 
+def test_what_comes_behind_the_steps_that_were_done_again_is_no_part_of_what_these_cost() -> None:
+    """A checkpoint or an evaluation before the first new step would have been all the same."""
+    run = Run()
+    agent = run.agent()
+    for attempt, begin in enumerate((0, 20)):
+        run.start(begin, agent, attempt, range(1), restart=attempt)
+        worker = run.worker(0, attempt)
+        saves = run.steps(worker, range(4), begin + 1, 1)
+        for edge in ("started", "ended")[: 1 + attempt]:
+            run.tell(saves + 8 * (edge == "ended"), worker, f"checkpoint.{edge}", step=3)
+        if attempt:
+            run.steps(worker, range(4, 8), saves + 8, 1)
+        else:
+            run.failed(begin + 10, agent, attempt, 0, signal="SIGKILL")
+            run.tell(begin + 10, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    (cost,) = summary(build(run.records)[0]).costs
+    assert (cost.down_s, cost.redone_s) == (11, 4)
+
+
 def test_what_doing_steps_again_cost_is_not_guessed() -> None:
     """Where it is not known which steps a later attempt did again, it is not known what that cost; epochs are no such case."""
     run = Run()

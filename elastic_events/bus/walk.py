@@ -32,9 +32,11 @@ _DEPTH = 16
 ITEMS = 128
 BULK = 1024
 
-#: So many where there are more than `MANY`, numbers apart, of which most stay away in any case: not to stall who emits.
+#: So many where there are more than `MANY`, numbers apart, of which most stay away in any case: not to stall who emits; and a
+#: record's own fields, if they are no more than `BESIDE`.
 MANY = 512
 FEW = 48
+BESIDE = 64
 FEW_NUMBERS = 256
 
 #: Items that it costs beside to look at a name or a text for the first time, and to search a name that may be a secret's.
@@ -132,11 +134,12 @@ class Walk:
                 found += islice(value, left)
         names = [one for one in names if type(one) is str and len(one) <= SHORT and one not in redactor.safe]
         texts = [one for one in found if type(one) is str and len(one) <= SHORT and one not in redactor.texts]
-        if len(found) >= ITEMS:  # it is large, and not all of it stays
-            del names[_FIRST:], texts[_FIRST:]
+        most = _FIRST if len(found) >= ITEMS else ITEMS  # it is large, and not all of it stays
         if size > MANY:
-            del names[_TOGETHER:], texts[_TOGETHER:]
-            self.items = min(self.items, FEW)
+            beside = sum([len(value) for value in values if type(value) is dict and len(value) <= BESIDE])
+            most = max(_TOGETHER, beside)
+            self.items = min(self.items, FEW + beside)
+        del names[most:], texts[most:]
         for at in range(0, max(len(names), len(texts)), _TOGETHER):
             redactor.learn(names[at : at + _TOGETHER], texts[at : at + _TOGETHER])
         self.items -= _SHARE * (len(names) + len(texts))

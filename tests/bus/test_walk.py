@@ -97,6 +97,21 @@ def test_many_numbers_take_no_room_of_a_configuration() -> None:
     assert recorded(metadata) == metadata
 
 
+@pytest.mark.parametrize("value", [0.5, "text"])
+def test_what_stands_beside_a_large_dict_stays(value: Any) -> None:
+    """A third of sixty fields was left out, and the dict with them, each time: of that some is to stay, and of them all."""
+    large = {f"name{n}": f"text{n}" for n in range(600)}
+    fields = {f"{uuid.uuid4().hex}.field": value for _ in range(60)}
+    metadata = {**fields, "large": large}
+    for _ in range(2):
+        kept = recorded(metadata)
+        some = kept.pop("large")
+        assert kept == fields
+        assert some.pop("truncated") == f"{600 - len(some)} more"
+        assert some
+        assert some.items() <= large.items()
+
+
 @pytest.mark.parametrize("kind", DICTS)
 def test_items_are_whole_and_the_others_counted(kind: str) -> None:
     """Of a dict that does not fit, some items stay, under names of their own, and a note says how many do not."""

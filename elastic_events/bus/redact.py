@@ -84,7 +84,11 @@ _SHAPES = (
     ),
     ("earer", re.compile(r"([Bb]earer\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
     ("EARER", re.compile(r"(BEARER\s{1,3})[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
-    ("wandb login", re.compile(r"(wandb login\s{1,3}(?:--\w[\w-]{0,20}\s{1,3}){0,3})[\w-]{32,}"), rf"\1{REDACTED}"),
+    (
+        "wandb login",
+        re.compile(r"(wandb login\s{1,3}(?:--\w[\w-]{0,20}(?:[=\s]https?://\S{1,128})?\s{1,3}){0,3})[\w-]{32,}"),
+        rf"\1{REDACTED}",
+    ),
     (  # a line of ~/.netrc
         "password",
         re.compile(r"(\bmachine\s{1,9}\S{1,128}\s{1,9}login\s{1,9}\S{1,128}\s{1,9}password\s{1,9})\S+"),
@@ -207,7 +211,7 @@ _USER_NAME = re.compile(
 ).search
 _OTHER_P = r"(?<!srun\s)(?<!sbatch\s)(?<!salloc\s)(?<!mkdir\s)"  # whose -p is a partition, or makes parents
 _SHORT_PASSWORD = re.compile(rf"""({_OTHER_P}(?<!\S)-p[\s=]["']?)(?!-|[\d.:]+(?!\S))[^\s"']+""")
-_REDIS_PASSWORD = re.compile(r"""(redis-cli[^\n;|]{0,256}?\s-a\s{1,3}["']?)[^\s"']+""")
+_REDIS_PASSWORD = re.compile(r"""(redis-cli[^\n;|]{0,256}?\s-(?:a|-pass)\s{1,3}["']?)[^\s"']+""")
 _JOINED_PASSWORD = re.compile(rf"""((?:{"|".join(_CLIENTS)})[^\n;|]{{0,256}}?\s-p)(?=[^\s=])[^\s"']+""")
 
 # Alone in front of a colon they are words of a sentence: "unexpected token: x".

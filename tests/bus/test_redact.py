@@ -118,6 +118,8 @@ SECRET_VALUES = (
     *(f"https://hooks.slack.com/services/T0/B0/{KEY}", f"https://chat.example/api/webhooks/123/{KEY}"),
     *(JOINED(("sk", "proj", f"ab_{KEY}")), f"hf{'_'}QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUi{KEY}"),
     *(f"redis-cli -h db -p 6379 -a {KEY} ping", f"wandb login --relogin {KEY}", f"wandb login {KEY}"),
+    *(f"redis-cli -h db --pass {KEY} ping", f"wandb login --host=https://w.example.com {KEY}"),
+    f"wandb login --relogin --host https://w.example.com {KEY}",
     *(f"machine api.wandb.ai login user password {KEY}", f"machine h\n  login u\n  password {KEY}\n", f"?key={KEY}"),
     f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{KEY}\n-----END PGP PRIVATE KEY BLOCK-----",
     *(f"https://b.example/x?X-Amz-Date=1&X-Amz-Signature={KEY}", f"https://a.example/c?sv=2020&sig={KEY}&se=1"),

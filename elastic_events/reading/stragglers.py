@@ -368,6 +368,9 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
     for attempt in story.attempts:
         found = [(worker, process, _went_on(worker, process)) for worker, process in _ranked(attempt)]
         lasts = sorted(last for _, _, last in found)
+        # Of its first step, which may take long, an observed rank says nothing before its end.
+        firsts = sorted(p.ends[0] if p.observed else p.starts[0] for _, p, _ in found if p.starts)
+        begun = firsts[(len(firsts) - 1) // 2] if firsts else 0
         for worker, process, last in found if len(found) > 1 else ():
             if worker.outcome == "succeeded" and not together:  # it was done; when, its agent tells only as all are
                 continue
@@ -375,7 +378,7 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
             until = min(until, worker.raised_ns or until)
-            if until - process.last_ns > bound:
+            if until - max(process.last_ns, 0 if process.starts else begun) > bound:
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
                 node = worker.node.name if worker.node is not None else worker.host

@@ -263,6 +263,19 @@ def test_a_rank_that_went_quiet() -> None:
     assert f"{told}; it ended with code 0, and may have been done." in words(answer(run))
 
 
+@pytest.mark.parametrize("on", [0, 40])
+def test_who_is_killed_in_a_long_first_step_had_not_gone_quiet(on: int) -> None:
+    """Of a step that is observed nobody says anything before its end; who says nothing as the others go on has."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(3))
+    for rank in range(3):
+        run.metric(2, run.worker(rank), "loaded", 1)
+        for step in range(2 + on) if rank else ():
+            run.tell(100 + step, run.worker(rank), "step.observed", step=step, took_ns=10**9)
+    run.failed(100.5 + on, run.agent(), 0, 0, signal="SIGKILL")
+    assert [one.rank for one in answer(run).quiet] == ([0] if on else [])
+
+
 def test_a_process_without_a_rank_that_went_quiet() -> None:
     """Who went quiet and has no rank is called a process, not rank None."""
     run = Run()

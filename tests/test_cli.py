@@ -13,8 +13,11 @@ from elastic_events import Event, EventSource
 from elastic_events.bus.context import Context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
+from elastic_events.cli import collect
 from elastic_events.cli.group import COMMANDS, elastic_events
 from elastic_events.cli.recover import send
+from elastic_events.recorder.reader import RecorderReader
+from elastic_events.recorder.request import Request
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.jsonl import read_jsonl
 from elastic_events.sinks.sqlite import read_sqlite
@@ -220,6 +223,28 @@ def test_collect_once_without_a_sink(tmp_path: Path) -> None:
     done = command("collect", "--once", "rings", "sqlite:///run.db", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert not list((tmp_path / "rings").glob("*.ring"))
+
+
+def test_collect_into_another_sink_than_the_one_that_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went to the spool of one sink another does not get: that is said, and how it gets it; to the one it is not."""
+
+    async def at_once(*_: object) -> int:
+        return 0
+
+    monkeypatch.setattr(collect, "_collect", at_once)
+    rings = tmp_path / "rings"
+    made = open_rings(rings, Context("r", "p"), 64)
+    for ring in made:
+        ring.close()
+    reader = RecorderReader(next(rings.glob("*.ring")), write=True)
+    reader.note("settled", (1, 2))
+    reader.note("safe", (3, 5))
+    arguments = ["collect", "--once", str(rings), f"sqlite:///{tmp_path}/run.db"]
+    said = CliRunner().invoke(elastic_events, arguments).output
+    assert "5 records of before wait in the spool for another sink" in said
+    assert f"elastic-events recover {rings} --to URL" in said
+    (rings / ".spool" / f"{Request(arguments[-1], everyone=True).key:016x}").mkdir(parents=True)
+    assert CliRunner().invoke(elastic_events, arguments).output == ""
 
 
 def test_tail_of_what_is_no_record(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from operator import sub
 from pathlib import Path
 
 import anyio
 import click
 
-from elastic_events.bus.errors import ConfigError, ElasticEventsError
+from elastic_events.bus.errors import ConfigError, ElasticEventsError, InputError
 from elastic_events.bus.text import counted
 from elastic_events.cli.output import tell
 from elastic_events.cli.recover import no_directory
 from elastic_events.recorder.daemon import Daemon
-from elastic_events.recorder.directory import rings, secure, take
+from elastic_events.recorder.directory import SPOOL, rings, secure, take
+from elastic_events.recorder.reader import RecorderReader
 from elastic_events.recorder.request import VARIABLES, Request, submit
 from elastic_events.sinks.urls import absolute, open_url
 
@@ -35,15 +39,22 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
         raise no_directory(directory)
     secure(directory)
     environ = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
+    requests = []
     for url in urls:
         open_url(url)  # connects to nothing; what is wrong with it is said before anything is waited for
-        submit(directory, Request(absolute(url), run_id, everyone=True, environ=environ))
+        requests.append(Request(absolute(url), run_id, everyone=True, environ=environ))
+        submit(directory, requests[-1])
     lock = take(directory)
     if lock is None:
         raise ConfigError(f"{directory} is collected already: stop that collector, or let it take these sinks, too")
     if not once:
         tell(
             f"collecting {directory}, for {', '.join(urls) or 'the sinks that programs ask for there'}; Ctrl-C ends it"
+        )
+    if theirs := _of_others(directory, requests):
+        tell(
+            f"{counted(theirs, 'record')} of before wait in the spool for another sink, which was away: "
+            f"elastic-events recover {directory} --to URL sends them to this one, too"
         )
     left = anyio.run(_collect, directory, lock, once)
     if left:
@@ -52,6 +63,18 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
         raise ConfigError(
             f"no sink was asked for in {directory}, so its recorders stay: name one, such as sqlite:///run.db"
         )
+
+
+def _of_others(directory: Path, requests: Sequence[Request]) -> int:
+    """Return how many records are in the spools of other sinks only: a sink that is new here gets what comes behind them."""
+    if all((directory / SPOOL / f"{request.key:016x}").exists() for request in requests):
+        return 0
+    count = 0
+    for path in rings(directory):
+        with suppress(InputError):
+            reader = RecorderReader(path)
+            count += sum(map(sub, reader.told("safe"), reader.told("settled")))
+    return count
 
 
 async def _collect(directory: Path, lock: int, once: bool) -> int:

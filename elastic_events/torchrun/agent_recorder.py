@@ -35,7 +35,7 @@ from elastic_events.bus.errors import ConfigError
 from elastic_events.bus.redact import Redactor
 from elastic_events.recorder.link import CollectedByLoop, Link, recorder_directory
 from elastic_events.recorder.writer import MappedRing, open_rings
-from elastic_events.sinks.urls import open_url, parse_sinks
+from elastic_events.sinks.urls import open_dead_letters, open_url, parse_sinks
 from elastic_events.torchrun.installation import Installation, Recording
 from elastic_events.torchrun.shield import report, shielded, tell
 from elastic_events.torchrun.ticks import Ticks
@@ -75,9 +75,10 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     os.environ["ELASTIC_EVENTS_RUN_ID"] = run = context.run_id
     os.environ.setdefault("ELASTIC_EVENTS_OBSERVE", "on")  # the workers inherit it
     named = parse_sinks(os.environ.get("ELASTIC_EVENTS_SINKS", ""))
-    for url in named:
-        open_url(url)  # connects to nothing; what is wrong with it is said here, where somebody reads it
     urls = named or [default_sink(run, max_nodes)]
+    for url in urls:  # connects to nothing; what is wrong with it is said here, where somebody reads it
+        open_url(url)
+        open_dead_letters(url)
     home = _home(urls, context, named=bool(named))
     installation = Installation(home.to, None if os.environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks())
     installation.install()

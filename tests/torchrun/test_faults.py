@@ -62,12 +62,13 @@ def test_a_sink_that_raises(kind: str, tmp_path: Path) -> None:
     assert job.story()[-1] == "job.succeeded"
 
 
-@pytest.mark.parametrize("sinks", ["bogus://x", "sqlite:////proc/none/run.db"])
+@pytest.mark.parametrize("sinks", ["bogus://x", "sqlite:////proc/none/run.db", "sqlite:///run.db?dead_letters=x"])
 def test_a_sink_that_cannot_be(sinks: str, tmp_path: Path) -> None:
     """A sink that is no sink is said in a sentence, and the job runs without."""
     job = run(tmp_path, "ok", ELASTIC_EVENTS_SINKS=sinks)
     assert job.code == 0
     assert "elastic_events: " in job.output
+    assert "this program's own" not in job.output
     assert "Traceback" not in job.output
 
 

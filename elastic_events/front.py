@@ -96,11 +96,9 @@ class Front:
 
     @property
     def last(self) -> "EventBus | None":
-        """The bus opened last of those still open."""
-        try:
-            return self.buses[-1]
-        except IndexError:
-            return None
+        """The bus opened last of those still open; where all of them close, of those."""
+        buses = self.buses.copy()
+        return next((bus for bus in reversed(buses) if not bus._leaving), buses[-1] if buses else None)
 
     def _point(self, bus: "EventBus | None") -> None:
         emitter = self.emitter

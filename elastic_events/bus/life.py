@@ -89,7 +89,7 @@ class Life:
         self._changing = False  # its lanes, by the thread that holds that
         self._loop: LoopHome | None = None
         self._block: Block | None = None
-        self._leaving = False  # the block, by its end or by a close
+        self._leaving = False  # it closes, or its block is left
         self._failure: BaseException | None = None  # what is to end the block
         self._home: ThreadHome | None = None
         self._state = "new"
@@ -127,7 +127,7 @@ class Life:
         if block is None or loop is None:  # in a forked child, where it is closed: what ends the child goes on
             return
         rest = block.leave(error)
-        self._leaving = True
+        self._leave()
         self._drain.request_close(self.timeout)
         try:
             await loop.join()
@@ -148,7 +148,7 @@ class Life:
             return await anyio.to_thread.run_sync(self.close, timeout)
         timeout = self._seconds(timeout)
         heads, left = self._pump.heads(), {}
-        self._leaving = True
+        self._leave()
         self._drain.request_close(timeout)
         if self._elsewhere is not None:
             left = await anyio.to_thread.run_sync(self._close_elsewhere, heads, timeout)
@@ -223,6 +223,11 @@ class Life:
             if self._block is not None:
                 self._block.cancel()
 
+    def _leave(self) -> None:
+        """Let what is recorded while it closes go to the bus beneath, if there is one: this one takes it for nobody."""
+        self._leaving = True
+        front.point()
+
     def _loop_over(self, drain: Drain) -> None:
         """Close where the loop ended the drain before anybody left the bus: what is recorded now is for the bus beneath."""
         is_open = drain.over and self._state == "open" and self._block is not None and self._elsewhere is None
@@ -273,6 +278,7 @@ class Life:
         """Let the drain begin to close, wherever it runs; wait for nothing."""
         if self._state == "open":
             self._state = "closing"
+            self._leave()
             home = self._home or self._loop
             if home is not None:
                 home.call(self._drain.request_close, timeout)
@@ -446,6 +452,7 @@ class Life:
         self._told = self._teller()
         in_loop = self._loop is not None
         self._block = self._loop = self._home = self._failure = None
+        self._leaving = False
         if self._state != "forked":  # a child's child finds it as it was before both
             self._becomes = "new" if self._state == "new" else "open"
         self._renewals = {}

@@ -891,6 +891,43 @@ async def test_emit_and_close_from_eight_threads() -> None:
     assert lane.delivered == len(sink.payload)
 
 
+class LastWords(ListSink):
+    """A sink in whose close something is recorded."""
+
+    async def aclose(self) -> None:
+        """Record."""
+        await super().aclose()
+        put_metric("during", 1)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_what_is_recorded_while_a_bus_closes_goes_to_the_one_beneath(asked: bool) -> None:
+    """A sink that is away keeps it closing for seconds: it took all that the program recorded meanwhile, for nobody."""
+    beneath = ListSink()
+    async with EventBus(beneath):
+        async with EventBus(LastWords()) as bus:
+            if asked:
+                await bus.aclose()
+        put_metric("behind", 1)
+    assert [record.name for record in beneath.payload] == ["during", "behind"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_recorded_while_a_bus_of_a_thread_closes_goes_to_the_one_beneath() -> None:
+    """As where it closes in an event loop; the one that closes alone counts what comes too late."""
+    beneath, alone = ListSink(), EventBus(LastWords())
+
+    def run() -> None:
+        with EventBus(beneath), EventBus(LastWords()):
+            put_metric("before", 1)
+        with alone:
+            pass
+
+    await anyio.to_thread.run_sync(run)
+    assert [record.name for record in beneath.payload] == ["during"]
+    assert alone.stats().closed == 1
+
+
 async def test_drain_that_dies_shows(capfd: pytest.CaptureFixture[str]) -> None:
     """A drain that ends by itself says so on stderr, and `stats()` calls the bus dead (F31)."""
 

@@ -214,6 +214,7 @@ def test_buses_that_open_and_close_in_threads_leave_none_current(tmp_path: Path)
     sys.setswitchinterval(1e-6)
     from elastic_events.front import front
     class Fake:
+        _leaving = False
         def __init__(self): self._emitter = EventBus()._emitter
     def churn():
         for _ in range(300):

@@ -1,6 +1,6 @@
 """Which process is which worker: the ranks, apart from the processes that these have started."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from elastic_events.reading.images import in_turn, joined, program, ticks
@@ -75,7 +75,7 @@ class Ranks:
         for attempt in story.attempts:
             for worker in attempt.workers:
                 ranked.setdefault(worker.rank, []).append((attempt, worker))
-        places = _Places(story)
+        places = _Places(story, rest)
         for group in sorted(rest, key=lambda group: min(map(_place, group))):
             places.give(group, ranked)
 
@@ -123,8 +123,13 @@ class Ranks:
 class _Places:
     """Finds, or makes, the workers of processes that no agent named by their pid."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: Story, groups: Iterable[list[Process]]) -> None:
         self.story = story
+        #: Host and restart -> when the lives began of the rank that has most there, in a job without an agent.
+        self.begun: dict[tuple[str, int | None], list[int]] = {}
+        for group in groups if not story.attempts else ():
+            begins, key = [process.first_ns for process, _ in _lives(group)], _home(group[0])
+            self.begun[key] = max(self.begun.get(key, []), begins, key=len)
         self.spare: dict[tuple[int, int], Attempt] = {}  # attempts of a job without an agent, by restart and life
         self.told = list(story.attempts)
         self.untold: dict[int, Attempt] = {}  # attempts whose agents' records were lost, by how many are over before
@@ -133,7 +138,8 @@ class _Places:
     def give(self, group: list[Process], ranked: Mapping[int | None, list[tuple[Attempt, Worker]]]) -> None:
         """Give the processes of one rank their workers."""
         wrapped: Worker | None = None  # whose agent started another program, which runs such as tell steps
-        for life, (process, children) in enumerate(_lives(group)):
+        lives = list(_lives(group))
+        for (process, children), life in zip(lives, self._numbers([process for process, _ in lives]), strict=True):
             context = process.context
             worker = self._said(process, ranked.get(context.rank, []))
             if worker is None and wrapped is not None and process.first_ns <= (wrapped.ended_ns or process.first_ns):
@@ -149,6 +155,16 @@ class _Places:
                 worker.process = process
                 worker.pid = context.pid if worker.pid is None else worker.pid
                 worker.children = [*worker.children, *children]
+
+    def _numbers(self, lives: Sequence[Process]) -> Iterator[int]:
+        """Give the number of each life of a rank: of one that left nothing of some of them, by when those of others began."""
+        begins = self.begun.get(_home(lives[0]), [])
+        least = 0
+        for left, process in zip(range(len(lives))[::-1], lives, strict=True):
+            near = range(least, max(len(begins) - left, least + 1))
+            number = min(near, key=lambda at: abs(begins[at] - process.first_ns) if at < len(begins) else 0)
+            yield number
+            least = number + 1
 
     def _said(self, process: Process, workers: list[tuple[Attempt, Worker]]) -> Worker | None:
         """Return the worker that an agent spoke of without its pid, or by that of a process around it."""
@@ -208,6 +224,10 @@ def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[
             alone = program(process) if context.rank is None else None
             groups.setdefault((context.restart, context.rank, alone), []).append(process)
     return groups.values()
+
+
+def _home(process: Process) -> tuple[str, int | None]:
+    return process.context.host, process.context.restart
 
 
 def _place(process: Process) -> tuple[int, str, str]:

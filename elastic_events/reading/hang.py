@@ -150,7 +150,7 @@ def _hang(story: Story, attempt: Attempt, furthest: Process, places: list[_Place
         since,
         (since - story.began_ns) / 1e9,
         (until - since) / 1e9,
-        attempt.outcome != "unknown",
+        attempt.outcome != "unknown" or attempt is not story.attempts[-1],
         sorted(one.worker.rank or 0 for one in waiting),
         [Lag(sorted(ranks), words) for words, ranks in lags.items()],
     )

@@ -350,3 +350,15 @@ def test_the_last_of_the_checkpoints_beside_the_steps() -> None:
             run.tell(began + 120, run.worker(0), "checkpoint.ended", step=steps.start - 1, mark_id=at)
     run.metric(last + 100, run.agent(), "gpu", 1)
     assert not answer(run).hangs
+
+
+def test_nobody_waits_any_more_in_an_attempt_that_others_followed() -> None:
+    """Also where nobody said what it ended as, without an agent."""
+    run = Run()
+    for restart in range(2):
+        for rank in range(2):
+            run.steps(run.worker(rank, restart), range(5), 1 + 100 * restart, 0.5, ended=bool(restart or rank))
+    run.metric(30, run.worker(0), "loss", 1)
+    (hang,) = answer(run).hangs
+    assert hang.over
+    assert "waited behind step 4" in verdict(hang)

@@ -362,7 +362,7 @@ def _is_own(url: str) -> bool:
 
     scheme, _, rest = url.strip().partition(":")
     is_stream = scheme == "console" or (scheme == "jsonl" and rest.partition("?")[0] in ("stdout", "stderr", "-"))
-    return scheme not in SHIPPED or is_stream or rest.startswith(("////dev/", "////proc/"))
+    return scheme not in SHIPPED or is_stream or rest.startswith(("////dev/std", "////dev/fd/", "////proc/"))
 
 
 def recorder_directory(context: Context) -> Path:

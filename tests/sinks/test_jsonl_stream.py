@@ -119,7 +119,7 @@ def test_a_stream_is_this_process_s_own() -> None:
     """No collector process takes a stream, which would be its own; it takes files, one called stdout too, and FIFOs."""
     for url in ("jsonl:stdout", "jsonl:stderr", "jsonl:-", "jsonl:stdout?x=1", "jsonl:////dev/stdout", "console:"):
         assert not Link.takes(url)
-    for url in ("jsonl:///stdout", "jsonl:////a/fifo?fifo=1", "tls://h:4222/s"):
+    for url in ("jsonl:///stdout", "jsonl:////a/fifo?fifo=1", "tls://h:4222/s", "sqlite:////dev/shm/run.db"):
         assert Link.takes(url)
     sink = open_url("jsonl:///stdout")
     assert isinstance(sink, JsonlSink)

@@ -125,10 +125,10 @@ class _Places:
 
     def __init__(self, story: Story, groups: Iterable[list[Process]]) -> None:
         self.story = story
-        #: Host and restart -> when the lives began of the rank that has most there, in a job without an agent.
-        self.begun: dict[tuple[str, int | None], list[int]] = {}
+        #: Restart -> when the lives began of the rank that has most, in a job without an agent.
+        self.begun: dict[int | None, list[int]] = {}
         for group in groups if not story.attempts else ():
-            begins, key = [process.first_ns for process, _ in _lives(group)], _home(group[0])
+            begins, key = [process.first_ns for process, _ in _lives(group)], group[0].context.restart
             self.begun[key] = max(self.begun.get(key, []), begins, key=len)
         self.spare: dict[tuple[int, int], Attempt] = {}  # attempts of a job without an agent, by restart and life
         self.told = list(story.attempts)
@@ -158,7 +158,7 @@ class _Places:
 
     def _numbers(self, lives: Sequence[Process]) -> Iterator[int]:
         """Give the number of each life of a rank: of one that left nothing of some of them, by when those of others began."""
-        begins = self.begun.get(_home(lives[0]), [])
+        begins = self.begun.get(lives[0].context.restart, [])
         least = 0
         for left, process in zip(range(len(lives))[::-1], lives, strict=True):
             near = range(least, max(len(begins) - left, least + 1))
@@ -224,10 +224,6 @@ def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[
             alone = program(process) if context.rank is None else None
             groups.setdefault((context.restart, context.rank, alone), []).append(process)
     return groups.values()
-
-
-def _home(process: Process) -> tuple[str, int | None]:
-    return process.context.host, process.context.restart
 
 
 def _place(process: Process) -> tuple[int, str, str]:

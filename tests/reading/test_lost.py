@@ -240,13 +240,14 @@ def test_of_those_that_left_no_word_of_their_own_none_is_told_first() -> None:
     assert [worker.rank for worker in story.attempts[0].suspects] == [0, 1]
 
 
+@pytest.mark.parametrize("hosts", ["aa", "ab"])
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_without_an_agent_a_rank_may_have_left_nothing_of_a_life(missing: int) -> None:
+def test_without_an_agent_a_rank_may_have_left_nothing_of_a_life(missing: int, hosts: str) -> None:
     """It failed before it recorded: its other lives are of the attempts in which those of its peers began."""
     run = Run()
     for life in range(3):
         for rank in range(2):
-            who = run.worker(rank, pid=100 + 10 * life + rank)
+            who = run.worker(rank, host=hosts[rank], pid=100 + 10 * life + rank)
             who = replace(who, restart=None, process=f"{who.pid:x}-{who.pid:x}-x")
             if (rank, life) != (0, missing):
                 run.steps(who, range(4 * life, 4 * life + 4), 100 * life + 0.1 * rank, 1)

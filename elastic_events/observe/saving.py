@@ -144,17 +144,26 @@ def _load_begins(file: Any) -> Any:
 def _state_begins(_optimizer: Any = None, state_dict: Any = None, **_options: Any) -> Any:
     if steps.done or _open.loads or _open.nested or _open.distributed:  # it is known where that state is from
         return None
-    if not state_dict["state"]:  # of an optimizer that has made no step: Accelerate moves one to its device so
+    if _is_of_no_step(state_dict):
         return None
-    _open.loads += 1
     _open.nested += 1
     return None, restore(None, observed=True, call="load_state_dict").__enter__()
+
+
+def _is_of_no_step(state_dict: Any) -> bool:
+    """Whether its optimizer has made no step, Adagrad's too, which begins with a state: Accelerate moves one to its device so."""
+    try:
+        return all(not one["step"] for one in state_dict["state"].values())
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return False  # of another shape, which a hook of the optimizer's may know; else the script hears what is wrong
 
 
 @guarded("checkpoints")
 def _ends(path: str | None, span: Any, error: type[BaseException] | None = None) -> None:
     _open.nested -= 1
-    if path is not None:
+    if path is None:
+        _open.loads += error is None  # else the script may give it another state
+    else:
         span.add(file_id=_identity(path))
     span.__exit__(error, None, None)
     steps.passed()

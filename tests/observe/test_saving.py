@@ -1,8 +1,10 @@
 """What torch says to its own loggers."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +71,44 @@ def test_what_is_saved_while_an_exception_is_handled_is_no_failure(tmp_path: Pat
         except KeyboardInterrupt:
             save(str(tmp_path / "last.pt"))
     assert [event.metadata.get("error") for event in captured.events] == [None, None]
+
+
+@pytest.fixture
+def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """What gives an optimizer of a process that has done no step a state; it wants a dict with a state."""
+    monkeypatch.setattr(saving, "_open", saving._Open())
+    monkeypatch.setattr(saving.steps, "done", 0)
+
+    def load_state_dict(_optimizer: object, state_dict: Any) -> None:
+        state_dict["state"].items()
+
+    return partial(saving._wrapped(load_state_dict, saving._state_begins), object())
+
+
+@pytest.mark.parametrize("state", [{}, {0: {"step": 0.0, "sum": 0.1}, 1: {"step": 0.0, "sum": 0.1}}])
+def test_a_state_of_no_step_is_no_restore(state: dict[int, Any], give: Callable[[Any], None]) -> None:
+    """Accelerate gives each optimizer its own state; Adagrad's has one from the beginning: that was told as a restore."""
+    with capture() as captured:
+        give({"state": state})
+    assert not captured.events
+
+
+@pytest.mark.parametrize("entry", [{"step": 3.0}, {"momentum_buffer": 0.5}, None])
+def test_a_state_of_some_steps_is_a_restore(entry: Any, give: Callable[[Any], None]) -> None:
+    """Also where some of its weights have made none, or nothing says how many they made; once, for all optimizers."""
+    with capture() as captured:
+        for _ in range(2):
+            give(state_dict={"state": {0: {"step": 0.0}, 1: entry}})  # type: ignore[call-arg]
+    assert [event.name for event in captured.events] == ["restore.started", "restore.ended"]
+
+
+@pytest.mark.parametrize("odd", [None, {}, {"state": None}, [1]])
+def test_a_state_that_an_optimizer_refuses_switches_nothing_off(odd: Any, give: Callable[[Any], None]) -> None:
+    """A script that catches that goes on, with another state or none: no checkpoint was observed from then on."""
+    with capture() as captured:
+        with pytest.raises((AttributeError, LookupError, TypeError)):
+            give(odd)
+        give({"state": {0: {"step": 3.0}}})
+    told = [(event.name, event.metadata.get("error") is not None) for event in captured.events]
+    ends = [("restore.started", False), ("restore.ended", True), ("restore.started", False), ("restore.ended", False)]
+    assert told == ends

@@ -16,8 +16,9 @@ from elastic_events.bus.redact import Redactor
 from elastic_events.cli import collect
 from elastic_events.cli.group import COMMANDS, elastic_events
 from elastic_events.cli.recover import send
+from elastic_events.recorder.directory import let_go
 from elastic_events.recorder.reader import RecorderReader
-from elastic_events.recorder.request import Request
+from elastic_events.recorder.request import Request, submit
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.jsonl import read_jsonl
 from elastic_events.sinks.sqlite import read_sqlite
@@ -228,7 +229,8 @@ def test_collect_once_without_a_sink(tmp_path: Path) -> None:
 def test_collect_into_another_sink_than_the_one_that_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What went to the spool of one sink another does not get: that is said, and how it gets it; to the one it is not."""
 
-    async def at_once(*_: object) -> int:
+    async def at_once(_directory: Path, lock: int, _once: bool) -> int:
+        let_go(lock)
         return 0
 
     monkeypatch.setattr(collect, "_collect", at_once)
@@ -243,8 +245,24 @@ def test_collect_into_another_sink_than_the_one_that_was_away(tmp_path: Path, mo
     said = CliRunner().invoke(elastic_events, arguments).output
     assert "5 records of before wait in the spool for another sink" in said
     assert f"elastic-events recover {rings} --to URL" in said
-    (rings / ".spool" / f"{Request(arguments[-1], everyone=True).key:016x}").mkdir(parents=True)
+    spool = rings / ".spool" / f"{Request(arguments[-1], everyone=True).key:016x}"
+    spool.mkdir(parents=True)
     assert CliRunner().invoke(elastic_events, arguments).output == ""
+    spool.rmdir()
+    submit(rings, Request(arguments[-1], "another", everyone=True))
+    assert "5 records of before" in CliRunner().invoke(elastic_events, arguments).output
+    submit(rings, Request(arguments[-1], "r", everyone=True))  # the program asked for it: it is the one that was away
+    assert CliRunner().invoke(elastic_events, arguments).output == ""
+
+
+def test_collect_to_the_output(tmp_path: Path) -> None:
+    """A stream is the command's own, and no file called stdout in the working directory."""
+    work = "from elastic_metrics import put_metric\nput_metric('loss', 1)\nimport os\nos._exit(0)"
+    python("-c", work, cwd=tmp_path, ELASTIC_EVENTS_DIR=str(tmp_path / "rings"))
+    done = command("collect", "--once", "rings", "jsonl:stdout", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"name":"loss"' in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["rings"]
 
 
 def test_tail_of_what_is_no_record(tmp_path: Path) -> None:

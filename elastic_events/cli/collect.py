@@ -18,7 +18,7 @@ from elastic_events.cli.recover import no_directory
 from elastic_events.recorder.daemon import Daemon
 from elastic_events.recorder.directory import SPOOL, rings, secure, take
 from elastic_events.recorder.reader import RecorderReader
-from elastic_events.recorder.request import VARIABLES, Request, submit
+from elastic_events.recorder.request import VARIABLES, Request, read_requests, submit
 from elastic_events.sinks.urls import absolute, open_url
 
 __all__ = ("command",)
@@ -66,14 +66,20 @@ def command(directory: Path, urls: tuple[str, ...], once: bool, run_id: str) -> 
 
 
 def _of_others(directory: Path, requests: Sequence[Request]) -> int:
-    """Return how many records are in the spools of other sinks only: a sink that is new here gets what comes behind them."""
-    if all((directory / SPOOL / f"{request.key:016x}").exists() for request in requests):
-        return 0
+    """Return how many records are in the spools of other sinks only: a sink that is new here gets what comes behind them.
+
+    One that a program asked for is not new to what that recorded, though the command asks for it by a request of its own.
+    """
+    mine = {request.key for request in requests if not (directory / SPOOL / f"{request.key:016x}").exists()}
+    asked = {key: one for key, one in read_requests(directory, {})[0].items() if key not in mine}
     count = 0
     for path in rings(directory):
         with suppress(InputError):
             reader = RecorderReader(path)
-            count += sum(map(sub, reader.told("safe"), reader.told("settled")))
+            keys, runs = reader.requests, ("", reader.header.context.run_id)
+            known = {one.url for key, one in asked.items() if key in keys or (one.everyone and one.run_id in runs)}
+            if not known.issuperset(request.url for request in requests):
+                count += sum(map(sub, reader.told("safe"), reader.told("settled")))
     return count
 
 

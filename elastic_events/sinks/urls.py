@@ -162,7 +162,8 @@ def _absolute(url: str) -> str:
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         query["dir"] = os.path.join(os.getcwd(), query.get("dir", ""))
         return urlunsplit(parts._replace(query=urlencode(query)))
-    if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path:
+    stream = parts.scheme == "jsonl" and parts.path in ("stdout", "stderr", "-")
+    if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path or stream:
         return url.strip()
     # By hand: Pythons differ in what they make of a path that begins with two slashes.
     place = f"{parts.scheme}:////{quote(os.fsencode(os.getcwd())).lstrip('/')}/{path}"

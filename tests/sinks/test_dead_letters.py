@@ -62,6 +62,9 @@ def test_for_another_process_all_places_are_absolute(tmp_path: Path, monkeypatch
     assert absolute("wandb://p?mode=offline").startswith(
         f"wandb://p?mode=offline&dir={str(tmp_path).replace('/', '%2F')}"
     )
+    monkeypatch.delenv("ELASTIC_EVENTS_DEAD_LETTERS")
+    for stream in ("jsonl:stdout", "jsonl:-", "nats://h/s?dead_letters=jsonl:stderr"):
+        assert absolute(stream) == stream
 
 
 @pytest.mark.parametrize("dead", ["dead.jsonl", "nosuch://x", "jsonl:///missing/dead.jsonl"])

@@ -162,7 +162,8 @@ class _Places:
         least = 0
         for left, process in zip(range(len(lives))[::-1], lives, strict=True):
             near = range(least, max(len(begins) - left, least + 1))
-            number = min(near, key=lambda at: abs(begins[at] - process.first_ns) if at < len(begins) else 0)
+            told = not process.mute  # when one began that left no word of its own, nobody knows
+            number = min(near, key=lambda at: abs(begins[at] - process.first_ns) if told and at < len(begins) else 0)
             yield number
             least = number + 1
 

@@ -255,3 +255,17 @@ def test_without_an_agent_a_rank_may_have_left_nothing_of_a_life(missing: int, h
     ranks = [[worker.rank for worker in attempt.workers] for attempt in story.attempts]
     assert ranks == [[1] if life == missing else [0, 1] for life in range(3)]
     assert goodput(story).steps_redone == 0
+
+
+def test_of_which_life_one_was_that_left_no_word_of_its_own_its_death_does_not_tell() -> None:
+    """It was found dead as its attempt ended, beside the begin of one that it was not in: it is no failure of that one."""
+    run = Run()
+    for life in range(2):
+        for rank in (0, 2):
+            who = replace(run.worker(rank, pid=100 + 10 * life + rank), restart=None)
+            run.steps(who, range(4 * life, 4 * life + 4), 101 * life + 0.1 * rank, 24)
+    died = replace(run.worker(1, pid=101), restart=None)
+    run.tell(97, died, "worker.died", rank=1, pid=101, host="a", signal="SIGKILL")
+    (story,) = build(run.records)
+    assert [sorted(worker.rank or 0 for worker in attempt.workers) for attempt in story.attempts] == [[0, 1, 2], [0, 2]]
+    assert [attempt.first_failure for attempt in story.attempts] == [None, None]

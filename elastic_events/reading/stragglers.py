@@ -369,7 +369,7 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
         found = [(worker, process, _went_on(worker, process)) for worker, process in _ranked(attempt)]
         lasts = sorted(last for _, _, last in found)
         # Of its first step, which may take long, an observed rank says nothing before its end.
-        firsts = sorted(p.ends[0] if p.observed else p.starts[0] for _, p, _ in found if p.starts)
+        firsts = sorted(process.ends[0] for _, process, _ in found if process.observed)
         begun = firsts[(len(firsts) - 1) // 2] if firsts else 0
         for worker, process, last in found if len(found) > 1 else ():
             if worker.outcome == "succeeded" and not together:  # it was done; when, its agent tells only as all are

@@ -276,6 +276,18 @@ def test_who_is_killed_in_a_long_first_step_had_not_gone_quiet(on: int) -> None:
     assert [one.rank for one in answer(run).quiet] == ([0] if on else [])
 
 
+def test_who_never_began_the_step_in_which_the_others_wait_went_quiet() -> None:
+    """One that marks its steps says when it begins the first: who says no such thing hangs before it."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(4))
+    for rank in range(4):
+        run.tell(5, run.worker(rank), "restore.started", mark_id=1)
+        if rank != 2:
+            run.tell(6, run.worker(rank), "restore.ended", mark_id=1)
+            run.steps(run.worker(rank), range(30, 32), 300 + 0.01 * rank, 0.5, ended=False)
+    assert [(one.rank, one.since_s) for one in answer(run).quiet] == [(2, 5)]
+
+
 def test_a_process_without_a_rank_that_went_quiet() -> None:
     """Who went quiet and has no rank is called a process, not rank None."""
     run = Run()

@@ -416,6 +416,7 @@ class Life:
 
     def _close_elsewhere(self, heads: Sequence[int], timeout: float) -> dict[str, int]:
         assert self._elsewhere is not None
+        self._drain.closed_heads = self._drain.closed_heads or self._pump.heads()  # where none runs here
         self._close_rings()
         return self._elsewhere.close(heads, timeout)
 

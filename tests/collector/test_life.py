@@ -57,6 +57,14 @@ def test_nothing_of_ours_runs_in_the_program(place: Place) -> None:
     assert done.stdout == "1 none\n", done.stderr
 
 
+def test_what_comes_after_the_close_is_counted(place: Place) -> None:
+    """Also where a collector drains, and nothing in the program says when it closes."""
+    done = place.run(
+        ONE_LINE + "emit(5)\nbus.close()\nfor n in range(3): bus.put_metric('late', n)\nprint(bus.stats().closed)"
+    )
+    assert (done.stdout, place.count()) == ("3\n", 5), done.stderr
+
+
 def test_sigkill_loses_nothing(place: Place) -> None:
     """A program killed a moment after its last record: all 10,000 arrive with nobody doing anything, and its death."""
     done = place.run(ONE_LINE + "emit(10000)\nos.kill(os.getpid(), signal.SIGKILL)")

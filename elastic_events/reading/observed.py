@@ -68,7 +68,7 @@ def number_observed(story: Story) -> None:
         own = [w.process for w in attempt.workers if w.process is not None and w.process.observed]
         base, unsure = _base(own, saved) if begun else (0, _unseen(own))
         begun = begun or any(process.steps for process in own)
-        if base is None:
+        if base is None or any(process.names for process in own):
             for process in before:
                 process.doubt = (0, len(process.steps))
         before += (worker.process for worker in attempt.workers if worker.process is not None)

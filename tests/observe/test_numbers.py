@@ -135,6 +135,18 @@ def test_a_checkpoint_that_a_process_loads_again_while_it_trains(before: int, be
     assert (known["productive"], known["unknown"]) == ((2, 1.5) if unsure else ((2 + before + behind) / 2, 0))
 
 
+def test_behind_steps_without_a_number_nobody_knows_what_was_done_again() -> None:
+    """Of a script that began anew by exec, or stepped optimizers in no fixed round: those of earlier attempts are in doubt."""
+    told = Job()
+    told.say("agent", "job.started")
+    told.attempt(0, "a", 4)
+    told.attempt(1, "b", 2)
+    told.say("b", "step.observed", step="~2", took_ns=SECOND // 2, data_ns=0)
+    answer = goodput(told.story())
+    known = {bucket.name: bucket.seconds for bucket in answer.buckets}
+    assert (answer.steps, known["productive"], known["unknown"]) == (None, 1.5, 2)
+
+
 def test_a_checkpoint_that_was_renamed_is_known_by_its_file() -> None:
     """It is written beside its place, and renamed: by its path it would be a file that nobody saved."""
     told = Job()

@@ -138,7 +138,7 @@ def _restores(process: Process) -> list[Span]:
     return [
         s
         for s in process.spans
-        if s.what == "restore" and s.observed and s.end_ns and not s.failed and (first is None or s.end_ns <= first)
+        if s.what == "restore" and s.end_ns and not s.failed and (first is None or s.end_ns <= first)
     ]
 
 

@@ -100,6 +100,20 @@ def test_behind_another_file_nobody_knows(save: str) -> None:
     assert headline(answer).startswith(f"{least:.1%} to {most:.1%} of ")
 
 
+def test_a_restore_that_the_script_marks_is_one() -> None:
+    """It goes on from somewhere: by the numbers of the script, which those of steps that were observed need not be."""
+    told = Job()
+    told.say("agent", "job.started")
+    told.attempt(0, "a", 10, save="/job/model.pt")
+    told.say("agent", "attempt.started", attempt=1, round=1, world_size=1, ranks=[0])
+    told.say("agent", "worker.started", attempt=1, rank=0, local_rank=0, pid=2 + ord("b"))
+    for edge in ("started", "ended"):
+        told.say("b", f"restore.{edge}", step=5, mark_id=1)
+    told.say("b", "step.observed", step=0, took_ns=SECOND // 2, data_ns=0)
+    answer = goodput(told.story())
+    assert (answer.ettr, answer.steps) == (None, None)
+
+
 def test_behind_what_nobody_knows_a_checkpoint_is_known_again() -> None:
     """The third attempt goes on from the first one's: what the second did is done again, or was beside it: nobody knows."""
     told = Job()

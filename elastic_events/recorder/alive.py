@@ -81,7 +81,9 @@ def lives(header: Header, path: Path) -> bool:
 
 def is_another(header: Header) -> bool:
     """Whether a writer that does not live has become another program, by exec: its process goes on."""
-    return header.boot_id == boot_id() and _is_near(header) and runs(header.context.process)
+    if header.boot_id != boot_id() or not _is_near(header):
+        return False
+    return runs(header.context.process) and _has_a_program(header.context.pid)
 
 
 def _is_near(header: Header) -> bool:
@@ -94,6 +96,17 @@ def _maps(pid: int, path: Path) -> bool:
         inode = str(path.stat().st_ino)
         with open(f"/proc/{pid}/maps", "rb") as maps:
             return any(line.split(maxsplit=5)[4] == inode.encode() for line in maps)
+    return True
+
+
+def _has_a_program(pid: int) -> bool:
+    """Whether a process has one: it gives that back at its end, before its locks, and may take long to give back the rest."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:  # who it belongs to may not be asked
+        pass
     return True
 
 

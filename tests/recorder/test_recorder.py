@@ -16,6 +16,7 @@ from elastic_events.bus.codec import encode
 from elastic_events.bus.context import Context, read_context
 from elastic_events.bus.emit import Emitter
 from elastic_events.bus.redact import Redactor
+from elastic_events.recorder import alive
 from elastic_events.recorder.alive import is_another, lives
 from elastic_events.recorder.format import EVENT_SLOT, METRIC_SLOT, Geometry, RingShape, shapes_of
 from elastic_events.recorder.reader import RecorderReader, read_directory
@@ -450,6 +451,19 @@ def test_reader_of_a_live_file_under_a_writer_at_full_speed(tmp_path: Path) -> N
     assert values == sorted(set(values))
     assert values[-1] == total - 1
     assert len(values) + sum(reader.lost.values()) == total
+
+
+def test_a_process_that_ends_is_no_other_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives back its program, its locks, and then the rest, which may take seconds of one with much memory or a GPU."""
+    header = RecorderReader(record_some(folder)).header
+    monkeypatch.setattr(alive, "runs", lambda _process: True)
+    assert is_another(header)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_another(
+        msgspec.structs.replace(header, context=msgspec.structs.replace(header.context, pid=ended.pid))
+    )
+    ended.wait()
 
 
 def test_another_boot_is_another_life(folder: Path) -> None:

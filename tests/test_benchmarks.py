@@ -27,11 +27,12 @@ def test_a_quick_question_writes_json_and_markdown(tmp_path, monkeypatch):
 
 def test_a_stuck_sink_of_ours_loses_only_what_it_counts():
     """With its handler hung, our emitter gets through, and what is lost is told to the record."""
-    row = stalled._fresh("ours", 20_000, 10.0)
+    row = stalled._fresh("ours", 200_000, 10.0)  # more than the rings and the backlog hold, however fast the drain is
     assert not row["blocked"]
-    assert row["emitted"] == 20_000
-    assert row["told"] == f"counted: {row['lost']:,} overwritten"
-    assert row["held"] + row["lost"] == 20_000
+    assert row["emitted"] == 200_000
+    told = row["told"].removeprefix("counted: ").split(", ")
+    assert sum(int(part.split()[0].replace(",", "")) for part in told) == row["lost"] > 0
+    assert row["held"] + row["lost"] == 200_000
 
 
 def test_an_absent_peer_is_named(tmp_path):

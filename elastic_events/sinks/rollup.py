@@ -35,8 +35,9 @@ _SUMS = 6
 #: Seconds that the timer gives the sink, as a lane does by default.
 WRITE_TIMEOUT = 30.0
 
-#: Seconds of the last attempt to pass on what is left; the lane gives closing one second.
+#: Seconds of the last attempt to pass on what is left, and of that and the closing of the sink behind: the lane gives one second.
 LAST_TRY = 0.5
+LAST = 0.9
 
 #: Ids of the points of a failed batch that are remembered until the batch comes again.
 _REMEMBERED = 65_536
@@ -153,6 +154,7 @@ class Rollup:
         """
         if self._timer is not None:
             self._timer.cancel()
+        begun = anyio.current_time()
         try:
             with anyio.fail_after(LAST_TRY):
                 await self.pass_on_rest()
@@ -161,22 +163,24 @@ class Rollup:
         finally:
             self.lost += len(self._ready)
             self._ready = []
-            await self._close_sink()
+            await self._close_sink(begun + LAST)
         if self.lost:
             raise TransientError(f"{self.lost} of {self.emitted} sums of the roll-up are lost: {self._why}")
 
     def __repr__(self) -> str:
         return f"<Rollup {self.every:g} s of {self.sink!r}, {self.absorbed} absorbed, {self.emitted} emitted>"
 
-    async def _close_sink(self) -> None:
+    async def _close_sink(self, deadline: float) -> None:
         """Close the sink behind; where sums are lost, in time to tell that, and whatever it raises."""
-        with anyio.move_on_after(LAST_TRY * 0.8 if self.lost else math.inf):
+        with anyio.CancelScope(deadline=deadline if self.lost else math.inf) as scope:
             try:
                 await self.sink.aclose()
             except Exception as error:
                 if not self.lost:
                     raise
                 self._why = f"{self._why}; closing it: {told(error)}"
+        if scope.cancelled_caught:
+            self._why = f"{self._why}; closing it took too long"
 
     # --- summing up: plain methods ---
 

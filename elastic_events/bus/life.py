@@ -416,7 +416,8 @@ class Life:
 
     def _close_elsewhere(self, heads: Sequence[int], timeout: float) -> dict[str, int]:
         assert self._elsewhere is not None
-        self._drain.closed_heads = self._drain.closed_heads or self._pump.heads()  # where none runs here
+        if not self._is_drained_here:  # else the drain says it, behind its last look
+            self._drain.closed_heads = self._drain.closed_heads or self._pump.heads()
         self._close_rings()
         return self._elsewhere.close(heads, timeout)
 

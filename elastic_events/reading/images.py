@@ -53,7 +53,7 @@ def in_turn(before: Process, after: Process) -> Process:
     both = _join([before, after], [before, after])
     again = both.unsure or max(before.steps) >= after.steps[0]
     both.unsure = before.unsure or (_IN_TURN if again else "")
-    both.doubt = (0, len(before.steps)) if both.unsure else (0, 0)
+    both.doubt = before.doubt  # what another program did, as one that prepares, it did once, as a rule
     both.said = after.said  # what the one before ended with, the rank did not
     return both
 

@@ -134,8 +134,9 @@ def goodput(play: Play, said: Said, truth: Truth, answer: Answer) -> None:
         return
     for name in ("productive", "checkpoint", "lost"):
         if name not in said.unchecked:
-            # What a failure cut off ends with a death, whose time is as sharp as that.
-            late = 0.02 * answer["wall_s"] + (play.sharp + said.exits_s if name == "lost" else 0.05)
+            # What each failure cut off ends with a death, whose time is as sharp as that.
+            cut = (play.sharp + said.exits_s) * len(truth.attempts)
+            late = 0.02 * answer["wall_s"] + (cut if name == "lost" else 0.05)
             least, most = truth.seconds(name)
             assert least - late <= buckets[name] <= most + late, name
 

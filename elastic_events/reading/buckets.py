@@ -96,7 +96,8 @@ def goodput(story: Story) -> Goodput:
     again = redone(story)
     marked = any(process.starts for process in story.processes)
     usual, longest = step_times(story)
-    hung = {hang.attempt for hang in hangs(story, usual, longest_pause(story))}
+    failures = sum(attempt.outcome == "failed" for attempt in story.attempts)
+    hung = {hang.attempt for hang in hangs(story, usual, longest_pause(story))} if failures else set[int]()
     pieces = list(_requeued(story))
     ends: list[int] = []
     counts = [0, 0, 0, 0]
@@ -118,12 +119,12 @@ def goodput(story: Story) -> Goodput:
     total = {name: sum(part[name] for part in parts) for name in BUCKETS}
     wall = story.ended_ns - story.began_ns
     names = ORDER if marked else tuple(name for name in ORDER if name not in _MARKED)
-    failures = sum(attempt.outcome == "failed" for attempt in story.attempts)
+    finished, again_done, cut_off, doubted = counts
     return Goodput(
         run_id=story.run_id,
         outcome=story.outcome,
         wall_s=story.wall_s,
-        ettr=None if not marked or counts[3] else total["productive"] / wall if wall else 0.0,
+        ettr=None if not marked or doubted else total["productive"] / wall if wall else 0.0,
         buckets=[Bucket(name, total[name] / 1e9, total[name] / wall if wall else 0.0) for name in names],
         attempts=[
             AttemptGoodput(
@@ -136,9 +137,9 @@ def goodput(story: Story) -> Goodput:
             )
             for attempt, part, start in zip(story.attempts, parts, windows, strict=False)
         ],
-        steps=None if counts[3] else counts[0],
-        steps_redone=None if counts[3] else counts[1],
-        steps_cut=counts[2],
+        steps=None if doubted else finished,
+        steps_redone=None if doubted else again_done,
+        steps_cut=cut_off,
         step_s=usual / 1e9 if usual is not None else None,
         failures=failures,
         between_failures_s=story.wall_s / failures if failures else None,
@@ -152,7 +153,9 @@ class _Steps:
     """
 
     def __init__(self, attempt: Attempt, redone: Again) -> None:
-        self.all = [worker.process for worker in attempt.workers if worker.process is not None]
+        told = [worker.process for worker in attempt.workers if worker.process is not None]
+        #: The checkpoints that held up who wrote them.
+        self.saves = [span for process in told for span in process.spans if span.what == "checkpoint" and span.blocking]
         self._groups: list[_Group] = []
         done: Counter[object] = Counter()
         begun: Counter[object] = Counter()
@@ -207,10 +210,7 @@ class _Steps:
                 bucket = "lost" if at in group.again else "unknown" if at in group.doubted else "productive"
                 spans[bucket].append((start, stop))
         spans["lost"] += ((process.starts[at], process.errors.get(at, end)) for process, at in self.cut)
-        for process in self.all:
-            for span in process.spans:
-                if span.what == "checkpoint" and span.blocking:
-                    spans["checkpoint"].append((span.start_ns, span.end_ns or end))
+        spans["checkpoint"] += ((span.start_ns, span.end_ns or end) for span in self.saves)
         for name, found in spans.items():
             whole = [(start, stop) for start, stop in found if stop > start]
             for start, stop in union((start for start, _ in whole), (stop for _, stop in whole)):
@@ -256,9 +256,8 @@ def _end_of_training(story: Story, attempt: Attempt, steps: _Steps, longest: int
     seen = [steps.latest_ns, *(process.errors[at] for process, at in steps.cut if at in process.errors)]
     died = first.ended_ns if first is not None and first.ended_ns is not None else end
     open_ = [process.starts[at] for process, at in steps.cut if at not in process.errors]
-    saves = [span for process in steps.all for span in process.spans if span.what == "checkpoint" and span.blocking]
-    saving = [span.start_ns for span in saves if not span.end_ns]
-    usual = max((span.end_ns - span.start_ns for span in saves if span.end_ns), default=0 if hung else None)
+    saving = [span.start_ns for span in steps.saves if not span.end_ns]
+    usual = max((span.end_ns - span.start_ns for span in steps.saves if span.end_ns), default=0 if hung else None)
     for begun, most in ((open_, longest), (saving, usual)):
         if begun:
             seen.append(died if most is None else min(died, max(begun) + most))

@@ -358,10 +358,10 @@ class Link:
 
 
 def _is_own(url: str) -> bool:
-    from elastic_events.sinks.urls import SHIPPED
+    from elastic_events.sinks.urls import SHIPPED, STREAMS
 
     scheme, _, rest = url.strip().partition(":")
-    is_stream = scheme == "console" or (scheme == "jsonl" and rest.partition("?")[0] in ("stdout", "stderr", "-"))
+    is_stream = scheme == "console" or (scheme == "jsonl" and rest.partition("?")[0] in STREAMS)
     return scheme not in SHIPPED or is_stream or rest.startswith(("////dev/std", "////dev/fd/", "////proc/"))
 
 

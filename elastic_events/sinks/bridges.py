@@ -239,7 +239,7 @@ class MlflowSink(Bridge):
         self, tracking_uri: str | Path, experiment: str = "elastic-events", run_name: str | None = None
     ) -> None:
         super().__init__()
-        self.tracking_uri: str = tracking_uri.absolute().as_uri() if isinstance(tracking_uri, Path) else tracking_uri
+        self.tracking_uri: str = from_root(tracking_uri).as_uri() if isinstance(tracking_uri, Path) else tracking_uri
         self.experiment = experiment
         self.run_name = run_name
         self.run_id: str | None = None

@@ -34,6 +34,7 @@ __all__ = (
     "EXAMPLES",
     "SCHEMES",
     "SHIPPED",
+    "STREAMS",
     "absolute",
     "open_dead_letters",
     "open_url",
@@ -86,6 +87,9 @@ EXAMPLES: dict[str, str] = {
 
 #: The schemes that every process of this package knows.
 SHIPPED = frozenset(SCHEMES)
+
+#: What `jsonl:` is followed by where it is a stream of the process.
+STREAMS = frozenset({"stdout", "stderr", "-"})
 
 #: Schemes whose URLs name files.
 _FILES = frozenset({"jsonl", "mlflow", "sqlite", "tensorboard"})
@@ -162,7 +166,7 @@ def _absolute(url: str) -> str:
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         query["dir"] = os.path.join(os.getcwd(), query.get("dir", ""))
         return urlunsplit(parts._replace(query=urlencode(query)))
-    stream = parts.scheme == "jsonl" and parts.path in ("stdout", "stderr", "-")
+    stream = parts.scheme == "jsonl" and parts.path in STREAMS
     if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path or stream:
         return url.strip()
     # By hand: Pythons differ in what they make of a path that begins with two slashes.

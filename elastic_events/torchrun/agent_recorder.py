@@ -76,9 +76,10 @@ def begin(run_id: str | None, max_nodes: int | None) -> None:
     os.environ.setdefault("ELASTIC_EVENTS_OBSERVE", "on")  # the workers inherit it
     named = parse_sinks(os.environ.get("ELASTIC_EVENTS_SINKS", ""))
     urls = named or [default_sink(run, max_nodes)]
-    for url in urls:  # connects to nothing; what is wrong with it is said here, where somebody reads it
+    for url in named:  # connects to nothing; what is wrong with it is said here, where somebody reads it
         open_url(url)
-        open_dead_letters(url)
+    for url in urls:
+        open_dead_letters(url)  # likewise; it may be the environment's, of the default sink too
     home = _home(urls, context, named=bool(named))
     installation = Installation(home.to, None if os.environ.get("ELASTIC_EVENTS_TICKS") == "all" else Ticks())
     installation.install()

@@ -126,16 +126,20 @@ def test_a_child_that_a_thread_of_a_multiprocessing_child_forked_ends_too(tmp_pa
     assert done.values("worker") == [0]
 
 
-def test_a_bus_stays_open_where_the_main_thread_has_another_ident(tmp_path: Path) -> None:
-    """As gevent gives it one that patches late: a program that nobody forked was taken for a thread's child, and closed."""
-    body = """
-    main = threading.main_thread()
+#: What a program does whose main thread has another ident than when it began, as gevent gives it one that patches late.
+ANOTHER_IDENT = """main = threading.main_thread()
     ident, main._ident = main.ident, 12345
     bus = elastic_events.start(File(), interval=60)
     for _ in range(20):
         time.sleep(0.01)
         emit(1)
-    main._ident = ident
+    main._ident = ident"""
+
+
+def test_a_bus_stays_open_where_the_main_thread_has_another_ident(tmp_path: Path) -> None:
+    """As gevent gives it one that patches late: a program that nobody forked was taken for a thread's child, and closed."""
+    body = f"""
+    {ANOTHER_IDENT}
     sys.exit(bus.stats().state)
     """
     done = run(body, tmp_path)
@@ -145,17 +149,11 @@ def test_a_bus_stays_open_where_the_main_thread_has_another_ident(tmp_path: Path
 
 def test_a_bus_of_a_child_stays_open_where_its_main_thread_has_another_ident(tmp_path: Path) -> None:
     """As in a server's worker that is forked and then patched by gevent: all that it recorded was lost."""
-    body = """
+    body = f"""
     child = os.fork()
     if child:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    main = threading.main_thread()
-    ident, main._ident = main.ident, 12345
-    bus = elastic_events.start(File(), interval=60)
-    for _ in range(20):
-        time.sleep(0.01)
-        emit(1)
-    main._ident = ident
+    {ANOTHER_IDENT}
     state = bus.stats().state
     elastic_events.stop(5)
     sys.stderr.write(state)

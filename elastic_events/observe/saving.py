@@ -23,8 +23,8 @@ __all__ = ("begin_checkpoints", "begin_errors", "loading", "saving")
 #: Loads before the first step that are taken for a restore. A script that loads more than these loads its data.
 LOADS = 64
 
-#: Files that this process has saved, which are remembered.
-SAVED = 4096
+#: Paths and identities of files that this process has saved, which are remembered.
+SAVED = 8192
 
 _DISTRIBUTED = {"save": checkpoint, "async_save": checkpoint, "load": restore}
 
@@ -37,6 +37,12 @@ class _Open:
         self.nested = 0  # saves within saves
         self.loads = 0
         self.saved: dict[str, None] = {}  # the last ones
+
+    def keep(self, file: str) -> None:
+        """Remember what was saved, by its path or by what tells it from others."""
+        self.saved[file] = None
+        if len(self.saved) > SAVED:
+            del self.saved[next(iter(self.saved))]
 
 
 _open = _Open()
@@ -122,9 +128,7 @@ def _save_begins(file: Any) -> Any:
     path = _path(file)
     if path is None or _open.nested or _open.distributed:
         return None
-    _open.saved[path] = None
-    if len(_open.saved) > SAVED:
-        del _open.saved[next(iter(_open.saved))]
+    _open.keep(path)
     _open.nested += 1
     return path, checkpoint(_last_step(), observed=True, path=path).__enter__()
 
@@ -133,7 +137,7 @@ def _load_begins(file: Any) -> Any:
     path = _path(file)
     if path is None or _open.nested or _open.distributed:
         return None
-    if path not in _open.saved:
+    if path not in _open.saved and _identity(path) not in _open.saved:
         _open.loads += 1
         if steps.done or _open.loads > LOADS:
             return None
@@ -164,7 +168,10 @@ def _ends(path: str | None, span: Any, error: type[BaseException] | None = None)
     if path is None:
         _open.loads += error is None  # else the script may give it another state
     else:
-        span.add(file_id=_identity(path))
+        file = _identity(path)
+        span.add(file_id=file)
+        if file is not None and path in _open.saved:
+            _open.keep(file)
     span.__exit__(error, None, None)
     steps.passed()
 

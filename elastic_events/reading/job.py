@@ -8,6 +8,7 @@ from elastic_events.reading.clocks import LOOK, STARTS, offsets
 from elastic_events.reading.joined import joins
 from elastic_events.reading.observed import number_observed
 from elastic_events.reading.ranks import Ranks, signal_name
+from elastic_events.reading.redone import doubt_others
 from elastic_events.reading.said import DEATHS, Said, Told, integer, later
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
@@ -285,6 +286,7 @@ class _Job:
         for number, attempt in enumerate(story.attempts):
             attempt.number = number
         number_observed(story)
+        doubt_others(story)
         _name(story.nodes)
         conclude(story, self.ranks)
         gathered = [rendezvous.start_ns for attempt in story.attempts[:1] for rendezvous in attempt.rendezvous]

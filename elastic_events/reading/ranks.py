@@ -64,7 +64,7 @@ class Ranks:
         for node in story.nodes:
             agents.setdefault(node.host, set()).add(node.pid)
         for host, own in hosts.items():
-            for group in _by_rank(own, agents.get(host, ())):
+            for group in _by_rank(own, agents.get(host, ()), bool(story.attempts)):
                 if len(group) > 1:
                     self._order(group)
                 if not self._started(group):
@@ -216,15 +216,34 @@ class _Places:
         return attempt
 
 
-def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[list[Process]]:
-    """Group the processes of a host that have a rank, or mark steps, by their rank in an attempt; without one by program."""
+def _by_rank(processes: Iterable[Process], agents: Collection[int], told: bool) -> Iterable[list[Process]]:
+    """Group the processes of a host that have a rank, or mark steps, by their rank in an attempt; without one by program.
+
+    Where no agent told of attempts, a program without a rank that begins when all before it are over is a later life of one.
+    """
     groups: dict[Any, list[Process]] = {}
+    alone: dict[Any, list[Process]] = {}
     for process in processes:
         context = process.context
-        if process.steps or (context.rank is not None and context.pid not in agents):
-            alone = program(process) if context.rank is None else None
-            groups.setdefault((context.restart, context.rank, alone), []).append(process)
-    return groups.values()
+        if context.rank is None and process.steps:
+            alone.setdefault((context.restart, program(process)), []).append(process)
+        elif process.steps or (context.rank is not None and context.pid not in agents):
+            groups.setdefault((context.restart, context.rank), []).append(process)
+    return [*groups.values(), *(alone.values() if told else _begun_anew(alone.values()))]
+
+
+def _begun_anew(programs: Iterable[list[Process]]) -> Iterable[list[Process]]:
+    """Join programs that began when all those before them were over: the first of these with the first of those, and so on."""
+    lives: list[list[Process]] = []
+    at = until = 0
+    for own in sorted(programs, key=lambda own: min(process.first_ns for process in own)):
+        at = 0 if min(process.first_ns for process in own) > until else at
+        if at == len(lives):
+            lives.append([])
+        lives[at] += own
+        at += 1
+        until = max(until, *(process.last_ns for process in own))
+    return lives
 
 
 def _place(process: Process) -> tuple[int, str, str]:

@@ -9,6 +9,8 @@ What is assumed where numbers alone do not say it:
 - Where numbers begin anew, an attempt takes the last checkpoint that it can have restored, by the marks; without these, what it
   does again begins at the last step of its first number. Where that is the beginning of an epoch that may as well have been
   finished, nothing counts as lost. Steps with an `epoch` have numbers that only rise.
+- Programs without a rank and an agent, one after another, may be the same training or not: one that begins with the first number
+  leaves all before it in doubt.
 """
 
 from bisect import bisect_left
@@ -21,7 +23,7 @@ from typing import NamedTuple
 from elastic_events.reading.steps import keys, processes
 from elastic_events.reading.story import Attempt, Process, Story
 
-__all__ = ("Again", "Range", "redone")
+__all__ = ("Again", "Range", "doubt_others", "redone")
 
 #: Positions of steps, from and to: `steps[a:b]`.
 Range = tuple[int, int]
@@ -52,6 +54,21 @@ def redone(story: Story) -> Again:
     return found
 
 
+def doubt_others(story: Story) -> None:
+    """Note which attempts may as well be another training: each begins with the first number, and nothing says what it is."""
+    told = [(attempt, processes(attempt)) for attempt in story.attempts]
+    ranks = {process.context.rank for _, own in told for process in own}
+    if ranks != {None} or any(node.agent for node in story.nodes):
+        return
+    least: int | None = None
+    for attempt, own in told:
+        numbers = [number for process in own for number in keys(process) if number is not None]
+        begins = [number for process in own if (number := keys(process)[0]) is not None]
+        if least is not None and begins and _restored(attempt) is None:
+            attempt.another = min(begins) <= least
+        least = min(numbers if least is None else [least, *numbers], default=None)
+
+
 class _Rollback(NamedTuple):
     """A restore between two steps of a process."""
 
@@ -69,7 +86,7 @@ class _Life:
     begins: int | None  #: the number of the first step of all processes
     rollbacks: list[_Rollback]
     gone: set[int] = field(default_factory=set)  #: positions that were done again
-    doubted: set[int] = field(default_factory=set)  #: positions of which that is not known, since they have no number
+    doubted: set[int] = field(default_factory=set)  #: positions of which that is not known
 
     def falls(self) -> bool:
         """Whether numbers begin anew in it, other than by a rollback."""
@@ -166,24 +183,27 @@ class _History:
 
     def go_on(self, life: _Life) -> None:
         """Add an attempt."""
-        self._back(life.begins, _restored(life.attempt))
+        self._back(life.begins, _restored(life.attempt), life.attempt.another)
         back = {rollback.position: rollback for rollback in life.rollbacks}
         for at, number in enumerate(life.numbers):
             if at in back:
                 self._back(number, back[at].step)
             self._steps.append(_Step(life, at, number))
 
-    def _back(self, begins: int | None, restored: int | None) -> None:
-        """Take back what is done again by going on with number `begins`, behind a restore of the step `restored`."""
+    def _back(self, begins: int | None, restored: int | None, another: bool = False) -> None:
+        """Take back what is done again by going on with number `begins`, behind a restore of the step `restored`.
+
+        Behind `another`, which may be another training, all before it are in doubt.
+        """
         if begins is None or not self._steps:
             return
-        keep = self._kept(begins, restored) if self._anew else self._rising(begins)
+        keep = 0 if another else self._kept(begins, restored) if self._anew else self._rising(begins)
         if keep is None:
             return
         for step in self._steps[keep:]:
-            if step.number is not None:
+            if step.number is not None and not another:
                 step.life.gone.add(step.position)
-            elif step.life.process.observed:  # what a script marks by a name may be no step of the training
+            elif another or step.life.process.observed:  # what a script marks by a name may be no step of the training
                 step.life.doubted.add(step.position)
         del self._steps[keep:]
 

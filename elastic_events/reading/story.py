@@ -212,6 +212,12 @@ class Rendezvous:
     completed: bool = True
 
 
+#: Of a script that was run again, or of another one.
+ANOTHER = (
+    "it has no rank and no agent, and began with the first step: whether it did the steps before again is not known"
+)
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
     """One group of workers, from their start to their end, on all nodes."""
@@ -232,6 +238,7 @@ class Attempt:
     suspects: list[Worker] = field(default_factory=list)  #: where that is not told: those that may have been first
     gone: list[Node] = field(default_factory=list)  #: nodes whose last one it was, while others remained
     unread: int = 0  #: nodes of which no record was read, at least
+    another: bool = False  #: nobody knows whether it is the same training as the attempts before
 
     @property
     def first_step_ns(self) -> int | None:
@@ -242,7 +249,8 @@ class Attempt:
     @property
     def unsure(self) -> str:
         """What is not known of the numbers of its steps; empty: nothing."""
-        return next((w.process.unsure for w in self.workers if w.process is not None and w.process.unsure), "")
+        told = next((w.process.unsure for w in self.workers if w.process is not None and w.process.unsure), "")
+        return told or (ANOTHER if self.another else "")
 
     @property
     def last_step(self) -> int | None:

@@ -245,7 +245,7 @@ def compiled_whole():
     return 10
 
 
-def saves():
+def saves(written="model.pt"):
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.load_state_dict(optimizer.state_dict())  # empty: Accelerate moves an optimizer so
@@ -255,9 +255,14 @@ def saves():
         optimizer.step()
         steps += 1
         if steps % 4 == 0:
-            torch.save(model.state_dict(), "model.pt")
+            torch.save(model.state_dict(), written)
+            os.replace(written, "model.pt")
             torch.load("model.pt")
     return steps
+
+
+def renames():
+    return saves("model.pt.tmp")
 
 
 def pickled():

@@ -102,14 +102,15 @@ def test_an_evaluation_is_no_part_of_a_step(tmp_path: Path) -> None:
     assert told.process.starts[6] - told.process.ends[5] > 300_000_000  # four batches, a tenth of a second each
 
 
-def test_saved_files_are_checkpoints(tmp_path: Path) -> None:
-    """`torch.save` to a file is a checkpoint of the last step, and stands beside the steps; so is loading it again."""
-    told = run(tmp_path, "saves")
+@pytest.mark.parametrize(("kind", "written"), [("saves", "model.pt"), ("renames", "model.pt.tmp")])
+def test_saved_files_are_checkpoints(tmp_path: Path, kind: str, written: str) -> None:
+    """`torch.save` to a file is a checkpoint of the last step, and stands beside the steps; so is loading it again, renamed."""
+    told = run(tmp_path, kind)
     spans = [(span.what, span.step, Path(span.path or "").name, span.blocking) for span in told.process.spans]
     assert spans == [
-        (what, step, "model.pt", True)
+        (what, step, path, True)
         for step in (3, 7, 11)
-        for what, step in (("checkpoint", step), ("restore", None))
+        for what, step, path in (("checkpoint", step, written), ("restore", None, "model.pt"))
     ]
     assert all(span.end_ns > span.start_ns and not span.failed for span in told.process.spans)
 

@@ -269,3 +269,31 @@ def test_of_which_life_one_was_that_left_no_word_of_its_own_its_death_does_not_t
     (story,) = build(run.records)
     assert [sorted(worker.rank or 0 for worker in attempt.workers) for attempt in story.attempts] == [[0, 1, 2], [0, 2]]
     assert [attempt.first_failure for attempt in story.attempts] == [None, None]
+
+
+@pytest.mark.parametrize("again", [3, 0], ids=["goes on", "begins anew"])
+def test_a_plain_script_that_is_run_again(again: int) -> None:
+    """Without a rank, too, it is one rank with two attempts: of steps from the first on nobody knows whose they are."""
+    run = Run()
+    for life, numbers in enumerate((range(5), range(again, 8))):
+        who = replace(run.worker(None, pid=100 + life), restart=None, process=f"{100 + life}-1f-{life}")
+        run.steps(who, numbers, 100 * life, 1)
+    (story,) = build(run.records)
+    assert [len(attempt.workers) for attempt in story.attempts] == [1, 1]
+    found = goodput(story)
+    assert (found.steps, found.steps_redone) == ((8, 2) if again else (None, None))
+    seconds = {bucket.name: bucket.seconds for bucket in found.buckets}
+    assert (seconds["lost"], seconds.get("unknown", 0)) == ((2, 0) if again else (0, 5))
+    assert bool(story.attempts[1].unsure) is not bool(again)
+
+
+def test_scripts_without_a_rank_that_run_together() -> None:
+    """Two that run at once are two workers; one more beside them is a third, and two behind them are their second attempt."""
+    run = Run()
+    for at, (begin, first) in enumerate(((0, 0), (1, 0), (5, 0), (100, 6), (101, 6))):
+        who = replace(run.worker(None, pid=100 + at), restart=None, process=f"{100 + at}-1f-{at}")
+        run.steps(who, range(first, first + 6), begin, 1)
+    (story,) = build(run.records)
+    pids = [sorted(worker.pid or 0 for worker in attempt.workers) for attempt in story.attempts]
+    assert pids == [[100, 101, 102], [103, 104]]
+    assert goodput(story).steps_redone == 0

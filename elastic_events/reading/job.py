@@ -10,6 +10,7 @@ from elastic_events.reading.observed import number_observed
 from elastic_events.reading.ranks import Ranks, signal_name
 from elastic_events.reading.redone import doubt_others
 from elastic_events.reading.said import DEATHS, Said, Told, integer, later
+from elastic_events.reading.stayed import join_those_that_stayed
 from elastic_events.reading.story import Attempt, Node, Process, Rendezvous, Story, Worker
 
 __all__ = ("assemble",)
@@ -280,6 +281,7 @@ class _Job:
         """Return the story, with what follows from all of it."""
         story = self.story
         story.nodes.sort(key=lambda node: (node.first_ns, node.host, node.pid))
+        join_those_that_stayed(story.attempts)
         for attempt in story.attempts:
             _settle(attempt)
         story.attempts.sort(key=lambda attempt: attempt.started_ns or 0)

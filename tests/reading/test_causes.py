@@ -658,6 +658,21 @@ def static(run: Run, spans: list[tuple[float, float]], starts: float = 0.2, ahea
         run.tell(end + rank + 0.3, agent, "job.failed", reason="workers failed", restarts=len(spans) - 1)
 
 
+def test_clocks_that_are_not_set_right_may_be_further_apart_than_they_seem() -> None:
+    """Three seconds apart, less than a start may take: who died first by 2.9 seconds died behind the other."""
+    run = Run()
+    for rank, (host, begin, died) in enumerate((("a", 1, 30), ("b", 1 + 2.8, 29.9 + 3))):
+        agent, who = run.agent(host, 10), run.worker(rank, host=host)
+        sizes = {"world_size": 2, "group_world_size": 2, "group_rank": rank}
+        run.tell(begin, agent, "attempt.started", attempt=0, round=None, **sizes)
+        run.tell(begin, agent, "worker.started", attempt=0, rank=rank, local_rank=0, pid=who.pid)
+        run.failed(died + 0.1, agent, 0, rank, local_rank=0, exit_code=1, died_ns=ns(died), alive_ns=ns(died - 0.1))
+        run.tell(died + 0.2, agent, "attempt.ended", attempt=0, outcome="failed")
+    (attempt,) = told(run).attempts
+    assert attempt.first_failure is None
+    assert {worker.rank for worker in attempt.suspects} == {0, 1}
+
+
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_a_node_that_starts_its_workers_late_has_no_other_clock(attempts: int) -> None:
     """Its disk was slow the first time. With the clock set right by that, who failed second would be told first."""

@@ -242,6 +242,7 @@ def test_collect_into_another_sink_than_the_one_that_was_away(tmp_path: Path, mo
     reader.note("settled", (1, 2))
     reader.note("safe", (3, 5))
     arguments = ["collect", "--once", str(rings), f"sqlite:///{tmp_path}/run.db"]
+    assert CliRunner().invoke(elastic_events, [*arguments, "--run", "another"]).output == ""
     said = CliRunner().invoke(elastic_events, arguments).output
     assert "5 records of before wait in the spool for another sink" in said
     assert f"elastic-events recover {rings} --to URL" in said

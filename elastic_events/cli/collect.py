@@ -78,7 +78,7 @@ def _of_others(directory: Path, requests: Sequence[Request]) -> int:
             reader = RecorderReader(path)
             keys, runs = reader.requests, ("", reader.header.context.run_id)
             known = {one.url for key, one in asked.items() if key in keys or (one.everyone and one.run_id in runs)}
-            if not known.issuperset(request.url for request in requests):
+            if not known.issuperset(one.url for one in requests if one.run_id in runs):
                 count += sum(map(sub, reader.told("safe"), reader.told("settled")))
     return count
 

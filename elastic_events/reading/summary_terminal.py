@@ -49,6 +49,10 @@ def _headline(answer: Summary) -> list[Text]:
     line = Text.assemble(f"Run {answer.run_id}: ", (outcome, colour), f" after {seconds(answer.wall_s)}")
     if answer.reason and answer.outcome == "failed":
         line.append(f" ({answer.reason})")
+    if (
+        not answer.nodes and not answer.attempts
+    ):  # of an agent that died before its first record nobody told how many there were
+        return [line]
     parts = [
         _nodes(answer),
         counted(answer.ranks, "rank"),

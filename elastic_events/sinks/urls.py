@@ -28,6 +28,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 
 from elastic_events.bus.errors import ConfigError, ElasticEventsError
 from elastic_events.bus.handler import Sink
+from elastic_events.sinks.files import from_root
 from elastic_events.sinks.options import split_url, without_login
 
 __all__ = (
@@ -164,13 +165,13 @@ def _absolute(url: str) -> str:
     path = parts.path.removeprefix("/")
     if parts.scheme == "wandb":  # its directory is an option, by default the working directory
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        query["dir"] = os.path.join(os.getcwd(), query.get("dir", ""))
+        query["dir"] = str(from_root(query.get("dir", "")))
         return urlunsplit(parts._replace(query=urlencode(query)))
     stream = parts.scheme == "jsonl" and parts.path in STREAMS
     if parts.scheme not in _FILES or parts.netloc or path.startswith("/") or not path or stream:
         return url.strip()
     # By hand: Pythons differ in what they make of a path that begins with two slashes.
-    place = f"{parts.scheme}:////{quote(os.fsencode(os.getcwd())).lstrip('/')}/{path}"
+    place = f"{parts.scheme}:////{quote(os.fsencode(from_root('.'))).lstrip('/')}/{path}"
     return place + (f"?{parts.query}" if parts.query else "") + (f"#{parts.fragment}" if parts.fragment else "")
 
 

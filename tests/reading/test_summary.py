@@ -342,3 +342,11 @@ def test_a_failure_after_which_nothing_was_done_again_cost_no_steps() -> None:
     (cost,) = summary(story).costs
     assert (cost.down_s, cost.redone_s) == (4, 0)
     assert "lost steps" not in shown(run)
+
+
+def test_an_agent_that_died_before_it_recorded() -> None:
+    """Only the collector tells of it: how many nodes and ranks there were, nobody said."""
+    run = Run()
+    run.tell(1, run.agent(), "agent.died", pid=10, host="a", signal="SIGKILL")
+    assert "No attempt was recorded" in shown(run)
+    assert "0 nodes" not in shown(run)

@@ -17,6 +17,7 @@ from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Record
 from elastic_events.sinks.jsonl import JsonlSink, read_jsonl
 from elastic_events.sinks.sqlite import SqliteSink, read_sqlite
+from elastic_events.sinks.urls import absolute
 from tests.sinks.factory import event, ledger, metric, metrics, rdzv
 from tests.streams import STREAMS, load, same
 
@@ -114,6 +115,9 @@ def test_a_relative_path_in_a_directory_that_was_removed_is_a_sentence(
     (tmp_path / "gone").rmdir()
     with pytest.raises(ConfigError, match="here begins in the working directory, which is not there"):
         sink("here")
+    for url in ("wandb:project", "mlflow:runs", "jsonl:run.jsonl"):
+        with pytest.raises(ConfigError, match="begins in the working directory, which is not there"):
+            absolute(url)
 
 
 @both

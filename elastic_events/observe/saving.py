@@ -7,6 +7,7 @@ tells of a restore by other means, pickle or safetensors, of whose checkpoint no
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -173,7 +174,12 @@ def _ends(path: str | None, span: Any, error: type[BaseException] | None = None)
         if file is not None and path in _open.saved:
             _open.keep(file)
     span.__exit__(error, None, None)
-    steps.passed()
+    _passed()
+
+
+def _passed() -> None:
+    if steps.thread in (None, threading.get_ident()):  # another one saves beside a step, which goes on
+        steps.passed()
 
 
 @guarded("checkpoints")
@@ -189,7 +195,7 @@ def _distributed(said: dict[str, Any]) -> None:
     elif call in _open.distributed:
         failed = said["event"] == "exception"
         _open.distributed.pop(call).__exit__(RuntimeError if failed else None, None, None)
-        steps.passed()
+        _passed()
 
 
 @guarded("errors")

@@ -26,6 +26,7 @@ class Steps:
 
     def __init__(self, clock: Callable[[], int] = monotonic_ns) -> None:
         self.done: int = 0  #: steps that have ended
+        self.thread: int | None = None  #: in which the last one did
         self._clock = clock
         self.entered: int = 0  #: steps of optimizers that have begun since one ended that was within no other
         self._since: int | None = None  # from here on the next step may have begun
@@ -103,7 +104,7 @@ class Steps:
         if skipped:
             about["skipped"] = True
         record_ours("step.observed", about)
-        self.done = number + 1
+        self.done, self.thread = number + 1, threading.get_ident()
         self._trains = self._loader
         self._since, self._batch, self._waited = now, None, 0
 

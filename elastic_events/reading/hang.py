@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from elastic_events.reading.steps import called
+from elastic_events.reading.steps import called, longest_first
 from elastic_events.reading.story import Attempt, Process, Span, Story, Worker
 from elastic_events.reading.words import seconds, spans
 
@@ -57,12 +57,14 @@ class _Place(NamedTuple):
 def hangs(story: Story, usual: float | None, pause: int) -> Iterator[Hang]:
     """Give the hangs of a run, at most one an attempt; of its usual step and its longest pause, in nanoseconds."""
     bound = float(UNKNOWN) if usual is None else max(LEAST, STEPS * usual, PAUSES * pause)
+    compiles = PAUSES * longest_first(story)
     for attempt in story.attempts:
         if attempt.outcome == "succeeded":
             continue
         furthest, places = _places(attempt)
         if furthest is not None:
-            found = _hang(story, attempt, furthest, places, bound)
+            first = len(furthest.starts) == 1 and not furthest.ends[0]
+            found = _hang(story, attempt, furthest, places, max(bound, compiles) if first else bound)
             if found is not None:
                 yield found
 

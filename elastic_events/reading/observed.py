@@ -6,6 +6,7 @@ loaded something else, nobody knows which steps it did again: all before it are 
 
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -67,6 +68,9 @@ def number_observed(story: Story) -> None:
     for attempt in story.attempts:
         own = [w.process for w in attempt.workers if w.process is not None and w.process.observed]
         base, unsure = _base(own, saved) if begun else (0, _unseen(own))
+        peer = next((process for process in processes(attempt) if _counts(process, own)), None)
+        if peer is not None:  # as the first rank does that alone logs
+            base, unsure = peer.steps[0], ""
         begun = begun or any(process.steps for process in own)
         if base is None or any(process.names for process in own):
             for process in before:
@@ -74,9 +78,24 @@ def number_observed(story: Story) -> None:
         before += (worker.process for worker in attempt.workers if worker.process is not None)
         for process in own:
             # Those before the first that has no number were counted as if there was but one optimizer.
-            process.unsure = process.unsure or (ROUNDS if process.names else unsure or _went_back(process))
+            went_back = "" if process.names else _went_back(process)
+            process.unsure = process.unsure or (ROUNDS if process.names else unsure or went_back)
             _move(process, None if process.names else base)
+        doubts = [process.doubt for process in own if process.doubt[1]]
+        if doubts:  # a rank that saved nothing tells of no rollback, and went back with the others
+            low, high = min(low for low, _ in doubts), max(high for _, high in doubts)
+            for process in own:
+                process.doubt = (low, min(high, len(process.steps)))
         saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
+
+
+def _counts(process: Process, observed: Sequence[Process]) -> bool:
+    """Whether the script marked its steps, as many as were observed of other ranks, by numbers that only rise."""
+    if process.observed or process.names or process.epochs is not None or not observed:
+        return False
+    most = max(len(other.steps) for other in observed)
+    alike = abs(len(process.steps) - most) <= 1 + most // 10
+    return alike and all(a < b for a, b in pairwise(process.steps))
 
 
 def unsure_of(attempt: Attempt) -> str:
@@ -117,7 +136,7 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
 
 def _unseen(processes: Sequence[Process]) -> str:
     """Return what is not sure about the first steps of all: whether the job goes on with what another one saved."""
-    loaded = [span for process in processes if process.steps for span in _restores(process)]
+    loaded = [span for process in processes if process.steps for span in _restores(process) if span.observed]
     return (
         f"it loaded {_place(loaded[-1])}, which this run was not seen to save: its steps are counted from 0"
         if loaded
@@ -145,16 +164,18 @@ def _restores(process: Process) -> list[Span]:
 def _went_back(process: Process) -> str:
     """Say that a process loaded what it had saved itself, steps before, of which it may have done some again."""
     saves = [span for span in process.spans if span.what == "checkpoint" and span.observed]
+    said = ""
     for one in process.spans:
-        if one.what != "restore" or not one.observed or one.failed or not one.end_ns:
+        if one.what != "restore" or one.failed or not one.end_ns:
             continue
         done = sum(0 < end <= one.start_ns for end in process.ends)
         saved = _saved(one, [span for span in saves if span.end_ns <= one.start_ns])
-        if saved is not None and done > _held(saved) and process.starts[-1] >= one.end_ns:
-            process.doubt = (_held(saved), done)
-            again = f"{_place(one)}, saved {counted(done - _held(saved), 'step')} before"
-            return f"it loaded {again}, and went on: whether it did those again is not known"
-    return ""
+        held = _held(saved) if saved is not None else done if one.observed else 0
+        if done > held and process.starts[-1] >= one.end_ns:
+            process.doubt = (min(held, process.doubt[0]) if said else held, done)
+            again = f"{_place(one)}, saved {counted(done - held, 'step')} before" if saved else _place(one)
+            said = said or f"it loaded {again}, and went on: whether it did those again is not known"
+    return said
 
 
 def _held(saved: Span) -> int:

@@ -13,6 +13,7 @@ __all__ = (
     "cut",
     "durations",
     "keys",
+    "longest_first",
     "longest_pause",
     "processes",
     "step_times",
@@ -67,6 +68,12 @@ def _median(ordered: Sequence[int]) -> float:
 def longest_pause(story: Story) -> int:
     """Return the longest time that a process came through between two marks of steps, in nanoseconds."""
     return max((_pause(p) for attempt in story.attempts for p in processes(attempt)), default=0)
+
+
+def longest_first(story: Story) -> int:
+    """Return the longest first step of a process, which compiles, and fills caches, in nanoseconds; 0: none was finished."""
+    told = (p for attempt in story.attempts for p in processes(attempt))
+    return max((p.ends[0] - p.starts[0] for p in told if p.ends[0]), default=0)
 
 
 def _pause(process: Process) -> int:

@@ -271,6 +271,11 @@ class Offset:
     rounds: int  #: common rendezvous it rests on
     applied: bool  #: beyond its error, and so taken off every time of the host
 
+    @property
+    def apart(self) -> float:
+        """How far its times may still be from the reference host's, in seconds."""
+        return self.error if self.applied else abs(self.seconds) + self.error
+
 
 @dataclass(slots=True, eq=False)
 class Story:

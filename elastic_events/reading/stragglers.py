@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
+from math import inf
 from operator import attrgetter, itemgetter, sub
 from statistics import median
 
@@ -14,7 +15,7 @@ import msgspec
 
 from elastic_events.reading.answer import Answer
 from elastic_events.reading.hang import NOTICED, Hang, hangs
-from elastic_events.reading.steps import alike, called, durations, longest_pause, step_times
+from elastic_events.reading.steps import alike, called, durations, longest_first, longest_pause, step_times
 from elastic_events.reading.story import Attempt, Process, Story, Worker
 from elastic_events.reading.stuck import Stuck, stuck
 
@@ -149,6 +150,7 @@ def slow(story: Story) -> Slow:
         at for at in later if at in held_up or _waited_for(behinds[at], median(found[at].after), pause_between)
     } | _often(found, [rank.later for rank in found])
     late_ones = {at for at in late_ones if at in held_up or not _goes_alone(found[at])} if together else set()
+    late_ones -= _by_clock(story, found, late_ones)
     rows = []
     for at, rank in enumerate(found):
         straggler = "slow" if at in slow_ones else "late" if at in late_ones else ""
@@ -307,6 +309,18 @@ def _goes_alone(rank: _Rank) -> bool:
     return 2 * _spread([rest for _, rest in own]) < _spread([rest - after for after, rest in own])
 
 
+def _by_clock(story: Story, found: list[_Rank], late: set[int]) -> set[int]:
+    """Return those of a host all of whose ranks begin and end each step as much later: so would its clock, if it is ahead."""
+    names = {node.name: node.host for node in story.nodes}
+    hosts: dict[str, list[int]] = {}
+    for at, rank in enumerate(found):
+        hosts.setdefault(names.get(rank.node, rank.node), []).append(at)
+    apart = max((offset.apart for offset in story.offsets.values()), default=inf) * 1e9
+    behind = {at: float(median(found[at].late)) for at in late}
+    alike = {at for at, by in behind.items() if by < apart and 2 * abs(by - median(found[at].after)) < by}
+    return {at for own in hosts.values() if len(hosts) > 1 and alike.issuperset(own) for at in own}
+
+
 def _held_up(rank: _Rank) -> bool:
     """Whether the first took longer, by about as much, in those steps that this rank began later than its others.
 
@@ -364,7 +378,9 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
     """Give the ranks whose last record is some of the job's steps before that of half of the others."""
     if usual is None:  # nothing says how often a rank records
         return
-    bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause)
+    apart = max((offset.apart for offset in story.offsets.values()), default=0) * 1e9
+    bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause) + apart
+    first = max(bound, QUIET_PAUSES * longest_first(story))
     for attempt in story.attempts:
         found = [(worker, process, _went_on(worker, process)) for worker, process in _ranked(attempt)]
         lasts = sorted(last for _, _, last in found)
@@ -378,7 +394,7 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
             until = min(until, worker.raised_ns or until)
-            if until - max(process.last_ns, 0 if process.starts else begun) > bound:
+            if until - max(process.last_ns, 0 if process.starts else begun) > (bound if any(process.ends) else first):
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
                 node = worker.node.name if worker.node is not None else worker.host

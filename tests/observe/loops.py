@@ -261,6 +261,25 @@ def saves(written="model.pt"):
     return steps
 
 
+def saves_beside():
+    """It saves in a thread, while a step of a third of a second goes on."""
+    from threading import Thread
+
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for number in range(6):
+        saver = Thread(target=torch.save, args=(model.state_dict(), "model.pt"))
+        time.sleep(0.15)
+        if number % 2:
+            saver.start()
+        time.sleep(0.15)
+        loss_of(model, (torch.randn(4, 8), torch.randn(4, 1))).backward()
+        optimizer.step()
+        if number % 2:
+            saver.join()
+    return 6
+
+
 def renames():
     return saves("model.pt.tmp")
 

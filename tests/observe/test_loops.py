@@ -115,6 +115,13 @@ def test_saved_files_are_checkpoints(tmp_path: Path, kind: str, written: str) ->
     assert all(span.end_ns > span.start_ns and not span.failed for span in told.process.spans)
 
 
+def test_what_is_saved_in_a_thread_ends_no_step(tmp_path: Path) -> None:
+    """The steps that went on beside it took as long as the others."""
+    told = run(tmp_path, "saves_beside").process
+    assert [(span.what, span.blocking) for span in told.spans] == [("checkpoint", False)] * 3
+    assert all(end - start > 250_000_000 for start, end in zip(told.starts[1:], told.ends[1:], strict=True))
+
+
 def test_an_optimizer_that_is_given_its_state_tells_of_a_restore(tmp_path: Path) -> None:
     """By pickle, say: of what checkpoint, nobody knows, but a script that begins anew gives it none."""
     (restored,) = run(tmp_path, "pickled").process.spans

@@ -120,6 +120,29 @@ def test_a_program_that_its_rank_tried_again() -> None:
     assert (attempt.first_failure.rank, attempt.victims) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("how", "doubted"), [("fails", 10), ("exits", 10), ("goes on", 10), ("loads", 10), ("prepares", 0)]
+)
+def test_what_a_program_did_that_its_rank_ran_again(how: str, doubted: int) -> None:
+    """A shell runs it until it succeeds: the second one may have done again what the first did, one that prepares did it once."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(1))
+    one, two = process(0, 200, 800), process(0, 210, 950)
+    run.steps(one, range(10), 1, 1)
+    if how == "fails":
+        run.tell(11.1, one, "worker.exception", type="RuntimeError", message="again")
+    if how in ("exits", "prepares"):
+        run.tell(11.1, one, "worker.exit", code=int(how == "exits"), message="")
+    for edge in ("started", "ended") if how == "loads" else ():
+        run.tell(12, two, f"restore.{edge}", mark_id=7)
+    run.steps(two, range(5 if how == "goes on" else 0, 15), 13, 1)
+    run.tell(30, agent, "worker.succeeded", rank=0, local_rank=0, attempt=0)
+    run.tell(30, agent, "attempt.ended", attempt=0, outcome="succeeded")
+    found = {bucket.name: bucket.seconds for bucket in goodput(told(run)).buckets}
+    assert (found["unknown"], found["lost"]) == (doubted, 0)
+
+
 def test_what_is_known_of_programs_that_were_joined() -> None:
     """Two programs of a rank whose steps began with a DataLoader's batches are one of which that is known, too."""
     run = Run()

@@ -13,7 +13,7 @@ from elastic_events.reading.builder import build
 from elastic_events.reading.goodput_terminal import goodput_terminal
 from elastic_events.reading.slow_terminal import slow_terminal
 from elastic_events.reading.stragglers import Slow, slow
-from tests.reading.runs import Run, two_attempts
+from tests.reading.runs import START, Run, two_attempts
 
 
 def answer(run: Run) -> Slow:
@@ -388,3 +388,65 @@ def test_who_holds_up_every_fourth_step_is_late() -> None:
             run.tell(begins[rank], run.worker(rank), "step.started", step=step)
             run.tell(times[rank], run.worker(rank), "step.ended", step=step)
     assert [(one.rank, one.straggler) for one in answer(run).ranks if one.straggler] == [(3, "late")]
+
+
+@pytest.mark.parametrize(("begins", "ends"), [(0.02, 0.02), (-0.02, -0.02), (0.02, 0)])
+def test_a_host_whose_clock_is_ahead_is_not_late(begins: float, ends: float) -> None:
+    """All of its ranks begin and end each step by as much later; who only begins it later is late."""
+    run = Run()
+    for node, host in enumerate("abc"):
+        agent = run.agent(host)
+        run.tell(0, agent, "rendezvous.completed", round=0, world_size=3, rank=node, duration_ms=10.0)
+        run.start(0, agent, 0, range(2 * node, 2 * node + 2), round=0)
+        for rank in (2 * node, 2 * node + 1):
+            who = run.worker(rank, host=host)
+            for step in range(60):
+                run.tell(1 + 0.12 * step + (node == 2) * begins, who, "step.started", step=step)
+                run.tell(1.1 + 0.12 * step + (node == 2) * ends + 0.001 * (rank % 2), who, "step.ended", step=step)
+    assert {one.rank for one in answer(run).ranks if one.straggler} == (set() if ends else {4, 5})
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_a_first_step_may_take_as_long_as_one_before(observed: bool) -> None:
+    """It compiles, also in the attempt behind a failure: nobody hangs, or went quiet, who is killed or looked at meanwhile."""
+    for ended in (True, False):
+        run = Run()
+        agent = run.agent()
+        for attempt, begin in enumerate((0.0, 200.0)):
+            run.start(begin, agent, attempt, range(3), restart=attempt)
+            for who in (run.worker(rank, attempt) for rank in range(3)):
+                run.metric(begin + 1, who, "loaded", 1)
+                for step, took in enumerate([] if attempt else [97, *[1] * 20]):
+                    since = begin + 2 + (0 if not step else 96 + step)
+                    if observed:
+                        run.tell(since + took, who, "step.observed", step=step, took_ns=took * 10**9, data_ns=1)
+                    else:
+                        run.tell(since, who, "step.started", step=step)
+                        run.tell(since + took, who, "step.ended", step=step)
+                if attempt and not observed:
+                    run.tell(begin + 2, who, "step.started", step=0)
+                if attempt and who.rank:
+                    run.tell(begin + 62, who, "worker.exception", type="RuntimeError", message="closed by peer")
+            if attempt and not ended:
+                break
+            end = begin + (62.2 if attempt else 120)
+            run.failed(end, agent, attempt, 0, signal="SIGKILL", died_ns=START + round((end - 0.3) * 1e9))
+            for rank in (1, 2):
+                run.failed(end, agent, attempt, rank, exit_code=1, first=False)
+            run.tell(end, agent, "attempt.ended", attempt=attempt, outcome="failed")
+        assert (answer(run).hangs, answer(run).quiet) == ([], [])
+
+
+@pytest.mark.parametrize("ahead", [-1.2, -60.8])
+def test_who_recorded_before_the_others_by_a_clock_is_not_quiet(ahead: float) -> None:
+    """The clocks of two hosts are apart by as much as is not set right, in a job that runs."""
+    run = Run()
+    for node, host in enumerate("ab"):
+        agent = run.agent(host)
+        run.tell(
+            node * (ahead + 0.5), agent, "rendezvous.completed", round=0, world_size=2, rank=node, duration_ms=10.0
+        )
+        run.start(node * ahead, agent, 0, range(4 * node, 4 * node + 4), round=0)
+        for rank in range(4 * node, 4 * node + 4):
+            run.steps(run.worker(rank, host=host), range(60), 1 + node * ahead, 0.1)
+    assert answer(run).quiet == []

@@ -7,9 +7,9 @@ tells of a restore by other means, pickle or safetensors, of whose checkpoint no
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable
 from functools import wraps
+from threading import get_ident
 from typing import Any
 
 from elastic_events.api import Event, EventSource
@@ -35,9 +35,14 @@ class _Open:
 
     def __init__(self) -> None:
         self.distributed: dict[str, Any] = {}  # by torch's id of the call
-        self.nested = 0  # saves within saves
+        self.threads: set[int] = set()  # that save or load
         self.loads = 0
         self.saved: dict[str, None] = {}  # the last ones
+
+    @property
+    def is_within(self) -> bool:
+        """Whether what this thread does now is a part of a save or a load that was told."""
+        return bool(self.distributed) or get_ident() in self.threads
 
     def keep(self, file: str) -> None:
         """Remember what was saved, by its path or by what tells it from others."""
@@ -127,31 +132,30 @@ def _second(_obj: Any = None, f: Any = None, *_args: Any, **_options: Any) -> An
 
 def _save_begins(file: Any) -> Any:
     path = _path(file)
-    if path is None or _open.nested or _open.distributed:
+    if path is None or _open.is_within:
         return None
     _open.keep(path)
-    _open.nested += 1
+    _open.threads.add(get_ident())
     return path, checkpoint(_last_step(), observed=True, path=path).__enter__()
 
 
 def _load_begins(file: Any) -> Any:
     path = _path(file)
-    if path is None or _open.nested or _open.distributed:
+    if path is None or _open.is_within:
         return None
-    if path not in _open.saved and _identity(path) not in _open.saved:
-        _open.loads += 1
-        if steps.done or _open.loads > LOADS:
-            return None
-    _open.nested += 1
+    own = path in _open.saved or _identity(path) in _open.saved
+    if not own and (steps.done or _open.loads >= LOADS):
+        return None
+    _open.threads.add(get_ident())
     return path, restore(None, observed=True, path=path).__enter__()
 
 
 def _state_begins(_optimizer: Any = None, state_dict: Any = None, **_options: Any) -> Any:
-    if steps.done or _open.loads or _open.nested or _open.distributed:  # it is known where that state is from
+    if steps.done or _open.loads or _open.is_within:  # it is known where that state is from
         return None
     if _is_of_no_step(state_dict):
         return None
-    _open.nested += 1
+    _open.threads.add(get_ident())
     return None, restore(None, observed=True, call="load_state_dict").__enter__()
 
 
@@ -165,20 +169,20 @@ def _is_of_no_step(state_dict: Any) -> bool:
 
 @guarded("checkpoints")
 def _ends(path: str | None, span: Any, error: type[BaseException] | None = None) -> None:
-    _open.nested -= 1
-    if path is None:
-        _open.loads += error is None  # else the script may give it another state
-    else:
+    _open.threads.discard(get_ident())
+    if path is not None:
         file = _identity(path)
         span.add(file_id=file)
         if file is not None and path in _open.saved:
             _open.keep(file)
+    if path not in _open.saved:
+        _open.loads += error is None  # else the script may load another
     span.__exit__(error, None, None)
     _passed()
 
 
 def _passed() -> None:
-    if steps.thread in (None, threading.get_ident()):  # another one saves beside a step, which goes on
+    if steps.thread in (None, get_ident()):  # another one saves beside a step, which goes on
         steps.passed()
 
 

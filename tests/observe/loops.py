@@ -1,5 +1,6 @@
 """Training loops that nobody has changed for an observer: `loops.py KIND` prints how many steps it did, as it counts them."""
 
+import contextlib
 import os
 import sys
 import time
@@ -295,6 +296,30 @@ def pickled():
     optimizer.load_state_dict(pickle.loads(pickle.dumps({**optimizer.state_dict(), "state": state})))
     steps = loop(model, optimizer)
     optimizer.load_state_dict(optimizer.state_dict())
+    return steps
+
+
+def tries():
+    """The file is not there, so it goes on from what it keeps itself; and loads again while a thread saves."""
+    from threading import Event, Thread
+
+    class Slow(dict):
+        def __reduce__(self):
+            saves.set()
+            loaded.wait(10)
+            return dict, ()
+
+    saves, loaded = Event(), Event()
+    with contextlib.suppress(FileNotFoundError):
+        torch.load("none.pt")
+    steps = pickled()
+    torch.save({}, "model.pt")
+    saver = Thread(target=torch.save, args=(Slow(), "other.pt"))
+    saver.start()
+    saves.wait(10)
+    torch.load("model.pt")
+    loaded.set()
+    saver.join()
     return steps
 
 

@@ -128,6 +128,14 @@ def test_an_optimizer_that_is_given_its_state_tells_of_a_restore(tmp_path: Path)
     assert (restored.what, restored.path, restored.step, restored.failed) == ("restore", None, None, False)
 
 
+def test_a_load_that_failed_and_one_beside_a_save(tmp_path: Path) -> None:
+    """What is loaded behind it, and while a thread saves, is told as well."""
+    told = [(span.what, Path(span.path or "").name, span.failed) for span in run(tmp_path, "tries").process.spans]
+    names = ["model.pt", "other.pt", "model.pt"]
+    kept = [("checkpoint", names[0], False), ("checkpoint", names[1], False), ("restore", names[2], False)]
+    assert told == [("restore", "none.pt", True), ("restore", "", False), *kept]
+
+
 @pytest.mark.parametrize("kind", ["distributed", "configured"])
 def test_distributed_checkpoints(tmp_path: Path, kind: str) -> None:
     """Those of torch.distributed.checkpoint are told by its own logger, also where a script configures logging; once each."""

@@ -1,6 +1,7 @@
 """Which process is which worker: the ranks, apart from the processes that these have started."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from elastic_events.reading.images import in_turn, joined, program, ticks
@@ -56,6 +57,19 @@ class Ranks:
         and of several alike the oldest: what a process starts has its rank, too, and is younger.
         """
         story.processes = processes
+        rest = self._unnamed(story, processes)
+        if not story.attempts:
+            rest = _begun_anew(rest)
+        ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
+        for attempt in story.attempts:
+            for worker in attempt.workers:
+                ranked.setdefault(worker.rank, []).append((attempt, worker))
+        places = _Places(story, rest)
+        for group in sorted(rest, key=lambda group: min(map(_place, group))):
+            places.give(group, ranked)
+
+    def _unnamed(self, story: Story, processes: Iterable[Process]) -> list[list[Process]]:
+        """Give the workers that agents named by pid their processes; return the others, those of a rank and host together."""
         rest: list[list[Process]] = []
         hosts: dict[str, list[Process]] = {}
         for process in processes:
@@ -64,20 +78,13 @@ class Ranks:
         for node in story.nodes:
             agents.setdefault(node.host, set()).add(node.pid)
         for host, own in hosts.items():
-            for group in _by_rank(own, agents.get(host, ()), bool(story.attempts)):
+            for group in _by_rank(own, agents.get(host, ())):
                 if len(group) > 1:
                     self._order(group)
                 if not self._started(group):
                     # Of which attempt a process was that left no word of its own, a death that was noticed later does not tell.
                     rest.append([process for process in group if not (process.mute and story.attempts)])
-        rest = list(filter(None, rest))
-        ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
-        for attempt in story.attempts:
-            for worker in attempt.workers:
-                ranked.setdefault(worker.rank, []).append((attempt, worker))
-        places = _Places(story, rest)
-        for group in sorted(rest, key=lambda group: min(map(_place, group))):
-            places.give(group, ranked)
+        return list(filter(None, rest))
 
     def _order(self, group: list[Process]) -> None:
         """Sort the processes of a rank; whom its agent started once is one, however often it began anew."""
@@ -216,34 +223,33 @@ class _Places:
         return attempt
 
 
-def _by_rank(processes: Iterable[Process], agents: Collection[int], told: bool) -> Iterable[list[Process]]:
-    """Group the processes of a host that have a rank, or mark steps, by their rank in an attempt; without one by program.
-
-    Where no agent told of attempts, a program without a rank that begins when all before it are over is a later life of one.
-    """
+def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[list[Process]]:
+    """Group the processes of a host that have a rank, or mark steps, by their rank in an attempt; without one by program."""
     groups: dict[Any, list[Process]] = {}
-    alone: dict[Any, list[Process]] = {}
     for process in processes:
         context = process.context
-        if context.rank is None and process.steps:
-            alone.setdefault((context.restart, program(process)), []).append(process)
-        elif process.steps or (context.rank is not None and context.pid not in agents):
-            groups.setdefault((context.restart, context.rank), []).append(process)
-    return [*groups.values(), *(alone.values() if told else _begun_anew(alone.values()))]
+        if process.steps or (context.rank is not None and context.pid not in agents):
+            alone = program(process) if context.rank is None else None
+            groups.setdefault((context.restart, context.rank, alone), []).append(process)
+    return groups.values()
 
 
-def _begun_anew(programs: Iterable[list[Process]]) -> Iterable[list[Process]]:
-    """Join programs that began when all those before them were over: the first of these with the first of those, and so on."""
+def _begun_anew(groups: Iterable[list[Process]]) -> list[list[Process]]:
+    """Join those of a rank, or without one, that began when all before them were over, on whatever host, in their order."""
     lives: list[list[Process]] = []
-    at = until = 0
-    for own in sorted(programs, key=lambda own: min(process.first_ns for process in own)):
+    alike: dict[Any, tuple[list[list[Process]], int, int]] = {}
+    for own in sorted(groups, key=lambda own: min(map(_place, own))):
+        if not any(process.steps for process in own):
+            lives.append(own)
+            continue
+        key = own[0].context.restart, own[0].context.rank
+        lanes, at, until = alike.get(key, ([], 0, 0))
         at = 0 if min(process.first_ns for process in own) > until else at
-        if at == len(lives):
-            lives.append([])
-        lives[at] += own
-        at += 1
-        until = max(until, *(process.last_ns for process in own))
-    return lives
+        if at == len(lanes):
+            lanes.append([])
+        lanes[at] += own
+        alike[key] = lanes, at + 1, max(until, *(process.last_ns for process in own))
+    return [*lives, *chain.from_iterable(lanes for lanes, _, _ in alike.values())]
 
 
 def _place(process: Process) -> tuple[int, str, str]:

@@ -299,3 +299,19 @@ def test_scripts_without_a_rank_that_run_together() -> None:
     pids = [sorted(worker.pid or 0 for worker in attempt.workers) for attempt in story.attempts]
     assert pids == [[100, 101, 102], [103, 104]]
     assert goodput(story).steps_redone == 0
+
+
+@pytest.mark.parametrize("hosts", ["abab", "abcd", "abbc", "abba"])
+def test_without_an_agent_a_job_may_be_begun_anew_on_other_hosts(hosts: str) -> None:
+    """A batch system puts a rank where there is room: what it did again there was lost."""
+    run = Run()
+    for life, numbers in enumerate((range(10), range(5, 20))):
+        for rank in range(2):
+            host, pid = hosts[2 * life + rank], 100 + 2 * life + rank
+            who = replace(run.worker(rank, host=host, pid=pid), restart=None, process=f"{pid:x}-{pid:x}-x")
+            run.steps(who, numbers, 60 * life + 0.01 * rank, 1)
+    (story,) = build(run.records)
+    assert [[(w.rank, w.host) for w in attempt.workers] for attempt in story.attempts] == [
+        [(0, hosts[at]), (1, hosts[at + 1])] for at in (0, 2)
+    ]
+    assert (goodput(story).steps, goodput(story).steps_redone) == (20, 5)

@@ -113,7 +113,7 @@ class _Words:
         self._told = error
         record(Event("worker.exception", EventSource.WORKER, 0, _about(error, trace)))
         if self._error_file and isinstance(error, Exception) and not os.path.exists(self._error_file):
-            _write_error_file(error, trace)
+            _write_error_file(error, trace, self._error_file)
 
     @guarded("errors")
     def _raised_beside(
@@ -188,12 +188,22 @@ def _caller() -> dict[str, Any]:
     return {"file": frame.f_code.co_filename, "line": frame.f_lineno, "function": frame.f_code.co_name}
 
 
-def _write_error_file(error: BaseException, trace: TracebackType | None) -> None:
-    """Let torch write the file that its launcher shows. It asks for the traceback of what is being handled: so it is raised."""
+def _write_error_file(error: BaseException, trace: TracebackType | None, path: str) -> None:
+    """Let torch write the file that its launcher shows. It asks for the traceback of what is being handled: so it is raised.
+
+    Beside its place: an agent that finds half a file fails itself, as where it ends this rank meanwhile, whose peer was gone.
+    """
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     try:
         raise error
     except BaseException as handled:  # noqa: BLE001 - it is what ended the script
         handled.__traceback__ = trace  # without our own frame, which raising has put in front
-        get_error_handler().record_exception(handled)
+        beside = f"{path}.{os.getpid()}"
+        os.environ["TORCHELASTIC_ERROR_FILE"] = beside
+        try:
+            get_error_handler().record_exception(handled)
+        finally:
+            os.environ["TORCHELASTIC_ERROR_FILE"] = path
+        if os.path.exists(beside):
+            os.replace(beside, path)

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import wraps
-from threading import get_ident
+from threading import current_thread, get_ident, main_thread
 from typing import Any
 
 from elastic_events.api import Event, EventSource
@@ -182,7 +182,8 @@ def _ends(path: str | None, span: Any, error: type[BaseException] | None = None)
 
 
 def _passed() -> None:
-    if steps.thread in (None, get_ident()):  # another one saves beside a step, which goes on
+    # Another thread saves beside a step, which goes on; the main one does not, though the optimizer may step in another.
+    if current_thread() is main_thread() or steps.thread in (None, get_ident()):
         steps.passed()
 
 

@@ -399,7 +399,9 @@ def _alive(attempt: Attempt, node: Node) -> int:
 
 def _error(offset: Offset) -> int:
     """Return by how many nanoseconds a host's times may be wrong against those of others."""
-    return round(offset.apart * 1e9) if offset.applied or abs(offset.seconds) > LOOK else 0
+    if offset.applied:
+        return round(offset.error * 1e9)
+    return round((abs(offset.seconds) + LOOK) * 1e9) if abs(offset.seconds) > LOOK else 0
 
 
 def _between(a: str, b: str, errors: Mapping[str, int]) -> int:

@@ -57,7 +57,7 @@ class _Place(NamedTuple):
 def hangs(story: Story, usual: float | None, pause: int) -> Iterator[Hang]:
     """Give the hangs of a run, at most one an attempt; of its usual step and its longest pause, in nanoseconds."""
     bound = float(UNKNOWN) if usual is None else max(LEAST, STEPS * usual, PAUSES * pause)
-    compiles = PAUSES * longest_first(story)
+    compiles = BESIDE * longest_first(story)
     for attempt in story.attempts:
         if attempt.outcome == "succeeded":
             continue

@@ -54,19 +54,21 @@ def in_turn(before: Process, after: Process) -> Process:
     again = both.unsure or max(before.steps) >= after.steps[0]
     both.unsure = before.unsure or (_IN_TURN if again else "")
     # What another program did, as one that prepares, it did once, as a rule: not where it failed, or this one goes on from it.
-    both.doubt = (0, len(before.steps)) if again and (_failed(before) or _goes_on(before, after)) else before.doubt
+    both.doubt = (0, len(before.steps)) if again and _tried_again(before, after) else before.doubt
     both.said = after.said  # what the one before ended with, the rank did not
     return both
 
 
-def _failed(process: Process) -> bool:
-    said = {name: about for _, name, about in process.said}
-    return "worker.exception" in said or said.get("worker.exit", {}).get("code", 0) != 0
+def _tried_again(before: Process, after: Process) -> bool:
+    said = {name: about for _, name, about in before.said}
+    if "worker.exception" in said or "worker.exit" in said:
+        return "worker.exception" in said or said["worker.exit"].get("code") != 0
+    return _goes_on(before, after)
 
 
 def _goes_on(before: Process, after: Process) -> bool:
     restored = any(span.what == "restore" and not span.failed for span in after.spans)
-    return restored or after.steps[0] > before.steps[0]
+    return restored or after.steps[0] > before.steps[0] + 1
 
 
 def _join(heard: list[Process], told: list[Process]) -> Process:

@@ -65,10 +65,11 @@ def number_observed(story: Story) -> None:
     saved: list[Span] = []
     before: list[Process] = []
     begun = False
+    count = all(map(_one_counts, story.attempts))
     for attempt in story.attempts:
-        own = [w.process for w in attempt.workers if w.process is not None and w.process.observed]
+        own = _observed(attempt)
         base, unsure = _base(own, saved) if begun else (0, _unseen(own))
-        peer = next((process for process in processes(attempt) if _counts(process, own)), None)
+        peer = next((process for process in processes(attempt) if count and _counts(process, own)), None)
         if peer is not None:  # as the first rank does that alone logs
             base, unsure = peer.steps[0], ""
         begun = begun or any(process.steps for process in own)
@@ -78,7 +79,7 @@ def number_observed(story: Story) -> None:
         before += (worker.process for worker in attempt.workers if worker.process is not None)
         for process in own:
             # Those before the first that has no number were counted as if there was but one optimizer.
-            went_back = "" if process.names else _went_back(process)
+            went_back = "" if process.names else _went_back(process, base)
             process.unsure = process.unsure or (ROUNDS if process.names else unsure or went_back)
             _move(process, None if process.names else base)
         doubts = [process.doubt for process in own if process.doubt[1]]
@@ -87,6 +88,16 @@ def number_observed(story: Story) -> None:
             for process in own:
                 process.doubt = (low, min(high, len(process.steps)))
         saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
+
+
+def _observed(attempt: Attempt) -> list[Process]:
+    return [w.process for w in attempt.workers if w.process is not None and w.process.observed]
+
+
+def _one_counts(attempt: Attempt) -> bool:
+    """Whether one that marks what it does beside those that were observed, if any does, marks steps."""
+    own, told = _observed(attempt), processes(attempt)
+    return not own or all(one.observed for one in told) or any(_counts(one, own) for one in told)
 
 
 def _counts(process: Process, observed: Sequence[Process]) -> bool:
@@ -122,11 +133,14 @@ def _stretched(process: Process) -> str:
 def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | None, str]:
     """Return the number of the first step of an attempt behind others, None: it is not known; and what is not sure about it."""
     loaded = [span for process in processes for span in _restores(process)]
-    steps = [span.step for one in loaded if (span := _saved(one, saved)) is not None and span.step is not None]
+    found = [span for one in loaded if (span := _saved(one, saved)) is not None]
+    steps = [held for span in found if (held := _held(span)) is not None]
     if steps:
-        return max(steps) + 1, ""
+        return max(steps), ""
     if not any(process.steps for process in processes):
         return 0, ""
+    if found:
+        return None, f"it loaded {_place(found[-1])}, of which it is not known which steps it holds"
     if loaded:
         return None, (
             f"it loaded {_place(loaded[-1])}, which nobody was seen to save: which steps it did again is not known"
@@ -161,26 +175,29 @@ def _restores(process: Process) -> list[Span]:
     ]
 
 
-def _went_back(process: Process) -> str:
+def _went_back(process: Process, base: int | None) -> str:
     """Say that a process loaded what it had saved itself, steps before, of which it may have done some again."""
-    saves = [span for span in process.spans if span.what == "checkpoint" and span.observed]
+    # What it saved before its first step is data, as a rule, or what another fold begins with.
+    saves = [span for span in process.spans if span.what == "checkpoint" and span.observed and span.step is not None]
     said = ""
     for one in process.spans:
         if one.what != "restore" or one.failed or not one.end_ns:
             continue
         done = sum(0 < end <= one.start_ns for end in process.ends)
         saved = _saved(one, [span for span in saves if span.end_ns <= one.start_ns])
-        held = _held(saved) if saved is not None else done if one.observed else 0
+        known = _held(saved) if saved is not None else None
+        at_once = saved is None and (one.observed or one.step == done - 1 + (base or 0))  # goes back by nothing
+        held = known or (done if at_once else 0)
         if done > held and process.starts[-1] >= one.end_ns:
             process.doubt = (min(held, process.doubt[0]) if said else held, done)
-            again = f"{_place(one)}, saved {counted(done - held, 'step')} before" if saved else _place(one)
+            again = f"{_place(one)}, saved {counted(done - held, 'step')} before" if known else _place(one)
             said = said or f"it loaded {again}, and went on: whether it did those again is not known"
     return said
 
 
-def _held(saved: Span) -> int:
-    """Return how many steps of its process a checkpoint holds."""
-    return 0 if saved.step is None else saved.step + 1
+def _held(saved: Span) -> int | None:
+    """Return how many steps a checkpoint holds. None: it is not known, as of one that a thread writes beside them."""
+    return None if saved.step is None or not (saved.blocking or saved.joint) else saved.step + 1
 
 
 def _place(span: Span) -> str:

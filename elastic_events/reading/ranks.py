@@ -234,12 +234,14 @@ def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[
     return groups.values()
 
 
-def _begun_anew(groups: Iterable[list[Process]]) -> list[list[Process]]:
+def _begun_anew(groups: Sequence[list[Process]]) -> list[list[Process]]:
     """Join those of a rank, or without one, that began when all before them were over, on whatever host, in their order."""
     lives: list[list[Process]] = []
     alike: dict[Any, tuple[list[list[Process]], int, int]] = {}
+    ranked = any(own[0].context.rank is not None for own in groups)
     for own in sorted(groups, key=lambda own: min(map(_place, own))):
-        if not any(process.steps for process in own):
+        # A program without a rank beside ranks, as one that evaluates, is no life of these.
+        if not any(process.steps for process in own) or (ranked and own[0].context.rank is None):
             lives.append(own)
             continue
         key = own[0].context.restart, own[0].context.rank

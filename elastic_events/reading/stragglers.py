@@ -150,7 +150,7 @@ def slow(story: Story) -> Slow:
         at for at in later if at in held_up or _waited_for(behinds[at], median(found[at].after), pause_between)
     } | _often(found, [rank.later for rank in found])
     late_ones = {at for at in late_ones if at in held_up or not _goes_alone(found[at])} if together else set()
-    late_ones -= _by_clock(story, found, late_ones)
+    late_ones -= _by_clock(story, found, late_ones - held_up)
     rows = []
     for at, rank in enumerate(found):
         straggler = "slow" if at in slow_ones else "late" if at in late_ones else ""
@@ -317,8 +317,17 @@ def _by_clock(story: Story, found: list[_Rank], late: set[int]) -> set[int]:
         hosts.setdefault(names.get(rank.node, rank.node), []).append(at)
     apart = max((offset.apart for offset in story.offsets.values()), default=inf) * 1e9
     behind = {at: float(median(found[at].late)) for at in late}
-    alike = {at for at, by in behind.items() if by < apart and 2 * abs(by - median(found[at].after)) < by}
+    alike = {
+        at
+        for at, by in behind.items()
+        if by < apart and 2 * abs(by - median(found[at].after)) < by and _steady(found[at].late, by)
+    }
     return {at for own in hosts.values() if len(hosts) > 1 and alike.issuperset(own) for at in own}
+
+
+def _steady(late: Sequence[int], by: float) -> bool:
+    """Whether a rank is as late in nine of ten steps, as by a clock that is ahead."""
+    return sum(4 * abs(one - by) < by for one in late) >= 0.9 * len(late)
 
 
 def _held_up(rank: _Rank) -> bool:
@@ -379,11 +388,14 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
     if usual is None:  # nothing says how often a rank records
         return
     apart = max((offset.apart for offset in story.offsets.values()), default=0) * 1e9
-    bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause) + apart
+    bound = max(QUIET_NS, QUIET_STEPS * usual, QUIET_PAUSES * pause)
     first = max(bound, QUIET_PAUSES * longest_first(story))
     for attempt in story.attempts:
         found = [(worker, process, _went_on(worker, process)) for worker, process in _ranked(attempt)]
         lasts = sorted(last for _, _, last in found)
+        beside: dict[str, int] = {}
+        for worker, _, last in found:
+            beside[worker.host] = max(last, beside.get(worker.host, 0))
         # Of its first step, which may take long, an observed rank says nothing before its end.
         firsts = sorted(process.ends[0] for _, process, _ in found if process.observed)
         begun = firsts[(len(firsts) - 1) // 2] if firsts else 0
@@ -394,7 +406,10 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
             until = min(until, worker.raised_ns or until)
-            if until - max(process.last_ns, 0 if process.starts else begun) > (bound if any(process.ends) else first):
+            error = apart if beside[worker.host] - last <= bound else 0  # ranks of its own host have its clock
+            if until - max(process.last_ns, 0 if process.starts else begun) > error + (
+                bound if any(process.ends) else first
+            ):
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
                 node = worker.node.name if worker.node is not None else worker.host

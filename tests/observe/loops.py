@@ -281,6 +281,26 @@ def saves_beside():
     return 6
 
 
+def steps_elsewhere():
+    """Its optimizer steps in a thread, as autograd's on a GPU; it saves in the main one, without a DataLoader."""
+    from threading import Thread
+
+    class Slow:
+        def __reduce__(self):
+            time.sleep(0.3)
+            return dict, ()
+
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(4):
+        loss_of(model, (torch.randn(4, 8), torch.randn(4, 1))).backward()
+        stepping = Thread(target=optimizer.step)
+        stepping.start()
+        stepping.join()
+        torch.save(Slow(), "model.pt")
+    return 4
+
+
 def renames():
     return saves("model.pt.tmp")
 

@@ -122,6 +122,13 @@ def test_what_is_saved_in_a_thread_ends_no_step(tmp_path: Path) -> None:
     assert all(end - start > 250_000_000 for start, end in zip(told.starts[1:], told.ends[1:], strict=True))
 
 
+def test_what_the_main_thread_saves_is_no_part_of_a_step(tmp_path: Path) -> None:
+    """Also where the optimizer steps in another one."""
+    told = run(tmp_path, "steps_elsewhere").process
+    assert [(span.what, span.blocking) for span in told.spans] == [("checkpoint", True)] * 4
+    assert all(end - start < 200_000_000 for start, end in zip(told.starts[1:], told.ends[1:], strict=True))
+
+
 def test_an_optimizer_that_is_given_its_state_tells_of_a_restore(tmp_path: Path) -> None:
     """By pickle, say: of what checkpoint, nobody knows, but a script that begins anew gives it none."""
     (restored,) = run(tmp_path, "pickled").process.spans

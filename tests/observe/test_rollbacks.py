@@ -103,3 +103,72 @@ def test_steps_that_one_rank_marks_and_of_others_are_observed(marks: str) -> Non
     assert found == ([[100], [105]] if marks == "each step" else [[0], [0]])
     if marks == "each step":
         assert (goodput(story).steps, goodput(story).steps_redone) == (20, 5)
+
+
+def test_a_rank_that_marks_epochs_of_which_an_attempt_made_few() -> None:
+    """In a short attempt there may be as many as steps: where it is not so in all, their numbers are not those of the steps."""
+    run = Run()
+    for attempt, (begin, epochs, steps) in enumerate(((0, 3, 24), (40, 1, 1))):
+        ranks = begun(run, attempt, begin)
+        if attempt:
+            span(run, begin + 0.5, ranks[1], "restore", path="/other.pt", observed=True)
+        for epoch in range(epochs):
+            run.tell(begin + 1 + 8 * epoch, ranks[0], "step.started", step=epoch + 2 * attempt)
+            run.tell(begin + 9 + 8 * epoch, ranks[0], "step.ended", step=epoch + 2 * attempt)
+        for at in range(steps):
+            observe(run, ranks[1], begin + 2 + at, at)
+        story = ended(run, begin + 30, attempt, "succeeded" if attempt else "failed")
+    assert "nobody was seen to save" in story.attempts[1].unsure
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_restore_that_goes_back_by_nothing(*, marked: bool) -> None:
+    """What a script restores at the step at which it is, as the weights of an average, takes nothing back; data neither."""
+    run = Run()
+    ranks = begun(run)
+    span(run, 0.5, ranks[0], "checkpoint", None, **SEEN)
+    for step in range(20):
+        for who in ranks:
+            observe(run, who, 2.5 + 1.5 * step, step)
+        if step % 5 == 4:
+            about = {"step": step} if marked else SEEN
+            span(run, 2.6 + 1.5 * step, ranks[0], "restore", **about)  # type: ignore[arg-type]
+    story = ended(run, 40)
+    assert (summary(story).attempts[0].unsure, goodput(story).steps) == ("", 20)
+
+
+@pytest.mark.parametrize("when", ["in a thread", "before the first step"])
+def test_a_checkpoint_of_which_nobody_knows_what_it_holds(when: str) -> None:
+    """A thread writes what it copied some steps before: behind it nothing is sure, and nobody says that it was not seen."""
+    run = Run()
+    for attempt, begin in enumerate((0, 50)):
+        ranks = begun(run, attempt, begin)
+        if attempt:
+            span(run, begin + 0.5, ranks[0], "restore", **SEEN)
+        elif when == "before the first step":
+            span(run, 0.5, ranks[0], "checkpoint", None, **SEEN)
+        for step in range(10):
+            for who in ranks:
+                observe(run, who, begin + 2 + step, step)
+            if not attempt and step == 5 and when == "in a thread":
+                span(run, begin + 2.3 + step, ranks[0], "checkpoint", step, **SEEN)
+        story = ended(run, begin + 30, attempt, "succeeded" if attempt else "failed")
+    assert "it is not known which steps it holds" in story.attempts[1].unsure
+    assert seconds(goodput(story)) == {"productive": 10, "lost": 0, "unknown": 10}
+
+
+def test_a_rollback_to_what_a_thread_wrote() -> None:
+    """Of the steps before none is known to count."""
+    run = Run()
+    ranks = begun(run)
+    for step in range(10):
+        for who in ranks:
+            observe(run, who, 2 + 2 * step, step)
+        if step == 3:
+            span(run, 2.3 + 2 * step, ranks[0], "checkpoint", step, path="/d.pt", observed=True)
+            span(run, 3.2 + 2 * step, ranks[0], "checkpoint", step, **SEEN)  # beside the next step
+        if step == 6:
+            span(run, 2.3 + 2 * step, ranks[0], "restore", **SEEN)
+    story = ended(run, 30)
+    assert seconds(goodput(story)) == {"productive": 3, "lost": 0, "unknown": 7}
+    assert "steps before" not in story.attempts[0].unsure

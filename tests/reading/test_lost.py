@@ -315,3 +315,16 @@ def test_without_an_agent_a_job_may_be_begun_anew_on_other_hosts(hosts: str) -> 
         [(0, hosts[at]), (1, hosts[at + 1])] for at in (0, 2)
     ]
     assert (goodput(story).steps, goodput(story).steps_redone) == (20, 5)
+
+
+@pytest.mark.parametrize("hosts", ["a", "b"])
+def test_a_program_without_a_rank_beside_ranks_is_no_life_of_theirs(hosts: str) -> None:
+    """Evaluations that run one after another while a job trains take back none of its steps."""
+    run = Run()
+    for rank in range(2):
+        run.steps(replace(run.worker(rank), restart=None), range(100), 0, 1)
+    for number in range(3):
+        who = replace(run.worker(None, host=hosts, pid=500 + number), restart=None, process=f"{500 + number}-1f-x")
+        run.steps(who, range(4), 20 + 20 * number, 1)
+    (story,) = build(run.records)
+    assert (len(story.attempts), goodput(story).steps, goodput(story).steps_redone) == (1, 100, 0)

@@ -121,7 +121,8 @@ def test_a_program_that_its_rank_tried_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "doubted"), [("fails", 10), ("exits", 10), ("goes on", 10), ("loads", 10), ("prepares", 0)]
+    ("how", "doubted"),
+    [("fails", 10), ("exits", 10), ("goes on", 10), ("loads", 10), ("prepares", 0), ("evaluates", 0)],
 )
 def test_what_a_program_did_that_its_rank_ran_again(how: str, doubted: int) -> None:
     """A shell runs it until it succeeds: the second one may have done again what the first did, one that prepares did it once."""
@@ -132,9 +133,9 @@ def test_what_a_program_did_that_its_rank_ran_again(how: str, doubted: int) -> N
     run.steps(one, range(10), 1, 1)
     if how == "fails":
         run.tell(11.1, one, "worker.exception", type="RuntimeError", message="again")
-    if how in ("exits", "prepares"):
+    if how in ("exits", "prepares", "evaluates"):
         run.tell(11.1, one, "worker.exit", code=int(how == "exits"), message="")
-    for edge in ("started", "ended") if how == "loads" else ():
+    for edge in ("started", "ended") if how in ("loads", "evaluates") else ():
         run.tell(12, two, f"restore.{edge}", mark_id=7)
     run.steps(two, range(5 if how == "goes on" else 0, 15), 13, 1)
     run.tell(30, agent, "worker.succeeded", rank=0, local_rank=0, attempt=0)

@@ -120,19 +120,22 @@ def test_who_rests_as_long_whenever_another_ends_waits_for_nobody(meet: bool, pa
     assert [one.rank for one in answer(run).ranks if one.straggler] == ([3] if meet else [])
 
 
+@pytest.mark.parametrize("hosts", ["aaaa", "abcd"])
 @pytest.mark.parametrize(("since", "count"), [(0, 4), (40, 4), (40, 2)])
-def test_who_does_more_at_the_end_of_each_step(since: int, count: int) -> None:
+def test_who_does_more_at_the_end_of_each_step(since: int, count: int, hosts: str) -> None:
     """Ranks that meet in the middle of a step wait there for one that ended the step before late, as each of its steps."""
     run = Run()
-    run.start(0, run.agent(), 0, range(count))
+    for host in sorted(set(hosts)):
+        own = [rank for rank in range(count) if hosts[rank] == host]
+        run.start(0, run.agent(host), 0, range(min(own, default=0), max(own, default=-1) + 1), round=0)
     begins = [1.0] * count
     for step in range(60):
         met = max(begins) + 0.7
         for rank in range(count):
             more = 0.5 + step * 7 % 5 / 50 if rank == 0 and step >= since else 0
             ended = met + 0.3 + (step + rank) * 3 % 7 / 1000 + more
-            run.tell(begins[rank], run.worker(rank), "step.started", step=step)
-            run.tell(ended, run.worker(rank), "step.ended", step=step)
+            run.tell(begins[rank], run.worker(rank, host=hosts[rank]), "step.started", step=step)
+            run.tell(ended, run.worker(rank, host=hosts[rank]), "step.ended", step=step)
             begins[rank] = ended + 0.001
     found = {one.rank: (one.straggler, one.since_step) for one in answer(run).ranks}
     assert found == {**dict.fromkeys(range(count), ("", None)), 0: ("late", since + 1)}
@@ -437,6 +440,26 @@ def test_a_first_step_may_take_as_long_as_one_before(observed: bool) -> None:
         assert (answer(run).hangs, answer(run).quiet) == ([], [])
 
 
+def test_a_hang_in_the_first_step_of_a_later_attempt() -> None:
+    """A collective that runs into its timeout of ten minutes took too long, also where the first step of all took five."""
+    run = Run()
+    agent = run.agent()
+    for attempt, begin in enumerate((0, 1000)):
+        run.start(begin, agent, attempt, range(2), restart=attempt)
+        for who in (run.worker(rank, attempt) for rank in range(2)):
+            run.tell(begin + 2, who, "step.started", step=0)
+            if not attempt:
+                run.tell(begin + 332, who, "step.ended", step=0)
+                run.steps(who, range(1, 20), begin + 332, 1)
+            elif who.rank:
+                run.tell(begin + 602, who, "worker.exception", type="RuntimeError", message="timed out")
+        end = begin + (603 if attempt else 400)
+        run.failed(end, agent, attempt, 1, exit_code=1)
+        run.failed(end, agent, attempt, 0, signal="SIGTERM", first=False, victim=True)
+        run.tell(end, agent, "attempt.ended", attempt=attempt, outcome="failed")
+    assert [hang.attempt for hang in answer(run).hangs] == [1]
+
+
 @pytest.mark.parametrize("ahead", [-1.2, -60.8])
 def test_who_recorded_before_the_others_by_a_clock_is_not_quiet(ahead: float) -> None:
     """The clocks of two hosts are apart by as much as is not set right, in a job that runs."""
@@ -450,3 +473,32 @@ def test_who_recorded_before_the_others_by_a_clock_is_not_quiet(ahead: float) ->
         for rank in range(4 * node, 4 * node + 4):
             run.steps(run.worker(rank, host=host), range(60), 1 + node * ahead, 0.1)
     assert answer(run).quiet == []
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_a_host_for_whose_data_the_others_wait_is_late(some: bool) -> None:
+    """They meet behind the step: it begins and ends each by as much later, but never by the same, as by a clock."""
+    run, chance = Run(), random.Random(0)
+    for node in range(4):
+        run.start(0, run.agent("abcd"[node]), 0, range(node, node + 1), round=0)
+    at = 1.0
+    for step in range(60):
+        late = chance.choice([0, 0, 0.4]) if some else chance.expovariate(5)
+        for rank in range(4):
+            who, begin = run.worker(rank, host="abcd"[rank]), at + late * (rank == 3) + chance.uniform(0, 0.003)
+            run.tell(begin, who, "step.started", step=step)
+            run.tell(begin + 0.1, who, "step.ended", step=step)
+        at += late + 0.13
+    assert {one.rank for one in answer(run).ranks if one.straggler} == {3}
+
+
+def test_a_rank_beside_which_others_of_its_host_went_on_has_no_other_clock() -> None:
+    """It is quiet as soon as in a job of one host, however far the clocks may be off."""
+    run = Run()
+    for node, host in enumerate("ab"):
+        agent = run.agent(host)
+        run.tell(node * 0.9, agent, "rendezvous.completed", round=0, world_size=2, rank=node, duration_ms=10.0)
+        run.start(0, agent, 0, range(2 * node, 2 * node + 2), round=0)
+        for rank in range(2 * node, 2 * node + 2):
+            run.steps(run.worker(rank, host=host), range(60 if rank != 3 else 45), 1, 0.1)
+    assert [one.rank for one in answer(run).quiet] == [3]

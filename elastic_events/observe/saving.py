@@ -136,7 +136,8 @@ def _save_begins(file: Any) -> Any:
         return None
     _open.keep(path)
     _open.threads.add(get_ident())
-    return path, checkpoint(_last_step(), observed=True, path=path).__enter__()
+    beside = {"beside": True} if _is_beside() else {}
+    return path, checkpoint(_last_step(), observed=True, path=path, **beside).__enter__()
 
 
 def _load_begins(file: Any) -> Any:
@@ -181,9 +182,13 @@ def _ends(path: str | None, span: Any, error: type[BaseException] | None = None)
     _passed()
 
 
-def _passed() -> None:
+def _is_beside() -> bool:
     # Another thread saves beside a step, which goes on; the main one does not, though the optimizer may step in another.
-    if current_thread() is main_thread() or steps.thread in (None, get_ident()):
+    return current_thread() is not main_thread() and steps.thread not in (None, get_ident())
+
+
+def _passed() -> None:
+    if not _is_beside():
         steps.passed()
 
 

@@ -62,13 +62,18 @@ def in_turn(before: Process, after: Process) -> Process:
 def _tried_again(before: Process, after: Process) -> bool:
     said = {name: about for _, name, about in before.said}
     if "worker.exception" in said or "worker.exit" in said:
-        return "worker.exception" in said or said["worker.exit"].get("code") != 0
-    return _goes_on(before, after)
+        if "worker.exception" in said or said["worker.exit"].get("code") != 0:
+            return True
+        return not _restored(after) and _goes_on(before, after)  # as one that was stopped in time, and is run again
+    return _restored(after) or _goes_on(before, after)
+
+
+def _restored(process: Process) -> bool:
+    return any(span.what == "restore" and not span.failed for span in process.spans)
 
 
 def _goes_on(before: Process, after: Process) -> bool:
-    restored = any(span.what == "restore" and not span.failed for span in after.spans)
-    return restored or after.steps[0] > before.steps[0] + 1
+    return after.steps[0] > before.steps[0] + 1
 
 
 def _join(heard: list[Process], told: list[Process]) -> Process:

@@ -97,16 +97,19 @@ def _observed(attempt: Attempt) -> list[Process]:
 def _one_counts(attempt: Attempt) -> bool:
     """Whether one that marks what it does beside those that were observed, if any does, marks steps."""
     own, told = _observed(attempt), processes(attempt)
-    return not own or all(one.observed for one in told) or any(_counts(one, own) for one in told)
+    return not own or all(one.observed for one in told) or any(_as_many(one, own) for one in told)
 
 
 def _counts(process: Process, observed: Sequence[Process]) -> bool:
     """Whether the script marked its steps, as many as were observed of other ranks, by numbers that only rise."""
+    return _as_many(process, observed) and all(a < b for a, b in pairwise(process.steps))
+
+
+def _as_many(process: Process, observed: Sequence[Process]) -> bool:
     if process.observed or process.names or process.epochs is not None or not observed:
         return False
     most = max(len(other.steps) for other in observed)
-    alike = abs(len(process.steps) - most) <= 1 + most // 10
-    return alike and all(a < b for a, b in pairwise(process.steps))
+    return abs(len(process.steps) - most) <= 1 + most // 10
 
 
 def unsure_of(attempt: Attempt) -> str:
@@ -134,13 +137,15 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
     """Return the number of the first step of an attempt behind others, None: it is not known; and what is not sure about it."""
     loaded = [span for process in processes for span in _restores(process)]
     found = [span for one in loaded if (span := _saved(one, saved)) is not None]
-    steps = [held for span in found if (held := _held(span)) is not None]
-    if steps:
-        return max(steps), ""
+    held = {_held(span) for span in found if span.step is not None}
+    if len(held) == 1 and None not in held:
+        return held.pop(), ""
     if not any(process.steps for process in processes):
         return 0, ""
+    if len(held) > 1:
+        return None, f"it loaded {_place(loaded[-1])} and others that hold other steps: which it did again is not known"
     if found:
-        return None, f"it loaded {_place(found[-1])}, of which it is not known which steps it holds"
+        return None, f"it loaded {_place(loaded[-1])}, of which it is not known which steps it holds"
     if loaded:
         return None, (
             f"it loaded {_place(loaded[-1])}, which nobody was seen to save: which steps it did again is not known"
@@ -150,7 +155,9 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
 
 def _unseen(processes: Sequence[Process]) -> str:
     """Return what is not sure about the first steps of all: whether the job goes on with what another one saved."""
+    saved = [span for process in processes for span in process.spans if span.what == "checkpoint" and span.observed]
     loaded = [span for process in processes if process.steps for span in _restores(process) if span.observed]
+    loaded = [one for one in loaded if _saved(one, saved) is None]  # what it saved itself is data
     return (
         f"it loaded {_place(loaded[-1])}, which this run was not seen to save: its steps are counted from 0"
         if loaded

@@ -235,16 +235,18 @@ def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[
 
 
 def _begun_anew(groups: Sequence[list[Process]]) -> list[list[Process]]:
-    """Join those of a rank, or without one, that began when all before them were over, on whatever host, in their order."""
+    """Join what began when all before it was over: of a rank on whatever host, without one on its own host."""
     lives: list[list[Process]] = []
     alike: dict[Any, tuple[list[list[Process]], int, int]] = {}
     ranked = any(own[0].context.rank is not None for own in groups)
-    for own in sorted(groups, key=lambda own: min(map(_place, own))):
+    parts = [[process, *children] for own in groups for process, children in _lives(own)]
+    for own in sorted(parts, key=lambda own: min(map(_place, own))):
+        context = own[0].context
         # A program without a rank beside ranks, as one that evaluates, is no life of these.
-        if not any(process.steps for process in own) or (ranked and own[0].context.rank is None):
+        if not any(process.steps for process in own) or (ranked and context.rank is None):
             lives.append(own)
             continue
-        key = own[0].context.restart, own[0].context.rank
+        key = context.restart, context.rank, context.host if context.rank is None else ""
         lanes, at, until = alike.get(key, ([], 0, 0))
         at = 0 if min(process.first_ns for process in own) > until else at
         if at == len(lanes):

@@ -69,7 +69,7 @@ def _block(process: Process) -> None:
     latest = list(accumulate(ends, max))
     for span in process.spans:
         before = bisect_left(process.starts, span.end_ns or _NEVER)
-        span.blocking = not before or latest[before - 1] <= span.start_ns
+        span.blocking = span.blocking and (not before or latest[before - 1] <= span.start_ns)
 
 
 class Speaker:
@@ -352,7 +352,9 @@ class Speaker:
             self._leave_open(_called(what, facts), len(self._spans))
             path = facts.get("path") if type(facts.get("path")) is str else None
             observed, joint = facts.get("observed") is True, type(facts.get("call")) is str
-            self._spans.append(Span(what, whole(said), time_ns, path=path, observed=observed, joint=joint))
+            beside = facts.get("beside") is True
+            span = Span(what, whole(said), time_ns, blocking=not beside, path=path, observed=observed, joint=joint)
+            self._spans.append(span)
             return
         entry = self._close(what, facts)
         if entry is None and what == "restore" and self._spans is not None:  # what was restored may be known only then

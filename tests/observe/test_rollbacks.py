@@ -172,3 +172,49 @@ def test_a_rollback_to_what_a_thread_wrote() -> None:
     story = ended(run, 30)
     assert seconds(goodput(story)) == {"productive": 3, "lost": 0, "unknown": 7}
     assert "steps before" not in story.attempts[0].unsure
+
+
+@pytest.mark.parametrize(
+    ("saves", "numbers"),
+    [({"/c.pt": 4}, [5]), ({"/c.pt": 4, "/d.pt": 4}, [5]), ({"/c.pt": 4, "/d.pt": 7}, None), ({"/c.pt": -1}, None)],
+    ids=["one", "two of one step", "two of two", "by a thread"],
+)
+def test_checkpoints_that_a_later_attempt_loads(saves: dict[str, int], numbers: list[int] | None) -> None:
+    """Of several that hold other steps nobody knows with which it goes on, nor of one that a thread wrote in the last step."""
+    run = Run()
+    for attempt, begin in enumerate((0, 50)):
+        ranks = begun(run, attempt, begin)
+        for at, path in enumerate(saves if attempt else ()):
+            span(run, begin + 0.5 + 0.2 * at, ranks[0], "restore", path=path, observed=True)
+        for step in range(9):
+            for who in ranks:
+                observe(run, who, begin + 2 + 2 * step, step)
+            for at, (path, number) in enumerate(saves.items() if not attempt else ()):
+                if step == (number if number >= 0 else 8):
+                    about = {"path": path, "observed": True, **({"beside": True} if number < 0 else {})}
+                    span(run, begin + 2.3 + 2 * step + 0.2 * at, ranks[0], "checkpoint", step, **about)
+        story = ended(run, begin + 30, attempt, "succeeded" if attempt else "failed")
+    process = story.attempts[1].workers[0].process
+    assert process is not None
+    assert (None if process.names else [process.steps[0]]) == numbers
+    assert bool(story.attempts[1].unsure) is (numbers is None)
+
+
+@pytest.mark.parametrize("back", [0, 1, 2])
+def test_a_rank_that_goes_back_by_its_own_marks_beside_observed_ones(back: int) -> None:
+    """In that attempt alone what the others did has not its numbers."""
+    run = Run()
+    for attempt, (begin, first) in enumerate(((0, 0), (100, 15), (200, 30))):
+        ranks = begun(run, attempt, begin)
+        numbers = (
+            [*range(first, first + 17), *range(first + 14, first + 20)] if attempt == back else range(first, first + 20)
+        )
+        for at, number in enumerate(numbers):
+            run.tell(begin + 1 + at, ranks[0], "step.started", step=number)
+            run.tell(begin + 2 + at, ranks[0], "step.ended", step=number)
+            observe(run, ranks[1], begin + 2.01 + at, at)
+        story = ended(run, begin + 60, attempt, "failed" if attempt < 2 else "succeeded")
+    firsts = [w.process.steps[0] for w in story.workers() if w.process is not None and w.process.observed]
+    assert [first for at, first in enumerate(firsts) if at != back] == [
+        n for at, n in enumerate((0, 15, 30)) if at != back
+    ]

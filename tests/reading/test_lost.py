@@ -301,20 +301,34 @@ def test_scripts_without_a_rank_that_run_together() -> None:
     assert goodput(story).steps_redone == 0
 
 
-@pytest.mark.parametrize("hosts", ["abab", "abcd", "abbc", "abba"])
+@pytest.mark.parametrize("hosts", ["abab", "abcd", "abbc", "abba", "abbaab", "abacab"])
 def test_without_an_agent_a_job_may_be_begun_anew_on_other_hosts(hosts: str) -> None:
     """A batch system puts a rank where there is room: what it did again there was lost."""
     run = Run()
-    for life, numbers in enumerate((range(10), range(5, 20))):
+    for life, numbers in enumerate((range(10), range(5, 20), range(15, 30))[: len(hosts) // 2]):
         for rank in range(2):
             host, pid = hosts[2 * life + rank], 100 + 2 * life + rank
             who = replace(run.worker(rank, host=host, pid=pid), restart=None, process=f"{pid:x}-{pid:x}-x")
             run.steps(who, numbers, 60 * life + 0.01 * rank, 1)
     (story,) = build(run.records)
     assert [[(w.rank, w.host) for w in attempt.workers] for attempt in story.attempts] == [
-        [(0, hosts[at]), (1, hosts[at + 1])] for at in (0, 2)
+        [(0, hosts[at]), (1, hosts[at + 1])] for at in range(0, len(hosts), 2)
     ]
-    assert (goodput(story).steps, goodput(story).steps_redone) == (20, 5)
+    lives = len(hosts) // 2
+    assert (goodput(story).steps, goodput(story).steps_redone) == (10 * lives, 5 * lives - 5)
+
+
+def test_scripts_of_two_hosts_that_are_each_run_again() -> None:
+    """Each host has a loop of its own: the second begins anew before the first one's second is over, and behind its first."""
+    run = Run()
+    for at, host in enumerate("ab"):
+        for life, numbers in enumerate((range(20), range(15, 40))):
+            pid = 60 + at + 10 * life
+            who = replace(run.worker(None, host=host, pid=pid), restart=None, process=f"{pid:x}-{pid:x}-{host}")
+            run.steps(who, numbers, 24 * life + 8 * at, 1)
+    (story,) = build(run.records)
+    assert [len(attempt.workers) for attempt in story.attempts] == [2, 2]
+    assert (goodput(story).steps, goodput(story).steps_redone) == (40, 5)
 
 
 @pytest.mark.parametrize("hosts", ["a", "b"])

@@ -233,3 +233,21 @@ def test_a_rank_that_starts_itself_anew_is_one_process(observed: bool) -> None:
     (worker,) = story.workers()
     assert worker.process is not None
     assert (worker.process.context, worker.raised_ns is not None) == (second, True)
+
+
+@pytest.mark.parametrize("restores", [True, False])
+def test_a_program_that_was_stopped_in_time_and_is_run_again(*, restores: bool) -> None:
+    """It saved and left with code 0: where the next one goes on, without a word, nobody knows what it did again."""
+    run = Run()
+    agent = run.agent()
+    run.start(0, agent, 0, range(1))
+    one, two = process(0, 200, 800), process(0, 210, 950)
+    run.steps(one, range(20), 1, 1)
+    run.tell(21.1, one, "worker.exit", code=0, message="sys.exit(0)")
+    for edge in ("started", "ended") if restores else ():
+        run.tell(22, two, f"restore.{edge}", mark_id=7, step=14)
+    run.steps(two, range(15, 40), 23, 1)
+    run.tell(60, agent, "worker.succeeded", rank=0, local_rank=0, attempt=0)
+    run.tell(60, agent, "attempt.ended", attempt=0, outcome="succeeded")
+    found = goodput(told(run))
+    assert (found.steps, found.steps_redone) == ((40, 5) if restores else (None, None))

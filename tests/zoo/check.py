@@ -135,7 +135,7 @@ def goodput(play: Play, said: Said, truth: Truth, answer: Answer) -> None:
     for name in ("productive", "checkpoint", "lost"):
         if name not in said.unchecked:
             # What each failure cut off ends with a death, whose time is as sharp as that.
-            cut = (play.sharp + said.exits_s) * len(truth.attempts)
+            cut = (play.sharp + said.exits_s) * max(1, sum(attempt.first is not None for attempt in truth.attempts))
             late = 0.02 * answer["wall_s"] + (cut if name == "lost" else 0.05)
             least, most = truth.seconds(name)
             assert least - late <= buckets[name] <= most + late, name

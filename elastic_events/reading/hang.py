@@ -57,14 +57,14 @@ class _Place(NamedTuple):
 def hangs(story: Story, usual: float | None, pause: int) -> Iterator[Hang]:
     """Give the hangs of a run, at most one an attempt; of its usual step and its longest pause, in nanoseconds."""
     bound = float(UNKNOWN) if usual is None else max(LEAST, STEPS * usual, PAUSES * pause)
-    compiles = BESIDE * longest_first(story)
     for attempt in story.attempts:
         if attempt.outcome == "succeeded":
             continue
         furthest, places = _places(attempt)
         if furthest is not None:
-            first = len(furthest.starts) == 1 and not furthest.ends[0]
-            found = _hang(story, attempt, furthest, places, max(bound, compiles) if first else bound)
+            is_first = len(furthest.starts) == 1 and not furthest.ends[0]  # it may compile as long as any did
+            most = max(bound, BESIDE * longest_first(story)) if is_first else bound
+            found = _hang(story, attempt, furthest, places, most)
             if found is not None:
                 yield found
 

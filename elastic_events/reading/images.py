@@ -61,19 +61,13 @@ def in_turn(before: Process, after: Process) -> Process:
 
 def _tried_again(before: Process, after: Process) -> bool:
     said = {name: about for _, name, about in before.said}
-    if "worker.exception" in said or "worker.exit" in said:
-        if "worker.exception" in said or said["worker.exit"].get("code") != 0:
-            return True
-        return not _restored(after) and _goes_on(before, after)  # as one that was stopped in time, and is run again
-    return _restored(after) or _goes_on(before, after)
-
-
-def _restored(process: Process) -> bool:
-    return any(span.what == "restore" and not span.failed for span in process.spans)
-
-
-def _goes_on(before: Process, after: Process) -> bool:
-    return after.steps[0] > before.steps[0] + 1
+    restored = any(span.what == "restore" and not span.failed for span in after.spans)
+    goes_on = after.steps[0] > before.steps[0] + 1
+    if "worker.exception" in said:
+        return True
+    if "worker.exit" in said:  # with 0, and gone on from: it was stopped in time
+        return said["worker.exit"].get("code") != 0 or (goes_on and not restored)
+    return goes_on or restored
 
 
 def _join(heard: list[Process], told: list[Process]) -> Process:

@@ -87,11 +87,15 @@ def number_observed(story: Story) -> None:
             low, high = min(low for low, _ in doubts), max(high for _, high in doubts)
             for process in own:
                 process.doubt = (low, min(high, len(process.steps)))
-        saved += (span for process in own for span in process.spans if span.what == "checkpoint" and span.observed)
+        saved += _saves(own)
 
 
 def _observed(attempt: Attempt) -> list[Process]:
     return [w.process for w in attempt.workers if w.process is not None and w.process.observed]
+
+
+def _saves(processes: Sequence[Process]) -> list[Span]:
+    return [span for process in processes for span in process.spans if span.what == "checkpoint" and span.observed]
 
 
 def _one_counts(attempt: Attempt) -> bool:
@@ -155,9 +159,14 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
 
 def _unseen(processes: Sequence[Process]) -> str:
     """Return what is not sure about the first steps of all: whether the job goes on with what another one saved."""
-    saved = [span for process in processes for span in process.spans if span.what == "checkpoint" and span.observed]
-    loaded = [span for process in processes if process.steps for span in _restores(process) if span.observed]
-    loaded = [one for one in loaded if _saved(one, saved) is None]  # what it saved itself is data
+    saved = _saves(processes)
+    loaded = [
+        one
+        for process in processes
+        if process.steps
+        for one in _restores(process)
+        if one.observed and _saved(one, saved) is None  # what it saved itself is data
+    ]
     return (
         f"it loaded {_place(loaded[-1])}, which this run was not seen to save: its steps are counted from 0"
         if loaded
@@ -185,7 +194,7 @@ def _restores(process: Process) -> list[Span]:
 def _went_back(process: Process, base: int | None) -> str:
     """Say that a process loaded what it had saved itself, steps before, of which it may have done some again."""
     # What it saved before its first step is data, as a rule, or what another fold begins with.
-    saves = [span for span in process.spans if span.what == "checkpoint" and span.observed and span.step is not None]
+    saves = [span for span in _saves([process]) if span.step is not None]
     said = ""
     for one in process.spans:
         if one.what != "restore" or one.failed or not one.end_ns:

@@ -56,9 +56,10 @@ def redone(story: Story) -> Again:
 
 def doubt_others(story: Story) -> None:
     """Note which attempts may as well be another training: each begins with the first number, and nothing says what it is."""
+    if any(node.agent for node in story.nodes):
+        return
     told = [(attempt, processes(attempt)) for attempt in story.attempts]
-    ranks = {process.context.rank for _, own in told for process in own}
-    if ranks != {None} or any(node.agent for node in story.nodes):
+    if any(process.context.rank is not None for _, own in told for process in own):
         return
     least: int | None = None
     for attempt, own in told:

@@ -406,10 +406,10 @@ def _quiet(story: Story, usual: float | None, pause: int, *, together: bool) -> 
             told = worker.outcome != "unknown" and worker.ended_ns is not None
             until = min(middle, worker.ended_ns) if told and worker.ended_ns is not None else middle
             until = min(until, worker.raised_ns or until)
-            error = apart if beside[worker.host] - last <= bound else 0  # ranks of its own host have its clock
-            if until - max(process.last_ns, 0 if process.starts else begun) > error + (
-                bound if any(process.ends) else first
-            ):
+            most = bound if any(process.ends) else first
+            if beside[worker.host] - last <= bound:  # else ranks of its own host, which have its clock, went on
+                most += apart
+            if until - max(process.last_ns, 0 if process.starts else begun) > most:
                 since = (process.last_ns - story.began_ns) / 1e9
                 before = (middle - process.last_ns) / 1e9
                 node = worker.node.name if worker.node is not None else worker.host

@@ -49,9 +49,7 @@ def _headline(answer: Summary) -> list[Text]:
     line = Text.assemble(f"Run {answer.run_id}: ", (outcome, colour), f" after {seconds(answer.wall_s)}")
     if answer.reason and answer.outcome == "failed":
         line.append(f" ({answer.reason})")
-    if (
-        not answer.nodes and not answer.attempts
-    ):  # of an agent that died before its first record nobody told how many there were
+    if not answer.nodes and not answer.attempts:  # only of its death: how many there were, nobody told
         return [line]
     parts = [
         _nodes(answer),

@@ -74,7 +74,7 @@ class Builder:
         self.progress: Callable[[float], object] = lambda _share: None
         self._wait_for = disordered
         self._held: list[Record] = []
-        self._heard: dict[tuple[str, str], Speaker] = {}
+        self._heard: dict[str, dict[str, Speaker]] = {}  # run -> identity -> what is kept of the process
         self._ledgers: dict[str, dict[Any, Closed]] = {}
         self._source = ""
         self._runs: set[str] = set()  # of which the source has records
@@ -88,11 +88,14 @@ class Builder:
 
     def heard(self, context: Context, time_ns: int) -> Speaker:
         """Return what is kept of the process of `context`, which recorded something at `time_ns`."""
-        key = key_of(context)
-        speaker = self._heard.get(key)
-        self._runs.add(context.run_id)
+        run_id, process = key_of(context)
+        self._runs.add(run_id)
+        own = self._heard.get(run_id)
+        if own is None:
+            own = self._heard[run_id] = {}
+        speaker = own.get(process)
         if speaker is None:
-            speaker = self._heard[key] = Speaker(context, time_ns)
+            speaker = own[process] = Speaker(context, time_ns)
         return speaker
 
     def first(self, speaker: Speaker, name: object, seq: int, *, again: bool = True) -> bool:
@@ -145,12 +148,14 @@ class Builder:
         self._wait_for = ()
         for record in sorted(self._held, key=attrgetter("seq")):
             self.add(record)
-        _set_clocks_back(self._heard.values())
-        self._losses = [(s.run_id, Lost(s.context, s.lost)) for s in self._heard.values() if s.lost]
-        runs: dict[str, list[Speaker]] = {}
-        for speaker in self._heard.values():
-            runs.setdefault(speaker.run_id, []).append(speaker)
+        heard = [speaker for own in self._heard.values() for speaker in own.values()]
         self._heard.clear()  # of hundreds of thousands: each goes as soon as it has told
+        _set_clocks_back(heard)
+        self._losses = [(s.run_id, Lost(s.context, s.lost)) for s in heard if s.lost]
+        runs: dict[str, list[Speaker]] = {}
+        for speaker in heard:
+            runs.setdefault(speaker.run_id, []).append(speaker)
+        del heard
         if len(runs) == 2 and NAMELESS in runs:  # a process that does not know its run's id
             nameless = runs.pop(NAMELESS)
             next(iter(runs.values())).extend(nameless)

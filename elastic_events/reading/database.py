@@ -1,11 +1,10 @@
 """What a story needs of a SQLite file, and no more: most of ten million records are metrics, which say "still alive"."""
 
 import sqlite3
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from heapq import merge
-from itertools import chain, islice
+from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import msgspec
 from elastic_events.bus.context import Context
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Kind, Record
+from elastic_events.reading.ahead import MANY, Rows, ahead
 from elastic_events.reading.builder import Builder, Marks
 from elastic_events.reading.said import DEATHS
 from elastic_events.reading.speaker import TORCH, Speaker
@@ -27,11 +27,9 @@ __all__ = ("scan", "spoken", "words")
 _KINDS: tuple[Kind, ...] = ("event", "rdzv", "metric")
 
 # Most events are marks of steps: for these a small number stands for the name, and no text is made of it.
-_EVENTS = """
-SELECT time_ns, context, seq, monotonic_ns, metadata,
-    CASE name WHEN 'step.ended' THEN 0 WHEN 'step.started' THEN 1 ELSE name END
-FROM events
-"""
+_NAME = "CASE name WHEN 'step.ended' THEN 0 WHEN 'step.started' THEN 1 ELSE name END"
+_EVENTS = Rows(("time_ns", "context", "seq", "monotonic_ns", "metadata", _NAME), "events", "entry", "metadata")
+_BY_TIME = f"SELECT {', '.join(_EVENTS.columns)} FROM events ORDER BY time_ns, entry"  # noqa: S608
 
 # Whose word an event was is asked of torch's own alone: the index of names finds these few.
 _SOURCES = f"SELECT context, seq, source FROM events WHERE name >= '{TORCH}' AND name < '{TORCH}~'"  # noqa: S608
@@ -43,10 +41,12 @@ WHERE context NOT IN (SELECT context FROM events WHERE name = 'job.started') ORD
 """
 
 # The index of (origin, seq) finds an end at once, however many points there are.
-_LAST_METRIC = """
-SELECT contexts.context, time_ns, monotonic_ns FROM contexts JOIN metrics ON metrics.entry =
-    (SELECT entry FROM metrics WHERE metrics.origin = contexts.origin ORDER BY seq DESC LIMIT 1)
-"""
+_LAST_METRICS = Rows(
+    ("contexts.context", "time_ns", "monotonic_ns"),
+    """contexts JOIN metrics ON metrics.entry =
+    (SELECT entry FROM metrics WHERE metrics.origin = contexts.origin ORDER BY seq DESC LIMIT 1)""",
+    "contexts.context",
+)
 _FIRST_METRIC = """
 SELECT time_ns, monotonic_ns FROM metrics
 WHERE origin = (SELECT origin FROM contexts WHERE context = ?) ORDER BY seq LIMIT 1
@@ -55,9 +55,6 @@ _ORIGIN = "SELECT DISTINCT origin FROM contexts WHERE run_id = ? AND process = ?
 
 _LAST_EVENT = "SELECT max(entry) FROM events"
 _LEDGERS = "SELECT context, seq, ledger, time_ns FROM ledgers ORDER BY entry"
-
-#: Rows after which it is told how much was read.
-_MANY = 65_536
 
 _decode = msgspec.json.Decoder().decode
 
@@ -74,20 +71,19 @@ def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *,
     try:
         with closing(connect_to_read(path)) as connection:
             connection.execute("BEGIN")  # all of one moment, of a file that is being written
-            contexts = {number: _context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
             tell = lambda at, reason: damaged(f"{path.name}, record of {at}", reason)  # noqa: E731
-            _scan(connection, contexts, builder, tell, again)
+            _scan(connection, _contexts(connection), builder, tell, again)
     except sqlite3.Error as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
 
-def _context(run_id: Any, process: str, host: Any, *rest: Any) -> Context:
-    """Return a context; of a run's id and a host's name, which many have, there is one text."""
-    return Context(_one(run_id), process, _one(host), *map(_one, rest))
-
-
-def _one(value: Any) -> Any:
-    return sys.intern(value) if type(value) is str else value
+def _contexts(connection: sqlite3.Connection) -> dict[int, Context | Speaker]:
+    """Return all contexts by number. What many have in common, such as a run's id, a host's name, a rank, is one object."""
+    one = dict[Any, Any]().setdefault
+    return {
+        number: Context(one(run_id, run_id), process, one(host, host), pid, *map(one, rest, rest))
+        for number, run_id, process, host, pid, *rest in connection.execute(ALL_CONTEXTS)
+    }
 
 
 def words(path: Path, processes: Iterable[Process], count: int) -> dict[Process, list[Record]]:
@@ -120,40 +116,44 @@ def _last(connection: sqlite3.Connection, origin: int, context: Context, count: 
 
 def _scan(
     connection: sqlite3.Connection,
-    contexts: dict[int, Context],
+    processes: dict[int, Context | Speaker],
     builder: Builder,
     damaged: Callable[[int, str], object],
     again: bool,
 ) -> None:
-    known: dict[int, Speaker] = {}
-
-    def meet(number: int, time_ns: int) -> Speaker:
-        speaker = known[number] = builder.heard(contexts[number], time_ns)
-        return speaker
-
+    """Scan. Of `processes` each is its context until something of it comes: of hundreds of thousands one dict is enough."""
+    ledgers = [(processes[number], *rest) for number, *rest in connection.execute(_LEDGERS)]
     (total,) = connection.execute(_LAST_EVENT).fetchone()
-    sources = {(number, seq): _one(source) for number, seq, source in connection.execute(_SOURCES)}
-    rows = iter(_in_order(connection))
-    done, marks = 0, Marks()
-    while (row := next(rows, None)) is not None:
-        _take(chain((row,), islice(rows, _MANY)), known, meet, marks, sources, builder, damaged, again)
-        done += _MANY
-        builder.progress(min(1.0, done / (total or 1)))
-    for number, time_ns, monotonic_ns in connection.execute(_LAST_METRIC):
-        speaker = known.get(number)
-        if speaker is None:  # it recorded nothing but metrics
-            first, first_monotonic = connection.execute(_FIRST_METRIC, (number,)).fetchone()
-            speaker = builder.heard(contexts[number], first)
-            speaker.seen(first, first_monotonic)
+    sources = {(number, seq): source for number, seq, source in connection.execute(_SOURCES)}
+    marks = Marks()
+    with closing(_in_order(connection)) as parts:
+        for number, rows in enumerate(parts, 1):
+            _take(rows, processes, marks, sources, builder, damaged, again)
+            builder.progress(min(1.0, number * MANY / (total or 1)))
+    with closing(ahead(_LAST_METRICS.parts(connection))) as parts:
+        lonely = [point for points in parts for point in points if not _seen(processes[point[0]], *point[1:])]
+    for number, time_ns, monotonic_ns in lonely:
+        context = processes[number]
+        assert isinstance(context, Context)
+        first, first_monotonic = connection.execute(_FIRST_METRIC, (number,)).fetchone()
+        speaker = builder.heard(context, first)
+        speaker.seen(first, first_monotonic)
         speaker.seen(time_ns, monotonic_ns)
-    for number, seq, ledger, time_ns in connection.execute(_LEDGERS):
-        builder.ledger(contexts[number], seq, _decode(ledger), time_ns)
+    for context, seq, ledger, time_ns in ledgers:
+        builder.ledger(context, seq, _decode(ledger), time_ns)
+
+
+def _seen(process: Context | Speaker, time_ns: int, monotonic_ns: int) -> bool:
+    """Take the last metric of a process; False: it recorded nothing else."""
+    if isinstance(process, Context):
+        return False
+    process.seen(time_ns, monotonic_ns)
+    return True
 
 
 def _take(
     rows: Iterable[tuple[Any, ...]],
-    known: dict[int, Speaker],
-    meet: Callable[[int, int], Speaker],
+    processes: dict[int, Context | Speaker],
     marks: Marks,
     sources: Mapping[tuple[int, int], Any],
     builder: Builder,
@@ -161,11 +161,12 @@ def _take(
     again: bool,
 ) -> None:
     """Take rows. This is where the time goes: a mark of a step costs a look, a comparison and one call."""
-    find = known.get
     for row in rows:
         time_ns, number, seq, monotonic_ns, content, name = row
         try:
-            speaker = find(number) or meet(number, time_ns)
+            speaker = processes[number]
+            if isinstance(speaker, Context):
+                speaker = processes[number] = builder.heard(speaker, time_ns)
             if name != 0 and name != 1:  # noqa: PLR1714 - a set costs more
                 _told(builder, speaker, row, sources, again)
                 continue
@@ -192,10 +193,13 @@ def _told(
         speaker.event(time_ns, name, sources.get((number, seq)), _decode(content), monotonic_ns, text)
 
 
-def _in_order(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    """Return events and messages in the order in which they were stored, or of their time; a message has no name."""
+def _in_order(connection: sqlite3.Connection) -> Generator[Iterable[tuple[Any, ...]], None, None]:
+    """Give events and messages, many at a time, as they were stored, or in the order of their time; a message has no name."""
     messages = connection.execute(_MESSAGES)
     first = messages.fetchone()
     if first is None:
-        return connection.execute(f"{_EVENTS} ORDER BY entry")
-    return merge(connection.execute(f"{_EVENTS} ORDER BY time_ns, entry"), [first], messages, key=itemgetter(0))
+        yield from ahead(_EVENTS.parts(connection))
+        return
+    rows = merge(connection.execute(_BY_TIME), [first], messages, key=itemgetter(0))
+    while some := list(islice(rows, MANY)):
+        yield some

@@ -1,6 +1,7 @@
 """One job, from what its agents said and what its processes marked."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from elastic_events.reading.causes import OUTCOMES, conclude
@@ -66,6 +67,12 @@ class _Agent:
         return rounds[-1] if rounds else None
 
 
+class _Heard(Said, frozen=True, gc=False):
+    """One fact, and who told it: None where it was no agent."""
+
+    agent: _Agent | None
+
+
 class _Named(NamedTuple):
     """The workers of one agent in one attempt, by what they are known by."""
 
@@ -99,16 +106,16 @@ class _Job:
 
     def hear(self, told: Iterable[Told]) -> None:
         """Hear all facts of all agents."""
-        heard: list[tuple[_Agent | None, Said]] = []
+        heard: list[_Heard] = []
         agents = []
         for process, facts, node in told:
             agent = None
-            if any(name not in DEATHS for _, name, _ in facts):
+            if any(fact.name not in DEATHS for fact in facts):
                 host = process.context.host
                 agent = _Agent(node or Node(host, host, process.context.pid))
                 agent.node.first_ns, agent.node.last_ns = process.first_ns, process.last_ns
                 agents.append(agent)
-            heard += ((agent, fact) for fact in facts)
+            heard += [_Heard(fact.time_ns, fact.name, fact.told, agent) for fact in facts]
             facts.clear()  # of hundreds of thousands of workers: each goes as soon as it was heard
         self.story.nodes = [agent.node for agent in agents]
         for time_ns, agent, name, about in _by_time(heard):
@@ -358,16 +365,16 @@ _ORDER = {name: place for place, name in enumerate(_HEARD)}
 _LAST = _ORDER["job.succeeded"]
 
 
-def _by_time(heard: list[tuple[_Agent | None, Said]]) -> Iterator[tuple[int, _Agent | None, str, Mapping[str, Any]]]:
+def _by_time(heard: list[_Heard]) -> Iterator[tuple[int, _Agent | None, str, Mapping[str, Any]]]:
     """Give facts by time, taking them out of the list; those of the same time as they follow from each other."""
-    heard.sort(key=lambda pair: pair[1].time_ns)
+    heard.sort(key=attrgetter("time_ns"))
     heard.reverse()
     while heard:
-        time_ns = heard[-1][1].time_ns
+        time_ns = heard[-1].time_ns
         together = []
-        while heard and heard[-1][1].time_ns == time_ns:
-            agent, said = heard.pop()
-            together.append((agent, said.name, said.facts))
+        while heard and heard[-1].time_ns == time_ns:
+            said = heard.pop()
+            together.append((said.agent, said.name, said.facts))
         if len(together) > 1:
             together.sort(key=_place)
         for one in together:

@@ -56,7 +56,7 @@ SPANS = {
 }
 
 
-class Said(NamedTuple):
+class Said(msgspec.Struct, frozen=True, gc=False):
     """One fact that an agent told."""
 
     time_ns: int
@@ -100,7 +100,7 @@ def later(said: Said, by_ns: int, clock: ClockSet | None = None) -> Said:
         return said
     told_ns = said.time_ns + by_ns
     if isinstance(said.told, str) and "_ns" not in said.told:  # it tells no time, and stays a text
-        return said._replace(time_ns=told_ns)
+        return Said(told_ns, said.name, said.told)
     facts = said.facts
     times = {name: time for name in ("alive_ns", "died_ns") if (time := integer(facts.get(name))) is not None}
     moved = {name: _moved(time, by_ns, told_ns, clock) for name, time in times.items()}

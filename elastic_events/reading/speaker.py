@@ -176,7 +176,8 @@ class Speaker:
 
     def _told_of_worker(self, time_ns: int, name: str, text: str, moved_ns: int) -> None:
         """Keep the text: that of most facts of a large job, and small beside what it says."""
-        self._say(self._said(time_ns, name, later(Said(time_ns - moved_ns, name, text), moved_ns, self._set).told))
+        told = later(Said(time_ns - moved_ns, name, text), moved_ns, self._set).told if moved_ns else text
+        self._say(self._said(time_ns, name, told))
         self._owns = self._owns or name in _OWN
 
     def _told(self, time_ns: int, name: Any, source: Any, metadata: Mapping[str, Any], moved_ns: int) -> None:

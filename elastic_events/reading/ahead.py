@@ -1,0 +1,71 @@
+"""Rows of a SQLite file, thousands at a time, of which the next are fetched while these are looked at.
+
+SQLite hands out a row at a time, and takes the GIL for each of its values. What it puts together as arrays of JSON it makes
+without: a thread lets it do so beside Python's own work.
+"""
+
+import sqlite3
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+__all__ = ("MANY", "Rows", "ahead")
+
+#: Rows of a part, at most: enough that the thread seldom waits for the GIL. They take 2 MB.
+MANY = 8_192
+
+#: Characters of their texts, at most, where there is more than one row.
+_MOST = 8 << 20
+
+_decode = msgspec.json.Decoder(list[Any]).decode
+
+_T = TypeVar("_T")
+
+
+def ahead(parts: Iterator[_T]) -> Generator[_T, None, None]:
+    """Give what `parts` gives: a thread makes the next one meanwhile. Nobody else may use then what it makes it of."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = thread.submit(next, parts, None)
+            yield part
+
+
+class Rows(NamedTuple):
+    """The rows of a query, in the order of a number that each has."""
+
+    columns: Sequence[str]
+    tables: str  #: the first of them has the key
+    key: str  #: the number
+    text: str = "''"  #: the column whose texts may be long
+
+    def parts(self, connection: sqlite3.Connection) -> Iterator[Iterator[Any]]:
+        """Give the rows in parts, each an iterator of tuples."""
+        first, low = self.tables.split()[0], -(2**63)
+        end = (
+            f"SELECT max(key_), total(size_) FROM (SELECT {self.key} AS key_, length({self.text}) AS size_ "  # noqa: S608
+            f"FROM {first} WHERE {self.key} > ? ORDER BY {self.key} LIMIT ?)"
+        )
+        while True:
+            many = MANY
+            while True:
+                high, size = connection.execute(end, (low, many)).fetchone()
+                if size <= _MOST or many == 1:
+                    break
+                many = max(1, many // 8)
+            if high is None:
+                return
+            yield self._between(connection, low, high)
+            low = high
+
+    def _between(self, connection: sqlite3.Connection, low: int, high: int) -> Iterator[Any]:
+        rest = f"FROM {self.tables} WHERE {self.key} > ? AND {self.key} <= ?"
+        arrays = ", ".join(f"json_group_array({column})" for column in self.columns)
+        try:
+            texts = connection.execute(f"SELECT {arrays} {rest}", (low, high)).fetchone()
+            return zip(*map(_decode, texts), strict=True)
+        except (sqlite3.Error, msgspec.MsgspecError):  # one of them holds what JSON does not
+            rows = connection.execute(f"SELECT {', '.join(self.columns)} {rest} ORDER BY {self.key}", (low, high))
+            return iter(rows.fetchall())

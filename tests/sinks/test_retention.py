@@ -65,7 +65,7 @@ def test_a_batch_waits_a_bounded_time_for_what_goes(
 def test_no_more_goes_than_the_size_asks_for(tmp_path: Path, length: int, most: int) -> None:
     """Of a file that is full of events, long ones or short, a few go: it stays nearly as full as it may be."""
     path = tmp_path / "a.db"
-    sink = opened(path, Retention(None, most, every=0))
+    sink = opened(path, Retention(None, most, every=0, longest=600))
     written, fill = 0, {"text": "x" * length}
     with closing(sqlite3.connect(path)) as other:
         while sink.retention.removed < 20:
@@ -80,7 +80,7 @@ def test_no_more_goes_than_the_size_asks_for(tmp_path: Path, length: int, most: 
 def test_of_long_records_behind_short_ones_as_many_stay_as_fit(tmp_path: Path) -> None:
     """How many may go is not taken from those that went before, which were shorter: the file stays nearly full."""
     path = tmp_path / "a.db"
-    sink = opened(path, Retention(None, None, every=0))
+    sink = opened(path, Retention(None, None, every=0, longest=600))
     sink.write_now([event(number) for number in range(20_000)])
     sink.write_now([event(number, {"text": "x" * 50_000}) for number in range(20_000, 20_100)])
     sink.retention.max_size = most = 4_000_000

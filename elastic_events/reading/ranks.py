@@ -235,25 +235,42 @@ def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[
 
 
 def _begun_anew(groups: Sequence[list[Process]]) -> list[list[Process]]:
-    """Join what began when all before it was over: of a rank on whatever host, without one on its own host."""
+    """Join what began when all before it was over, on whatever host; where each host runs a loop of its own, on that."""
     lives: list[list[Process]] = []
     alike: dict[Any, tuple[list[list[Process]], int, int]] = {}
     ranked = any(own[0].context.rank is not None for own in groups)
     parts = [[process, *children] for own in groups for process, children in _lives(own)]
-    for own in sorted(parts, key=lambda own: min(map(_place, own))):
+    parts.sort(key=lambda own: _place(own[0]))  # what started the next one may stand among the children of this one
+    apart = _loops([own for own in parts if own[0].context.rank is None])
+    for own in parts:
         context = own[0].context
         # A program without a rank beside ranks, as one that evaluates, is no life of these.
         if not any(process.steps for process in own) or (ranked and context.rank is None):
             lives.append(own)
             continue
-        key = context.restart, context.rank, context.host if context.rank is None else ""
+        key = context.restart, context.rank, context.host if apart and context.rank is None else ""
         lanes, at, until = alike.get(key, ([], 0, 0))
-        at = 0 if min(process.first_ns for process in own) > until else at
+        at = 0 if own[0].first_ns > until else at
         if at == len(lanes):
             lanes.append([])
         lanes[at] += own
-        alike[key] = lanes, at + 1, max(until, *(process.last_ns for process in own))
+        alike[key] = lanes, at + 1, max(until, own[0].last_ns)
     return [*lives, *chain.from_iterable(lanes for lanes, _, _ in alike.values())]
+
+
+def _loops(parts: Iterable[list[Process]]) -> bool:
+    """Whether each host ran programs one after another, as often as any other, and each time beside those of the others."""
+    hosts: dict[str, list[tuple[int, int]]] = {}
+    for own in parts:
+        begins, ends = own[0].first_ns, own[0].last_ns
+        times = hosts.setdefault(own[0].context.host, [])
+        if times and begins <= times[-1][1]:
+            begins, until = times.pop()
+            ends = max(ends, until)
+        times.append((begins, ends))
+    return len(set(map(len, hosts.values()))) == 1 and all(
+        max(begins for begins, _ in each) <= min(ends for _, ends in each) for each in zip(*hosts.values(), strict=True)
+    )
 
 
 def _place(process: Process) -> tuple[int, str, str]:

@@ -331,6 +331,55 @@ def test_scripts_of_two_hosts_that_are_each_run_again() -> None:
     assert (goodput(story).steps, goodput(story).steps_redone) == (40, 5)
 
 
+@pytest.mark.parametrize("hosts", ["aa", "ab", "aba", "aab", "abc"])
+def test_a_script_without_a_rank_may_be_begun_anew_on_another_host(hosts: str) -> None:
+    """A batch system puts it where there is room, without a word on ranks."""
+    run, begin = Run(), 0.0
+    for life, host in enumerate(hosts):
+        who = replace(
+            run.worker(None, host=host, pid=60 + life), restart=None, process=f"{60 + life:x}-{life + 9:x}-{host}"
+        )
+        begin = 30 + run.steps(who, range(15 * life, 15 * life + 20), begin, 1)
+    (story,) = build(run.records)
+    assert [len(attempt.workers) for attempt in story.attempts] == [1] * len(hosts)
+    found = goodput(story)
+    assert (found.steps, found.steps_redone) == (15 * len(hosts) + 5, 5 * len(hosts) - 5)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_scripts_that_evaluate_on_another_host(*, again: bool) -> None:
+    """Without a rank, either, one after another beside the training: they begin no attempt, and take back none of its steps."""
+    run = Run()
+    for life in range(1 + again):
+        who = replace(run.worker(None, pid=60 + life), restart=None, process=f"{60 + life:x}-{life + 9:x}-a")
+        run.steps(who, range(100 * life, 100 * life + 100), 130 * life, 1)
+    for number in range(3):
+        who = replace(run.worker(None, host="b", pid=500 + number), restart=None, process=f"{500 + number:x}-1f-b")
+        run.steps(who, range(5, 9), 20 + 20 * number, 1)
+    (story,) = build(run.records)
+    assert (len(story.attempts), goodput(story).steps, goodput(story).steps_redone) == (1 + again, 100 + 100 * again, 0)
+
+
+@pytest.mark.parametrize("hosts", ["aa", "ab", "aba"])
+def test_ranks_that_another_process_of_theirs_starts(hosts: str) -> None:
+    """A wrapper has their rank, records around them, and marks nothing: with each of them begins another attempt all the same."""
+    run = Run()
+    for life, host in enumerate(hosts):
+        for rank in range(2):
+            pids = (100 + 10 * life + 2 * rank, 101 + 10 * life + 2 * rank)
+            around, who = (
+                replace(run.worker(rank, host=host, pid=pid), restart=None, process=f"{pid:x}-{pid:x}-{host}")
+                for pid in pids
+            )
+            run.tell(60 * life, around, "begins")
+            run.steps(who, range(15 * life, 15 * life + 20), 60 * life + 1, 1)
+            run.tell(60 * life + 25, around, "ends")
+    (story,) = build(run.records)
+    assert [[w.rank for w in attempt.workers] for attempt in story.attempts] == [[0, 1]] * len(hosts)
+    found = goodput(story)
+    assert (found.steps, found.steps_redone) == (15 * len(hosts) + 5, 5 * len(hosts) - 5)
+
+
 @pytest.mark.parametrize("hosts", ["a", "b"])
 def test_a_program_without_a_rank_beside_ranks_is_no_life_of_theirs(hosts: str) -> None:
     """Evaluations that run one after another while a job trains take back none of its steps."""

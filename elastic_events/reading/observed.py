@@ -5,10 +5,10 @@ loaded something else, nobody knows which steps it did again: all before it are 
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastic_events.bus.text import counted
 from elastic_events.reading.steps import durations, processes
@@ -20,6 +20,8 @@ __all__ = ("ROUNDS", "Observed", "number_observed", "script_first", "unsure_of")
 #: Of an attempt in which nobody knows how many steps there were, either.
 ROUNDS = "several optimizers stepped in no fixed round: what counts as a step is not known"
 
+#: Of an attempt behind one that went back in its process.
+_HIGH = "an attempt before went back to a checkpoint in its process: the steps may have lower numbers"
 
 #: Steps that took so many times the median, and so much of the time of all, may as well have been something else.
 _LONG, _SHARE = 10, 0.1
@@ -62,7 +64,7 @@ def script_first(spans: Sequence[Span]) -> Sequence[Span]:
 
 def number_observed(story: Story) -> None:
     """Give the steps and checkpoints that were observed the numbers that they have in the job."""
-    saved: list[Span] = []
+    saved = _Checkpoints([], [], [])
     before: list[Process] = []
     begun = False
     count = all(map(_one_counts, story.attempts))
@@ -77,17 +79,24 @@ def number_observed(story: Story) -> None:
             for process in before:
                 process.doubt = (0, len(process.steps))
         before += (worker.process for worker in attempt.workers if worker.process is not None)
+        saved.data.extend(span for span in _saves(own) if span.step is None)
         for process in own:
             # Those before the first that has no number were counted as if there was but one optimizer.
             went_back = "" if process.names else _went_back(process, base)
-            process.unsure = process.unsure or (ROUNDS if process.names else unsure or went_back)
+            process.unsure = process.unsure or (
+                ROUNDS if process.names else "; ".join(filter(None, (unsure, went_back)))
+            )
             _move(process, None if process.names else base)
-        doubts = [process.doubt for process in own if process.doubt[1]]
-        if doubts:  # a rank that saved nothing tells of no rollback, and went back with the others
-            low, high = min(low for low, _ in doubts), max(high for _, high in doubts)
+        doubtful = [process for process in own if process.doubt[1]]
+        if doubtful:  # a rank that saved nothing tells of no rollback, and went back with the others
+            low, high = min(one.doubt[0] for one in doubtful), max(one.doubt[1] for one in doubtful)
+            since = min(one.starts[one.doubt[1]] for one in doubtful)
             for process in own:
                 process.doubt = (low, min(high, len(process.steps)))
-        saved += _saves(own)
+            saved.behind.extend(span for span in _saves(own) if span.end_ns > since)
+        elif unsure == _HIGH:
+            saved.behind.extend(_saves(own))
+        saved.spans.extend(_saves(own))
 
 
 def _observed(attempt: Attempt) -> list[Process]:
@@ -101,7 +110,10 @@ def _saves(processes: Sequence[Process]) -> list[Span]:
 def _one_counts(attempt: Attempt) -> bool:
     """Whether one that marks what it does beside those that were observed, if any does, marks steps."""
     own, told = _observed(attempt), processes(attempt)
-    return not own or all(one.observed for one in told) or any(_as_many(one, own) for one in told)
+    if not own or all(one.observed for one in told):
+        return True
+    # One that comes back to its first number counts within each epoch.
+    return any(_as_many(one, own) and min(one.steps[1:], default=one.steps[0] + 1) > one.steps[0] for one in told)
 
 
 def _counts(process: Process, observed: Sequence[Process]) -> bool:
@@ -137,13 +149,21 @@ def _stretched(process: Process) -> str:
     )
 
 
-def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | None, str]:
+class _Checkpoints(NamedTuple):
+    """The checkpoints that attempts before were seen to save."""
+
+    spans: list[Span]
+    data: list[Span]  #: those that were saved before the first step
+    behind: list[Span]  #: those behind a rollback of which nobody knows how far it went back
+
+
+def _base(processes: Sequence[Process], saved: _Checkpoints) -> tuple[int | None, str]:
     """Return the number of the first step of an attempt behind others, None: it is not known; and what is not sure about it."""
     loaded = [span for process in processes for span in _restores(process)]
-    found = [span for one in loaded if (span := _saved(one, saved)) is not None]
-    held = {_held(span) for span in found if span.step is not None}
+    found = [span for one in loaded if (span := _saved(one, saved.spans)) is not None]
+    held = {_held(span) for span in found if not _among(span, saved.data)}
     if len(held) == 1 and None not in held:
-        return held.pop(), ""
+        return held.pop(), _HIGH if any(_among(span, saved.behind) for span in found) else ""
     if not any(process.steps for process in processes):
         return 0, ""
     if len(held) > 1:
@@ -159,19 +179,24 @@ def _base(processes: Sequence[Process], saved: Sequence[Span]) -> tuple[int | No
 
 def _unseen(processes: Sequence[Process]) -> str:
     """Return what is not sure about the first steps of all: whether the job goes on with what another one saved."""
-    saved = _saves(processes)
+    saves = _saves(processes)
     loaded = [
         one
         for process in processes
         if process.steps
         for one in _restores(process)
-        if one.observed and _saved(one, saved) is None  # what it saved itself is data
+        # What it had saved itself is data; what it saves at that path later is not what it loaded.
+        if one.observed and _saved(one, [span for span in saves if span.end_ns <= one.start_ns]) is None
     ]
     return (
         f"it loaded {_place(loaded[-1])}, which this run was not seen to save: its steps are counted from 0"
         if loaded
         else ""
     )
+
+
+def _among(span: Span, others: Iterable[Span]) -> bool:
+    return any(span is other for other in others)
 
 
 def _saved(one: Span, saved: Sequence[Span]) -> Span | None:
@@ -213,7 +238,8 @@ def _went_back(process: Process, base: int | None) -> str:
 
 def _held(saved: Span) -> int | None:
     """Return how many steps a checkpoint holds. None: it is not known, as of one that a thread writes beside them."""
-    return None if saved.step is None or not (saved.blocking or saved.joint) else saved.step + 1
+    known = saved.joint or (saved.blocking and not saved.beside)
+    return saved.step + 1 if known and saved.step is not None else None
 
 
 def _place(span: Span) -> str:

@@ -115,6 +115,8 @@ class _Life:
         near = bisect_left(process.starts, time)
         if near < len(own) and own[near] == number and (not near or own[near - 1] != number):
             return near
+        if process.observed is not self.process.observed:  # it has other numbers, as of the steps of each epoch
+            return near
         places = [place for place, other in enumerate(own) if other == number and number is not None]
         return min(places, key=lambda place: abs(process.starts[place] - time)) if places else near
 

@@ -69,7 +69,7 @@ def _block(process: Process) -> None:
     latest = list(accumulate(ends, max))
     for span in process.spans:
         before = bisect_left(process.starts, span.end_ns or _NEVER)
-        span.blocking = span.blocking and (not before or latest[before - 1] <= span.start_ns)
+        span.blocking = not before or latest[before - 1] <= span.start_ns
 
 
 class Speaker:
@@ -354,7 +354,7 @@ class Speaker:
             path = facts.get("path") if type(facts.get("path")) is str else None
             observed, joint = facts.get("observed") is True, type(facts.get("call")) is str
             beside = facts.get("beside") is True
-            span = Span(what, whole(said), time_ns, blocking=not beside, path=path, observed=observed, joint=joint)
+            span = Span(what, whole(said), time_ns, path=path, observed=observed, joint=joint, beside=beside)
             self._spans.append(span)
             return
         entry = self._close(what, facts)

@@ -35,6 +35,7 @@ class Span:
     file_id: str | None = None  #: its size and time, which it keeps where it is renamed
     observed: bool = False  #: by a hook: the script did not mark it
     joint: bool = False  #: by `torch.distributed.checkpoint`, in which all ranks meet
+    beside: bool = False  #: by another thread than the one that trains, which may go on
 
 
 @dataclass(slots=True, eq=False)

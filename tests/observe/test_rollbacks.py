@@ -218,3 +218,111 @@ def test_a_rank_that_goes_back_by_its_own_marks_beside_observed_ones(back: int) 
     assert [first for at, first in enumerate(firsts) if at != back] == [
         n for at, n in enumerate((0, 15, 30)) if at != back
     ]
+
+
+@pytest.mark.parametrize(("data", "path"), [(False, "/c.pt"), (False, "/d.pt"), (True, "/c.pt")])
+def test_a_run_that_goes_on_with_what_another_saved(path: str, *, data: bool) -> None:
+    """It saves where it loaded from, as most do: that the file was not its own then it says all the same."""
+    run = Run()
+    ranks = begun(run)
+    if data:
+        span(run, 0.2, ranks[0], "checkpoint", path="/c.pt", observed=True, file_id="1-1")
+    for who in ranks:
+        span(run, 0.5, who, "restore", path="/c.pt", observed=True, file_id="1-1")
+    for step in range(9):
+        for who in ranks:
+            observe(run, who, 2.5 + 1.5 * step, step)
+        if step == 4:
+            span(run, 2.6 + 1.5 * step, ranks[0], "checkpoint", step, path=path, observed=True, file_id="2-2")
+    assert ("not seen to save" in summary(ended(run, 40)).attempts[0].unsure) is not data
+
+
+def test_a_checkpoint_of_an_attempt_whose_numbers_nobody_knows() -> None:
+    """It is one of those that an attempt may go on with: the other one does not decide."""
+    run = Run()
+    for attempt, begin in enumerate((0, 50, 100)):
+        ranks = begun(run, attempt, begin)
+        for at, path in enumerate(("/best.pt", "/last.pt") if attempt else ()):
+            span(run, begin + 0.5 + 0.2 * at, ranks[0], "restore", path=path, observed=True)
+        for step in range(9):
+            for who in ranks:
+                observe(run, who, begin + 2 + 2 * step, step)
+            if (attempt, step) == (0, 3):
+                span(run, begin + 2.3 + 2 * step, ranks[0], "checkpoint", step, path="/best.pt", observed=True)
+            if step == 7:
+                span(run, begin + 2.3 + 2 * step, ranks[0], "checkpoint", step, path="/last.pt", observed=True)
+        story = ended(run, begin + 30, attempt, "succeeded" if attempt == 2 else "failed")
+    rows = summary(story).attempts
+    assert [(row.first_step, bool(row.unsure)) for row in rows] == [(0, False), (None, True), (None, True)]
+    assert seconds(goodput(story))["lost"] == 0
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_time_of_a_checkpoint_whose_thread_is_waited_for(*, beside: bool) -> None:
+    """No step ran beside it: it held up its rank, whichever thread wrote it."""
+    run = Run()
+    ranks = begun(run)
+    for step in range(9):
+        for who in ranks:
+            observe(run, who, 3 + step + 6 * (step > 4), step)
+    for edge, at in (("started", 7.1), ("ended", 12.1)):
+        for who in ranks:
+            run.tell(at, who, f"checkpoint.{edge}", step=4, mark_id=1, path="/c.pt", observed=True, beside=beside)
+    found = {one.name: round(one.seconds, 1) for one in goodput(ended(run, 20)).buckets}
+    assert found["checkpoint"] == 5
+
+
+def test_a_rank_that_counts_within_each_epoch_beside_observed_ones() -> None:
+    """What it did again the others did at the same time, whatever their numbers: not the first step that had its number."""
+    run = Run()
+    for attempt, (begin, first, steps) in enumerate(((0, 0, 15), (100, 12, 9))):
+        ranks = begun(run, attempt, begin)
+        if attempt:
+            span(run, begin + 0.5, ranks[1], "restore", path="/other.pt", observed=True)
+        for at in range(steps):
+            run.tell(begin + 1.01 + at, ranks[0], "step.started", step=(first + at) % 6)
+            run.tell(begin + 2 + at, ranks[0], "step.ended", step=(first + at) % 6)
+            observe(run, ranks[1], begin + 2.02 + at, at)
+        story = ended(run, begin + 60, attempt, "succeeded" if attempt else "failed")
+    assert seconds(goodput(story))["lost"] <= 3.1
+
+
+def test_a_rank_that_counts_within_each_epoch_of_which_an_attempt_made_none() -> None:
+    """Its numbers only rise there, and are those of no rank else."""
+    run = Run()
+    for attempt, (begin, first, steps) in enumerate(((0, 0, 25), (100, 20, 6), (200, 20, 20))):
+        ranks = begun(run, attempt, begin)
+        if attempt:
+            span(run, begin + 0.5, ranks[1], "restore", **SEEN)
+        for at in range(steps):
+            run.tell(begin + 1 + 1.5 * at, ranks[0], "step.started", step=(first + at) % 10)
+            run.tell(begin + 2 + 1.5 * at, ranks[0], "step.ended", step=(first + at) % 10)
+            observe(run, ranks[1], begin + 2.01 + 1.5 * at, at)
+            if (attempt, at) == (0, 19):
+                span(run, begin + 2.1 + 1.5 * at, ranks[1], "checkpoint", at, **SEEN)
+        story = ended(run, begin + 60, attempt, "succeeded" if attempt == 2 else "failed")
+    assert [w.process.steps[0] for w in story.workers() if w.process is not None and w.process.observed] == [0, 20, 20]
+
+
+def test_what_is_saved_behind_a_rollback_in_the_process_has_numbers_that_may_be_too_high() -> None:
+    """An attempt that goes on with it says so; one that goes on with what was saved before that does not."""
+    for back_to in ("/early.pt", "/late.pt"):
+        run = Run()
+        for attempt, begin in enumerate((0, 100, 200)):
+            who = begun(run, attempt, begin)[0]
+            if attempt:
+                span(run, begin + 0.5, who, "restore", path=back_to if attempt == 1 else "/last.pt", observed=True)
+            for step in range(20):
+                observe(run, who, begin + 2 + 2 * step, step)
+                if attempt == 0 and step in (3, 15):
+                    path = "/early.pt" if step == 3 else "/late.pt"
+                    span(run, begin + 2.3 + 2 * step, who, "checkpoint", step, path=path, observed=True)
+                if (attempt, step) == (0, 9):
+                    span(run, begin + 2.3 + 2 * step, who, "restore", path="/early.pt", observed=True)
+                if (attempt, step) == (1, 15):
+                    span(run, begin + 2.3 + 2 * step, who, "checkpoint", step, path="/last.pt", observed=True)
+            story = ended(run, begin + 60, attempt, "succeeded" if attempt == 2 else "failed")
+        rows = summary(story).attempts
+        first = 4 if back_to == "/early.pt" else 16
+        assert [row.first_step for row in rows] == [0, first, first + 16]
+        assert ["may have lower numbers" in row.unsure for row in rows] == [False, *[back_to == "/late.pt"] * 2]

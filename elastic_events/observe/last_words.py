@@ -77,7 +77,8 @@ class _Words:
 
         def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
             with suppress(Exception):  # what its own `__str__` raises, Python would tell of instead of it
-                if error is getattr(sys, "last_value", None):  # so Python calls it, for what ends the main thread
+                # So Python calls it, for what ends the main thread.
+                if error is getattr(sys, "last_value", None) and not _in_session():
                     self.raised(error, trace)
                 else:  # so a script calls it, for what it caught; or its hook for threads, for what ended one
                     self._raised_beside(error, trace, threading.current_thread())
@@ -138,8 +139,13 @@ class _Words:
     @guarded("errors")
     def _at_exit(self) -> None:
         error = getattr(sys, "last_value", None)
-        if isinstance(error, BaseException):
+        if isinstance(error, BaseException) and not _in_session():
             self.raised(error, getattr(sys, "last_traceback", None))
+
+
+def _in_session() -> bool:
+    """Whether somebody types: there an exception ends no more than a line, or a cell."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
 def _mute(descriptor: int, report: os.stat_result) -> None:

@@ -215,6 +215,8 @@ def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
         agent = node is not None and node.agent
         if death is not None and worker.outcome == "unknown" and (death.signal or death.exit_code or not agent):
             worker.outcome, worker.signal, worker.exit_code = "failed", death.signal, death.exit_code
+        if worker.outcome == "unknown" and not agent and worker.ended_by_exception:  # nobody else will say so
+            worker.outcome = "failed"
         ends = [worker.ended_ns, attempt.ends[node][0] if node in attempt.ends else None]
         if death is not None and death.time_ns <= fresh_ns:
             ends.append(death.time_ns)

@@ -139,18 +139,27 @@ class Worker:
     @property
     def cause(self) -> str:
         """Signal or exit code in words, behind what was raised before a signal; empty where it did not fail."""
+        if self.exit_code is not None and not self.signal:
+            return f"exit code {self.exit_code}"
+        raised = self._raised
+        about = raised[1] if raised is not None else {}
+        kind = str(about.get("type") or about.get("message") or "")
         if self.signal:
-            raised = self._raised
-            about = raised[1] if raised is not None else {}
-            kind = about.get("type", about.get("message"))
             return f"{kind}, ended by {self.signal}" if kind and kind != "KeyboardInterrupt" else self.signal
-        return f"exit code {self.exit_code}" if self.exit_code is not None else ""
+        return kind if self.outcome == "failed" else ""
 
     @property
     def raised_ns(self) -> int | None:
         """When it raised what it ended with, an exception or an exit; None: it said none. Its process may end long after."""
         raised = self._raised
         return raised[0] if raised is not None else None
+
+    @property
+    def ended_by_exception(self) -> bool:
+        """Whether it said that nobody caught what it raised, and that was the last of it."""
+        process = self.process
+        raised = [at for at, name, _ in process.said if name == "worker.exception"] if process is not None else []
+        return process is not None and bool(raised) and process.last_ns - raised[-1] < _LEAVING
 
     @property
     def done_ns(self) -> int | None:

@@ -125,10 +125,14 @@ def _first(row: AttemptRow, departed: list[Departure]) -> str:
 
 def _who(one: Failure) -> str:
     who = f"rank {one.rank}" if one.rank is not None else "a worker"
-    cause = one.signal or (f"exit code {one.exit_code}" if one.exit_code is not None else "cause unknown")
-    if one.signal and one.raised_s is not None and one.message and one.signal != "SIGINT":
-        cause = f"{one.message.partition(':')[0]}, ended by {one.signal}"
-    return f"{who} on {one.node}: {cause}" if one.node else f"{who}: {cause}"
+    return f"{who} on {one.node}: {_cause(one)}" if one.node else f"{who}: {_cause(one)}"
+
+
+def _cause(one: Failure) -> str:
+    raised = one.message.partition(":")[0] if one.message and one.raised_s is not None else ""
+    if one.signal:
+        return f"{raised}, ended by {one.signal}" if raised and one.signal != "SIGINT" else one.signal
+    return f"exit code {one.exit_code}" if one.exit_code is not None else raised or "cause unknown"
 
 
 def _went(departure: Departure) -> str:
@@ -160,8 +164,7 @@ def _messages(rows: list[AttemptRow]) -> Iterable[str]:
 
 
 def _what(one: Failure) -> str:
-    cause = one.signal or (f"exit code {one.exit_code}" if one.exit_code is not None else "cause unknown")
-    return error_line(one.message) if one.message else cause
+    return error_line(one.message) if one.message else _cause(one)
 
 
 def _where(one: Failure) -> str:

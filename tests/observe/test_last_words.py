@@ -1,10 +1,14 @@
 """Why a script that nobody changed has died, and where."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import elastic_events.reading
 from tests.observe.jobs import HERE, Job, launch, line_of, needs_observer, summary
 from tests.torchrun.jobs import TIMEOUT
 
@@ -107,3 +111,26 @@ def test_who_left_in_order_before_its_peer_failed_is_told(tmp_path: Path) -> Non
     (attempt,) = summary(job)["attempts"]
     assert (attempt["first_failure"]["rank"], attempt["done_before"]) == (0, [1])
     assert [event.metadata["code"] for event in job.events("worker.exit")] == [0]
+
+
+#: Of a model of two numbers.
+STEPS = """import torch
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(9):
+    model(torch.ones(2)).sum().backward(), optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_a_plain_script_says_what_ended_it(tmp_path: Path, *, session: bool) -> None:
+    """No agent has to tell its exit code. In a session, as of a notebook, an exception ends no more than a line."""
+    script = tmp_path / "train.py"
+    script.write_text(STEPS + "raise ValueError('bad batch')\n", "utf-8")
+    env = os.environ | {"ELASTIC_EVENTS_OBSERVE": "on", "ELASTIC_EVENTS_DIR": str(tmp_path / "rings")}
+    python = [sys.executable, "-i"] if session else [sys.executable]
+    subprocess.run([*python, script], env=env, input=b"", capture_output=True, timeout=TIMEOUT, check=False)
+    (attempt,) = elastic_events.reading.summary(tmp_path / "rings").attempts
+    failure = attempt.first_failure
+    assert (failure is None) is session
+    assert failure is None or (failure.message, failure.line) == ("ValueError: bad batch", 6)

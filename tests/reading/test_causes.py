@@ -1,6 +1,7 @@
 """Causes before consequences: who died first over all nodes, who went, and what the job came to."""
 
 import pytest
+from msgspec.structs import replace
 
 from elastic_events.bus.context import Context
 from elastic_events.reading.buckets import goodput
@@ -758,3 +759,22 @@ def test_a_node_that_is_back_for_a_restart_of_the_other_has_no_other_clock() -> 
     answer = summary(told(run))
     assert not any(clock.corrected for clock in answer.clocks)
     assert (answer.outcome, len(answer.attempts), answer.nodes_unread) == ("succeeded", 2, 0)
+
+
+@pytest.mark.parametrize(("rank", "behind", "told"), [(None, 0.1, True), (1, 0.1, True), (None, 30, False)])
+def test_an_exception_that_nobody_caught_where_no_agent_speaks(rank: int | None, behind: float, told: bool) -> None:
+    """A plain script says itself what ended it; one that recorded on long afterwards was ended by something else, or not."""
+    run = Run()
+    who = replace(run.worker(rank), restart=None)
+    end = run.steps(who, range(5), 0, 1)
+    run.tell(end, who, "worker.exception", type="ValueError", message="bad batch", file="train.py", line=7)
+    run.tell(end + behind, who, "saved")
+    (story,) = build(run.records)
+    (row,) = summary(story).attempts
+    if not told:
+        assert row.first_failure is None
+        return
+    assert row.first_failure is not None
+    assert (row.first_failure.rank, row.first_failure.message) == (rank, "ValueError: bad batch")
+    assert (row.first_failure.exit_code, row.first_failure.signal, row.outcome) == (None, None, "unknown")
+    assert timeline(story).bands[0].cause.endswith(": ValueError")

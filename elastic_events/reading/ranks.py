@@ -54,10 +54,12 @@ class Ranks:
         """Give each process that has a rank, or marks steps, to its worker: as the rank itself, or as a child of it.
 
         The rank is the process that its agent started. Where no agent says which that is, it is the one that marks steps,
-        and of several alike the oldest: what a process starts has its rank, too, and is younger.
+        and of several alike the oldest: what a process starts has its rank, too, and is younger. Where nobody has a rank, marks
+        steps or is an agent, it is who said what ended it: a plain script that failed before its first step.
         """
         story.processes = processes
-        rest = self._unnamed(story, processes)
+        plain = not story.nodes and not any(one.steps or one.context.rank is not None for one in processes)
+        rest = self._unnamed(story, processes) if not plain else [[one] for one in processes if _raised(one)]
         if not story.attempts:
             rest = _begun_anew(rest)
         ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
@@ -221,6 +223,10 @@ class _Places:
             attempt = self.untold[over] = Attempt(len(self.story.attempts))
             self.story.attempts.append(attempt)
         return attempt
+
+
+def _raised(process: Process) -> bool:
+    return any(name == "worker.exception" for _, name, _ in process.said)
 
 
 def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[list[Process]]:

@@ -778,3 +778,24 @@ def test_an_exception_that_nobody_caught_where_no_agent_speaks(rank: int | None,
     assert (row.first_failure.rank, row.first_failure.message) == (rank, "ValueError: bad batch")
     assert (row.first_failure.exit_code, row.first_failure.signal, row.outcome) == (None, None, "unknown")
     assert timeline(story).bands[0].cause.endswith(": ValueError")
+
+
+@pytest.mark.parametrize("other", ["", "steps", "rank"])
+def test_a_plain_script_that_failed_before_its_first_step(other: str) -> None:
+    """It is the job's only worker, if nobody has a rank or marks steps; beside such it may be anything."""
+    run = Run()
+    who = replace(run.worker(None), restart=None)
+    run.tell(1, who, "worker.exception", type="ModuleNotFoundError", message="No module named 'x'")
+    if other:
+        beside = replace(run.worker(0 if other == "rank" else None, pid=77), restart=None, process="4d-4d-x")
+        run.tell(2, beside, "begins")
+        if other == "steps":
+            run.steps(beside, range(3), 2, 1)
+    (story,) = build(run.records)
+    (row,) = summary(story).attempts
+    if other:
+        assert row.first_failure is None
+    else:
+        assert row.first_failure is not None
+        assert row.first_failure.message == "ModuleNotFoundError: No module named 'x'"
+        assert goodput(story).ettr is None

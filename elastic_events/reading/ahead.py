@@ -6,7 +6,7 @@ without: a thread lets it do so beside Python's own work.
 
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -27,10 +27,22 @@ _T = TypeVar("_T")
 def ahead(parts: Iterator[_T]) -> Generator[_T, None, None]:
     """Give what `parts` gives: a thread makes the next one meanwhile. Nobody else may use then what it makes it of."""
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, parts, None)
-        while (part := coming.result()) is not None:
-            coming = thread.submit(next, parts, None)
+        coming = _begin(thread, parts)
+        while coming is not None:
+            part = coming.result()
+            if part is None:
+                return
+            coming = _begin(thread, parts)
             yield part
+    yield from parts
+
+
+def _begin(thread: ThreadPoolExecutor, parts: Iterator[_T]) -> "Future[_T | None] | None":
+    """Have the thread make the next part; None: there is no thread to be had, as while the interpreter ends. Do not ask again."""
+    try:
+        return thread.submit(next, parts, None)
+    except RuntimeError:
+        return None
 
 
 class Rows(NamedTuple):
@@ -48,17 +60,16 @@ class Rows(NamedTuple):
             f"SELECT max(key_), total(size_) FROM (SELECT {self.key} AS key_, length({self.text}) AS size_ "  # noqa: S608
             f"FROM {first} WHERE {self.key} > ? ORDER BY {self.key} LIMIT ?)"
         )
+        many = MANY
         while True:
-            many = MANY
-            while True:
-                high, size = connection.execute(end, (low, many)).fetchone()
-                if size <= _MOST or many == 1:
-                    break
-                many = max(1, many // 8)
+            high, size = connection.execute(end, (low, many)).fetchone()
             if high is None:
                 return
+            if size > _MOST and many > 1:
+                many = max(1, many // 8)
+                continue
             yield self._between(connection, low, high)
-            low = high
+            low, many = high, min(MANY, many * 2)  # long texts come together: each look reads them
 
     def _between(self, connection: sqlite3.Connection, low: int, high: int) -> Iterator[Any]:
         rest = f"FROM {self.tables} WHERE {self.key} > ? AND {self.key} <= ?"

@@ -80,9 +80,11 @@ def number_observed(story: Story) -> None:
                 process.doubt = (0, len(process.steps))
         before += (worker.process for worker in attempt.workers if worker.process is not None)
         saved.data.extend(span for span in _saves(own) if span.step is None)
+        back = 0
         for process in own:
             # Those before the first that has no number were counted as if there was but one optimizer.
-            went_back = "" if process.names else _went_back(process, base)
+            went_back, since = ("", 0) if process.names else _went_back(process, base)
+            back = min(back or since, since or back)
             process.unsure = process.unsure or (
                 ROUNDS if process.names else "; ".join(filter(None, (unsure, went_back)))
             )
@@ -91,11 +93,11 @@ def number_observed(story: Story) -> None:
         if doubtful:  # a rank that saved nothing tells of no rollback, and went back with the others
             low, high = min(one.doubt[0] for one in doubtful), max(one.doubt[1] for one in doubtful)
             since = min(one.starts[one.doubt[1]] for one in doubtful)
+            back = min(back or since, since)  # behind the first of several rollbacks
             for process in own:
                 process.doubt = (low, min(high, len(process.steps)))
-            saved.behind.extend(span for span in _saves(own) if span.end_ns > since)
-        elif unsure == _HIGH:
-            saved.behind.extend(_saves(own))
+        if back or unsure == _HIGH:
+            saved.behind.extend(span for span in _saves(own) if unsure == _HIGH or span.end_ns > back)
         saved.spans.extend(_saves(own))
 
 
@@ -112,8 +114,16 @@ def _one_counts(attempt: Attempt) -> bool:
     own, told = _observed(attempt), processes(attempt)
     if not own or all(one.observed for one in told):
         return True
-    # One that comes back to its first number counts within each epoch.
-    return any(_as_many(one, own) and min(one.steps[1:], default=one.steps[0] + 1) > one.steps[0] for one in told)
+    return any(_as_many(one, own) and not _laps(one) for one in told)
+
+
+def _laps(process: Process) -> bool:
+    """Whether it comes back to its first number, other than behind a restore: so it counts within each epoch."""
+    loaded = [span.end_ns for span in process.spans if span.what == "restore" and span.end_ns and not span.failed]
+    return any(
+        number <= before and number <= process.steps[0] and not any(start < end <= begin for end in loaded)
+        for (before, number), (start, begin) in zip(pairwise(process.steps), pairwise(process.starts), strict=True)
+    )
 
 
 def _counts(process: Process, observed: Sequence[Process]) -> bool:
@@ -185,8 +195,8 @@ def _unseen(processes: Sequence[Process]) -> str:
         for process in processes
         if process.steps
         for one in _restores(process)
-        # What it had saved itself is data; what it saves at that path later is not what it loaded.
-        if one.observed and _saved(one, [span for span in saves if span.end_ns <= one.start_ns]) is None
+        # What it had saved itself is data; what it saves at that path later is not what it loaded. Clocks of hosts differ.
+        if one.observed and _saved(one, [s for s in saves if s.end_ns <= one.start_ns or _is_same(one, s)]) is None
     ]
     return (
         f"it loaded {_place(loaded[-1])}, which this run was not seen to save: its steps are counted from 0"
@@ -199,10 +209,14 @@ def _among(span: Span, others: Iterable[Span]) -> bool:
     return any(span is other for other in others)
 
 
+def _is_same(one: Span, other: Span) -> bool:
+    return one.file_id is not None and one.file_id == other.file_id
+
+
 def _saved(one: Span, saved: Sequence[Span]) -> Span | None:
     """Return the save of what was loaded: of the same file, else the last one at its path."""
     ended = [span for span in saved if span.end_ns and not span.failed]
-    same = [span for span in ended if one.file_id is not None and span.file_id == one.file_id]
+    same = [span for span in ended if _is_same(one, span)]
     there = [span for span in ended if one.path and span.path == one.path]
     return max(same or there, key=lambda span: span.end_ns, default=None)
 
@@ -216,11 +230,11 @@ def _restores(process: Process) -> list[Span]:
     ]
 
 
-def _went_back(process: Process, base: int | None) -> str:
-    """Say that a process loaded what it had saved itself, steps before, of which it may have done some again."""
+def _went_back(process: Process, base: int | None) -> tuple[str, int]:
+    """Say that a process loaded what it had saved itself, steps before, of which it may have done some again; and since when."""
     # What it saved before its first step is data, as a rule, or what another fold begins with.
     saves = [span for span in _saves([process]) if span.step is not None]
-    said = ""
+    said, since = "", 0
     for one in process.spans:
         if one.what != "restore" or one.failed or not one.end_ns:
             continue
@@ -233,7 +247,8 @@ def _went_back(process: Process, base: int | None) -> str:
             process.doubt = (min(held, process.doubt[0]) if said else held, done)
             again = f"{_place(one)}, saved {counted(done - held, 'step')} before" if known else _place(one)
             said = said or f"it loaded {again}, and went on: whether it did those again is not known"
-    return said
+            since = since or one.end_ns
+    return said, since
 
 
 def _held(saved: Span) -> int | None:

@@ -243,7 +243,7 @@ def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[
 def _begun_anew(groups: Sequence[list[Process]]) -> list[list[Process]]:
     """Join what began when all before it was over, on whatever host; where each host runs a loop of its own, on that."""
     lives: list[list[Process]] = []
-    alike: dict[Any, tuple[list[list[Process]], int, int]] = {}
+    alike: dict[Any, _Lanes] = {}
     ranked = any(own[0].context.rank is not None for own in groups)
     parts = [[process, *children] for own in groups for process, children in _lives(own)]
     parts.sort(key=lambda own: _place(own[0]))  # what started the next one may stand among the children of this one
@@ -255,13 +255,35 @@ def _begun_anew(groups: Sequence[list[Process]]) -> list[list[Process]]:
             lives.append(own)
             continue
         key = context.restart, context.rank, context.host if apart and context.rank is None else ""
-        lanes, at, until = alike.get(key, ([], 0, 0))
-        at = 0 if own[0].first_ns > until else at
-        if at == len(lanes):
-            lanes.append([])
-        lanes[at] += own
-        alike[key] = lanes, at + 1, max(until, own[0].last_ns)
-    return [*lives, *chain.from_iterable(lanes for lanes, _, _ in alike.values())]
+        alike.setdefault(key, _Lanes()).put(own)
+    return [*lives, *chain.from_iterable(one.lanes for one in alike.values())]
+
+
+class _Lanes:
+    """Lives of programs that ran beside each other, each lane of one after another."""
+
+    def __init__(self) -> None:
+        self.lanes: list[list[Process]] = []
+        self._beside: dict[int, Process] = {}  # those of this attempt, by lane
+        self._most = self._until = self._at = 0
+
+    def put(self, own: list[Process]) -> None:
+        """Add a life, of all the next one to begin; one that makes few steps, as it evaluates, may go on beside several."""
+        process = own[0]
+        if process.first_ns > self._until:
+            self._beside = {at: one for at, one in self._beside.items() if one.last_ns >= process.first_ns}
+            self._most = self._until = self._at = 0
+        while self._at in self._beside:
+            self._at += 1
+        if self._at == len(self.lanes):
+            self.lanes.append([])
+        self.lanes[self._at] += own
+        self._beside[self._at] = process
+        if len(process.steps) > self._most:
+            self._most = max(len(one.steps) for one in self._beside.values())
+            self._until = max(one.last_ns for one in self._beside.values() if 4 * len(one.steps) >= self._most)
+        elif 4 * len(process.steps) >= self._most:
+            self._until = max(self._until, process.last_ns)
 
 
 def _loops(parts: Iterable[list[Process]]) -> bool:
@@ -274,8 +296,14 @@ def _loops(parts: Iterable[list[Process]]) -> bool:
             begins, until = times.pop()
             ends = max(ends, until)
         times.append((begins, ends))
-    return len(set(map(len, hosts.values()))) == 1 and all(
-        max(begins for begins, _ in each) <= min(ends for _, ends in each) for each in zip(*hosts.values(), strict=True)
+    often = set(map(len, hosts.values()))
+    return (
+        len(often) == 1
+        and often != {1}
+        and all(
+            max(begins for begins, _ in each) <= min(ends for _, ends in each)
+            for each in zip(*hosts.values(), strict=True)
+        )
     )
 
 

@@ -9,8 +9,8 @@ What is assumed where numbers alone do not say it:
 - Where numbers begin anew, an attempt takes the last checkpoint that it can have restored, by the marks; without these, what it
   does again begins at the last step of its first number. Where that is the beginning of an epoch that may as well have been
   finished, nothing counts as lost. Steps with an `epoch` have numbers that only rise.
-- Programs without a rank and an agent, one after another, may be the same training or not: one that begins with the first number
-  leaves all before it in doubt.
+- Programs without a rank and an agent, one after another, may be the same training or not: one that begins with the first number,
+  or comes no further on another host, leaves all before it in doubt.
 """
 
 from bisect import bisect_left
@@ -55,19 +55,26 @@ def redone(story: Story) -> Again:
 
 
 def doubt_others(story: Story) -> None:
-    """Note which attempts may as well be another training: each begins with the first number, and nothing says what it is."""
+    """Note which attempts may as well be another training: nothing says what each is.
+
+    It begins with the first number; or it ran on another host, and came no further than those before: so does what evaluates.
+    """
     if any(node.agent for node in story.nodes):
         return
     told = [(attempt, processes(attempt)) for attempt in story.attempts]
     if any(process.context.rank is not None for _, own in told for process in own):
         return
-    least: int | None = None
+    before: list[int] = []
+    hosts: set[str] = set()
     for attempt, own in told:
         numbers = [number for process in own for number in keys(process) if number is not None]
         begins = [number for process in own if (number := keys(process)[0]) is not None]
-        if least is not None and begins and _restored(attempt) is None:
-            attempt.another = min(begins) <= least
-        least = min(numbers if least is None else [least, *numbers], default=None)
+        here = {process.context.host for process in own}
+        if before and begins and _restored(attempt) is None:
+            elsewhere = here.isdisjoint(hosts) and max(numbers) <= max(before)
+            attempt.another = min(begins) <= min(before) or elsewhere
+        before += (min(numbers), max(numbers)) if numbers else ()
+        hosts |= here
 
 
 class _Rollback(NamedTuple):
@@ -115,10 +122,18 @@ class _Life:
         near = bisect_left(process.starts, time)
         if near < len(own) and own[near] == number and (not near or own[near - 1] != number):
             return near
-        if process.observed is not self.process.observed:  # it has other numbers, as of the steps of each epoch
-            return near
+        if process.observed is not self.process.observed and not (
+            own[0] == self.numbers[0] and _rise(own, self.numbers)
+        ):
+            # It has other numbers, as of the steps of each epoch. One that is observed may begin a little before its mark.
+            early = process.observed and near > 0 and 2 * time < process.starts[near - 1] + process.ends[near - 1]
+            return near - 1 if early else near
         places = [place for place, other in enumerate(own) if other == number and number is not None]
         return min(places, key=lambda place: abs(process.starts[place] - time)) if places else near
+
+
+def _rise(*numbers: Sequence[int | None]) -> bool:
+    return all(a is not None and b is not None and a < b for each in numbers for a, b in pairwise(each))
 
 
 def _ranges(positions: set[int]) -> list[Range]:

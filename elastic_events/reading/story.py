@@ -223,9 +223,7 @@ class Rendezvous:
 
 
 #: Of a script that was run again, or of another one.
-ANOTHER = (
-    "it has no rank and no agent, and began with the first step: whether it did the steps before again is not known"
-)
+ANOTHER = "it has no rank and no agent, and may be another training: whether it did the steps before again is not known"
 
 
 @dataclass(slots=True, eq=False)

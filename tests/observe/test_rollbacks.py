@@ -326,3 +326,75 @@ def test_what_is_saved_behind_a_rollback_in_the_process_has_numbers_that_may_be_
         first = 4 if back_to == "/early.pt" else 16
         assert [row.first_step for row in rows] == [0, first, first + 16]
         assert ["may have lower numbers" in row.unsure for row in rows] == [False, *[back_to == "/late.pt"] * 2]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_saved_between_two_rollbacks_in_the_process_has_numbers_that_may_be_too_high(*, again: bool) -> None:
+    """So has what an attempt behind such a checkpoint saves, before it goes back itself."""
+    run = Run()
+    for attempt, begin in enumerate((0, 100, 200)):
+        who = begun(run, attempt, begin)[0]
+        if attempt:
+            span(run, begin + 0.5, who, "restore", path=f"/{attempt}.pt", observed=True)
+        for step in range(20):
+            observe(run, who, begin + 2 + 2 * step, step)
+            if step in (3, 12):
+                path = f"/{attempt + 1}.pt" if step == (12 if attempt == 0 else 3) else "/other.pt"
+                span(run, begin + 2.3 + 2 * step, who, "checkpoint", step, path=path, observed=True)
+            if (attempt, step) in ((0, 9), (0, 15), (1, 9)) if again else (attempt, step) in ((0, 9), (1, 9)):
+                path = "/2.pt" if attempt else "/1.pt" if step == 15 else "/other.pt"
+                span(run, begin + 2.6 + 2 * step, who, "restore", path=path, observed=True)
+        story = ended(run, begin + 60, attempt, "succeeded" if attempt == 2 else "failed")
+    assert ["may have lower numbers" in row.unsure for row in summary(story).attempts] == [False, True, True]
+
+
+@pytest.mark.parametrize(("before", "ahead"), [(0.2, 0), (-0.2, 0), (0, 2.5), (0, -2.5)])
+def test_a_rank_that_marks_its_steps_beside_one_whose_clock_or_beginnings_are_others(
+    before: float, ahead: float
+) -> None:
+    """As many were lost of both: the same numbers are the same steps."""
+    run = Run()
+    for attempt, (begin, first) in enumerate(((0, 0), (100, 15))):
+        marks, seen = begun(run, attempt, begin)
+        if attempt:
+            span(run, begin + 3, seen, "restore", **SEEN)
+        for at in range(20):
+            run.tell(begin + 5 + 2 * at, marks, "step.started", step=first + at)
+            run.tell(begin + 6 + 2 * at, marks, "step.ended", step=first + at)
+            took = round(1e9 * (1 + before))
+            run.tell(begin + 6.01 + 2 * at + ahead, seen, "step.observed", step=at, took_ns=took, data_ns=1)
+            if (attempt, at) == (0, 14):
+                span(run, begin + 6.1 + 2 * at + ahead, seen, "checkpoint", at, **SEEN)
+        story = ended(run, begin + 60, attempt, "succeeded" if attempt else "failed")
+    assert (goodput(story).steps, goodput(story).steps_redone) == (35, 5)
+
+
+def test_data_that_another_host_has_saved_whose_clock_is_ahead() -> None:
+    """It is the same file: this run was seen to save it."""
+    run = Run()
+    ranks = begun(run)
+    span(run, 1, ranks[0], "checkpoint", path="/data.pt", observed=True, file_id="7-7")
+    span(run, 1.05, ranks[1], "restore", path="/data.pt", observed=True, file_id="7-7")
+    for step in range(9):
+        for who in ranks:
+            observe(run, who, 3 + step, step)
+    assert summary(ended(run, 20)).attempts[0].unsure == ""
+
+
+def test_a_rank_that_marks_its_steps_and_goes_back_to_its_first_one() -> None:
+    """Behind a restore it is a rollback: it does not count within each epoch, and the others have its numbers elsewhere."""
+    run = Run()
+    plans = (range(25), [*range(20, 26), *range(20, 30)], range(20, 40))
+    for attempt, plan in enumerate(plans):
+        begin = 100 * attempt
+        ranks = begun(run, attempt, begin)
+        for at, step in enumerate(plan):
+            if attempt and step == 20:
+                span(run, begin + 1.5 + 2 * at, ranks[0], "restore", 19)
+            run.tell(begin + 2 + 2 * at, ranks[0], "step.started", step=step)
+            run.tell(begin + 3 + 2 * at, ranks[0], "step.ended", step=step)
+            observe(run, ranks[1], begin + 3.01 + 2 * at, at)
+            if (attempt, step) == (0, 19):
+                span(run, begin + 3.2 + 2 * at, ranks[0], "checkpoint", 19)
+        story = ended(run, begin + 60, attempt, "succeeded" if attempt == 2 else "failed")
+    assert (goodput(story).steps, summary(story).attempts[2].first_step) == (40, 20)

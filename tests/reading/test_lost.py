@@ -360,6 +360,21 @@ def test_scripts_that_evaluate_on_another_host(*, again: bool) -> None:
     assert (len(story.attempts), goodput(story).steps, goodput(story).steps_redone) == (1 + again, 100 + 100 * again, 0)
 
 
+@pytest.mark.parametrize("hosts", ["aab", "aaa", "baa"])
+def test_a_script_that_evaluates_beside_one_training_after_another(hosts: str) -> None:
+    """It goes on while the training begins anew, on its host or another."""
+    run = Run()
+    for life, host in enumerate(hosts[:2]):
+        who = replace(run.worker(None, host=host, pid=60 + life), restart=None, process=f"{60 + life:x}-{life + 9:x}-a")
+        run.steps(who, range(50 * life, 50 * life + 100), 120 * life, 1)
+    beside = replace(run.worker(None, host=hosts[2], pid=500), restart=None, process="1f4-1f-b")
+    for number in range(8):
+        run.steps(beside, range(number, number + 1), 5 + 30 * number, 1)
+    (story,) = build(run.records)
+    assert [sum(w.pid < 500 for w in attempt.workers if w.pid) for attempt in story.attempts] == [1, 1]
+    assert goodput(story).steps == 150
+
+
 @pytest.mark.parametrize("hosts", ["aa", "ab", "aba"])
 def test_ranks_that_another_process_of_theirs_starts(hosts: str) -> None:
     """A wrapper has their rank, records around them, and marks nothing: with each of them begins another attempt all the same."""
@@ -391,3 +406,17 @@ def test_a_program_without_a_rank_beside_ranks_is_no_life_of_theirs(hosts: str) 
         run.steps(who, range(4), 20 + 20 * number, 1)
     (story,) = build(run.records)
     assert (len(story.attempts), goodput(story).steps, goodput(story).steps_redone) == (1, 100, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "first", "doubted"), [("b", 5, True), ("b", 0, True), ("a", 5, False), ("b", 95, False)]
+)
+def test_a_script_on_another_host_that_comes_no_further(host: str, first: int, *, doubted: bool) -> None:
+    """Behind a training it may evaluate: nobody knows whether it did steps again. One that goes on beyond is that training."""
+    run = Run()
+    run.steps(replace(run.worker(None, pid=60), restart=None, process="3c-1-a"), range(100), 0, 1)
+    who = replace(run.worker(None, host=host, pid=70), restart=None, process=f"46-99-{host}")
+    run.steps(who, range(first, first + 10), 150, 1)
+    (story,) = build(run.records)
+    assert bool(story.attempts[1].unsure) is doubted
+    assert (goodput(story).steps_redone is None) is doubted

@@ -138,9 +138,15 @@ class _Words:
 
     @guarded("errors")
     def _at_exit(self) -> None:
-        error = getattr(sys, "last_value", None)
-        if isinstance(error, BaseException) and not _in_session():
-            self.raised(error, getattr(sys, "last_traceback", None))
+        error, trace = getattr(sys, "last_value", None), getattr(sys, "last_traceback", None)
+        # What ended the main thread left the first of its frames. A test runner keeps there what it caught.
+        if (
+            isinstance(error, BaseException)
+            and trace is not None
+            and trace.tb_frame.f_back is None
+            and not _in_session()
+        ):
+            self.raised(error, trace)
 
 
 def _in_session() -> bool:

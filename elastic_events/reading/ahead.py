@@ -7,6 +7,7 @@ without: a thread lets it do so beside Python's own work.
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -18,6 +19,9 @@ MANY = 8_192
 
 #: Characters of their texts, at most, where there is more than one row.
 _MOST = 8 << 20
+
+#: Characters of a row's text, on average, up to which arrays of JSON, which quote each of them, are faster than rows.
+_SHORT = 128
 
 _decode = msgspec.json.Decoder(list[Any]).decode
 
@@ -57,26 +61,26 @@ class Rows(NamedTuple):
         """Give the rows in parts, each an iterator of tuples."""
         first, low = self.tables.split()[0], -(2**63)
         end = (
-            f"SELECT max(key_), total(size_) FROM (SELECT {self.key} AS key_, length({self.text}) AS size_ "  # noqa: S608
+            f"SELECT max(key_), total(size_), count(*) FROM (SELECT {self.key} AS key_, length({self.text}) AS size_ "  # noqa: S608
             f"FROM {first} WHERE {self.key} > ? ORDER BY {self.key} LIMIT ?)"
         )
         many = MANY
         while True:
-            high, size = connection.execute(end, (low, many)).fetchone()
+            high, size, count = connection.execute(end, (low, many)).fetchone()
             if high is None:
                 return
             if size > _MOST and many > 1:
                 many = max(1, many // 8)
                 continue
-            yield self._between(connection, low, high)
+            yield self._between(connection, low, high, size <= count * _SHORT)
             low, many = high, min(MANY, many * 2)  # long texts come together: each look reads them
 
-    def _between(self, connection: sqlite3.Connection, low: int, high: int) -> Iterator[Any]:
+    def _between(self, connection: sqlite3.Connection, low: int, high: int, short: bool) -> Iterator[Any]:
         rest = f"FROM {self.tables} WHERE {self.key} > ? AND {self.key} <= ?"
         arrays = ", ".join(f"json_group_array({column})" for column in self.columns)
-        try:
-            texts = connection.execute(f"SELECT {arrays} {rest}", (low, high)).fetchone()
-            return zip(*map(_decode, texts), strict=True)
-        except (sqlite3.Error, msgspec.MsgspecError):  # one of them holds what JSON does not
-            rows = connection.execute(f"SELECT {', '.join(self.columns)} {rest} ORDER BY {self.key}", (low, high))
-            return iter(rows.fetchall())
+        if short:
+            with suppress(sqlite3.Error, msgspec.MsgspecError):  # one of them holds what JSON does not
+                texts = connection.execute(f"SELECT {arrays} {rest}", (low, high)).fetchone()
+                return zip(*map(_decode, texts), strict=True)
+        rows = connection.execute(f"SELECT {', '.join(self.columns)} {rest} ORDER BY {self.key}", (low, high))
+        return iter(rows.fetchall())

@@ -7,7 +7,7 @@ from heapq import merge
 from itertools import islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -77,7 +77,7 @@ def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *,
         raise InputError(f"cannot read {path}: {error}") from None
 
 
-def _contexts(connection: sqlite3.Connection) -> dict[int, Context | Speaker]:
+def _contexts(connection: sqlite3.Connection) -> dict[int, Context]:
     """Return all contexts by number. What many have in common, such as a run's id, a host's name, a rank, is one object."""
     one = dict[Any, Any]().setdefault
     return {
@@ -116,13 +116,19 @@ def _last(connection: sqlite3.Connection, origin: int, context: Context, count: 
 
 def _scan(
     connection: sqlite3.Connection,
-    processes: dict[int, Context | Speaker],
+    contexts: dict[int, Context],
     builder: Builder,
     damaged: Callable[[int, str], object],
     again: bool,
 ) -> None:
-    """Scan. Of `processes` each is its context until something of it comes: of hundreds of thousands one dict is enough."""
-    ledgers = [(processes[number], *rest) for number, *rest in connection.execute(_LEDGERS)]
+    ledgers = []
+    for number, seq, ledger, time_ns in connection.execute(_LEDGERS):
+        try:
+            ledgers.append((contexts[number], seq, _decode(ledger), time_ns))
+        except (LookupError, TypeError, msgspec.MsgspecError) as error:
+            damaged(time_ns, f"{type(error).__name__}: {error}")
+    # Each is its context until something of it comes: of hundreds of thousands one dict is enough.
+    processes = cast("dict[int, Context | Speaker]", contexts)
     (total,) = connection.execute(_LAST_EVENT).fetchone()
     sources = {(number, seq): source for number, seq, source in connection.execute(_SOURCES)}
     marks = Marks()
@@ -140,7 +146,7 @@ def _scan(
         speaker.seen(first, first_monotonic)
         speaker.seen(time_ns, monotonic_ns)
     for context, seq, ledger, time_ns in ledgers:
-        builder.ledger(context, seq, _decode(ledger), time_ns)
+        builder.ledger(context, seq, ledger, time_ns)
 
 
 def _seen(process: Context | Speaker, time_ns: int, monotonic_ns: int) -> bool:

@@ -122,15 +122,28 @@ for _ in range(9):
 """
 
 
-@pytest.mark.parametrize("session", [False, True])
-def test_a_plain_script_says_what_ended_it(tmp_path: Path, *, session: bool) -> None:
+#: What a test runner does with what it caught.
+CAUGHT = """def run():
+    try:
+        raise ValueError('bad batch')
+    except ValueError as error:
+        sys.last_value, sys.last_traceback = error, error.__traceback__
+import sys
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "session"), [("raise ValueError('bad batch')\n", False), ("1 / 0\n", True), (CAUGHT, False)]
+)
+def test_a_plain_script_says_what_ended_it(tmp_path: Path, end: str, *, session: bool) -> None:
     """No agent has to tell its exit code. In a session, as of a notebook, an exception ends no more than a line."""
     script = tmp_path / "train.py"
-    script.write_text(STEPS + "raise ValueError('bad batch')\n", "utf-8")
+    script.write_text(STEPS + end, "utf-8")
     env = os.environ | {"ELASTIC_EVENTS_OBSERVE": "on", "ELASTIC_EVENTS_DIR": str(tmp_path / "rings")}
     python = [sys.executable, "-i"] if session else [sys.executable]
     subprocess.run([*python, script], env=env, input=b"", capture_output=True, timeout=TIMEOUT, check=False)
     (attempt,) = elastic_events.reading.summary(tmp_path / "rings").attempts
     failure = attempt.first_failure
-    assert (failure is None) is session
+    assert (failure is None) is (session or end == CAUGHT)
     assert failure is None or (failure.message, failure.line) == ("ValueError: bad batch", 6)

@@ -2,7 +2,9 @@
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ def read(connection: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
         return [list(part) for part in parts]
 
 
+@pytest.mark.parametrize("short", [0, 1000])
 @pytest.mark.parametrize(
     "odd",
     [
@@ -37,7 +40,8 @@ def read(connection: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
         None,
     ],
 )
-def test_any_value_comes_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: Any) -> None:
+def test_any_value_comes_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: Any, short: int) -> None:
+    monkeypatch.setattr(module, "_SHORT", short)
     monkeypatch.setattr(module, "MANY", 4)
     rows = [(-7, 0, "{}"), *((key, key, f'{{"step":{key}}}') for key in range(1, 9)), (50, odd, odd), (2**62, 1, "x")]
     with closing(table(tmp_path / "a.db", rows)) as connection:
@@ -89,3 +93,32 @@ def test_who_goes_early_leaves_nobody_at_work() -> None:
     with closing(ahead(count())) as parts:
         assert next(parts) == 0
     assert made == [0, 1]
+
+
+def test_long_texts_are_measured_once_or_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is as long as the one before it at first, and they grow again behind long texts."""
+    monkeypatch.setattr(module, "_MOST", 10_000)
+    monkeypatch.setattr(module, "MANY", 512)
+    rows = [(key, key, "x" * (900 if key < 1000 else 1)) for key in range(1, 9000)]
+    asked: list[str] = []
+    with closing(table(tmp_path / "a.db", rows)) as connection:
+        connection.set_trace_callback(asked.append)
+        parts = read(connection)
+    assert [row for part in parts for row in part] == rows
+    assert sum("max(key_)" in one for one in asked) < 2 * len(parts)
+    assert len(parts[-2]) == 512
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_where_no_thread_can_be_had_it_goes_on_without(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while the interpreter ends: what no thread makes is made here, each once."""
+    submit, asked = ThreadPoolExecutor.submit, count()
+
+    def refuse(pool: ThreadPoolExecutor, *work: Any) -> Any:
+        if next(asked) >= before:
+            raise RuntimeError
+        return submit(pool, *work)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    with closing(ahead(iter(range(1, 9)))) as parts:
+        assert list(parts) == list(range(1, 9))

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.jsonl import JsonlSink
 from elastic_events.sinks.sqlite import SqliteSink
 from tests.reading.runs import Run, two_attempts
+from tests.records import changed
 from tests.streams import STREAMS, load
 
 
@@ -197,3 +199,17 @@ def test_the_order_of_storing_does_not_matter(tmp_path: Path, write: Callable[[P
     assert answer(read_stories([write(tmp_path / "two", letters), write(tmp_path / "three", others)])) == told
     (story,) = read_stories([tmp_path / "one"])
     assert [process.last_step for process in story.processes if process.steps] == [2, 2, 5, 5]
+
+
+@pytest.mark.parametrize("change", ["context = 99", "ledger = 'no JSON'", "ledger = NULL"])
+def test_a_ledger_that_is_damaged_is_passed_over_and_told(tmp_path: Path, change: str) -> None:
+    """All else is read."""
+    run = Run()
+    run.steps(run.worker(0), range(3), 0, 1)
+    ledger = changed(run.records[-1], kind="ledger", name="bus.ledger", fields=({"lane": "x"},))
+    path = database(tmp_path / "run.db", [*run.records, ledger])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE ledgers SET {change}")
+    told: list[str] = []
+    (story,) = read_stories([path], lambda _where, reason: told.append(reason))
+    assert (len(told), story.ledgers, len(story.processes[0].steps)) == (1, [], 3)

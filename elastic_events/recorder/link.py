@@ -215,9 +215,9 @@ class Link:
         """As `flush`, for good. The last writer of a directory waits for its collector's end as well, for its ledgers."""
         end = time.monotonic() + timeout
         assert self.file is not None
-        self._leave()
         left: dict[str, int] = {}
         try:
+            self._leave()
             self.file.close()
             kick(self.directory)
             if self._wait(heads, end) and not self._others(self.file.path.name):

@@ -123,6 +123,23 @@ def test_ctrl_c_at_the_exit_ends_the_wait(place: Place, held: sqlite3.Connection
     until(lambda: place.count() == 10)
 
 
+def test_ctrl_c_as_the_close_begins(place: Place, held: sqlite3.Connection) -> None:
+    """It is told as well, and is a `KeyboardInterrupt`, wherever in the close it comes."""
+    body = """
+    from elastic_events.recorder.link import Link
+    leave = Link._leave
+    def interrupted(link):
+        Link._leave = leave
+        signal.raise_signal(signal.SIGINT)
+        leave(link)
+    Link._leave = interrupted
+    """
+    done = place.run(AWAY.format(timeout=60) + "import signal\nemit(10)\n" + body.replace("\n    ", "\n"))
+    assert "10 records not delivered yet" in done.stderr
+    held.execute("ROLLBACK")
+    until(lambda: place.count() == 10)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_program_that_becomes_another_user(place: Place) -> None:
     """After `setuid` it can look into its directory no more: it ends as ever, and its records arrive."""

@@ -77,8 +77,8 @@ class Rows(NamedTuple):
 
     def _between(self, connection: sqlite3.Connection, low: int, high: int, short: bool) -> Iterator[Any]:
         rest = f"FROM {self.tables} WHERE {self.key} > ? AND {self.key} <= ?"
-        arrays = ", ".join(f"json_group_array({column})" for column in self.columns)
         if short:
+            arrays = ", ".join(f"json_group_array({column})" for column in self.columns)
             with suppress(sqlite3.Error, msgspec.MsgspecError):  # one of them holds what JSON does not
                 texts = connection.execute(f"SELECT {arrays} {rest}", (low, high)).fetchone()
                 return zip(*map(_decode, texts), strict=True)

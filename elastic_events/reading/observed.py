@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from elastic_events.bus.text import counted
-from elastic_events.reading.steps import durations, processes
+from elastic_events.reading.steps import durations, processes, rising
 from elastic_events.reading.story import Attempt, Process, Span, Story
 from elastic_events.reading.words import seconds
 
@@ -128,7 +128,7 @@ def _laps(process: Process) -> bool:
 
 def _counts(process: Process, observed: Sequence[Process]) -> bool:
     """Whether the script marked its steps, as many as were observed of other ranks, by numbers that only rise."""
-    return _as_many(process, observed) and all(a < b for a, b in pairwise(process.steps))
+    return _as_many(process, observed) and rising(process.steps)
 
 
 def _as_many(process: Process, observed: Sequence[Process]) -> bool:

@@ -59,7 +59,7 @@ class Ranks:
         """
         story.processes = processes
         plain = not story.nodes and not any(one.steps or one.context.rank is not None for one in processes)
-        rest = self._unnamed(story, processes) if not plain else [[one] for one in processes if _raised(one)]
+        rest = self._unnamed(story, processes) if not plain else [[one] for one in processes if one.raised is not None]
         if not story.attempts:
             rest = _begun_anew(rest)
         ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
@@ -223,10 +223,6 @@ class _Places:
             attempt = self.untold[over] = Attempt(len(self.story.attempts))
             self.story.attempts.append(attempt)
         return attempt
-
-
-def _raised(process: Process) -> bool:
-    return any(name == "worker.exception" for _, name, _ in process.said)
 
 
 def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[list[Process]]:

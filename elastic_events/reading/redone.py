@@ -20,7 +20,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
-from elastic_events.reading.steps import keys, processes
+from elastic_events.reading.steps import keys, processes, rising
 from elastic_events.reading.story import Attempt, Process, Story
 
 __all__ = ("Again", "Range", "doubt_others", "redone")
@@ -112,28 +112,25 @@ class _Life:
         if process is self.process:
             return ranges
         own = keys(process)
-        places = ((self._same(process, own, low), self._same(process, own, high)) for low, high in ranges)
+        # One that is observed, beside one that is not, has other numbers, as of the steps of each epoch, unless both only rise.
+        one_count = process.observed is self.process.observed or (
+            bool(own) and own[0] == self.numbers[0] and rising(own) and rising(self.numbers)
+        )
+        places = [[self._same(process, own, at, one_count=one_count) for at in both] for both in ranges]
         return [(low, high) for low, high in places if low < high]
 
-    def _same(self, process: Process, own: Sequence[int | None], at: int) -> int:
+    def _same(self, process: Process, own: Sequence[int | None], at: int, *, one_count: bool) -> int:
         if at >= len(self.numbers):
             return len(own)
         number, time = self.numbers[at], self.process.starts[at]
         near = bisect_left(process.starts, time)
         if near < len(own) and own[near] == number and (not near or own[near - 1] != number):
             return near
-        if process.observed is not self.process.observed and not (
-            own[0] == self.numbers[0] and _rise(own, self.numbers)
-        ):
-            # It has other numbers, as of the steps of each epoch. One that is observed may begin a little before its mark.
+        if not one_count:  # one that is observed may begin a little before its mark
             early = process.observed and near > 0 and 2 * time < process.starts[near - 1] + process.ends[near - 1]
             return near - 1 if early else near
         places = [place for place, other in enumerate(own) if other == number and number is not None]
         return min(places, key=lambda place: abs(process.starts[place] - time)) if places else near
-
-
-def _rise(*numbers: Sequence[int | None]) -> bool:
-    return all(a is not None and b is not None and a < b for each in numbers for a, b in pairwise(each))
 
 
 def _ranges(positions: set[int]) -> list[Range]:

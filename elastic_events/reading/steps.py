@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from operator import sub
 from statistics import median
 
@@ -16,6 +17,7 @@ __all__ = (
     "longest_first",
     "longest_pause",
     "processes",
+    "rising",
     "step_times",
     "unfinished",
     "union",
@@ -126,6 +128,11 @@ def keys(process: Process) -> Sequence[int | None]:
     if process.names:
         numbers = [None if at in process.names else number for at, number in enumerate(numbers)]
     return numbers
+
+
+def rising(numbers: Sequence[int | None]) -> bool:
+    """Whether each step has a number, and a higher one than that before it."""
+    return all(a is not None and b is not None and a < b for a, b in pairwise(numbers))
 
 
 def union(starts: Iterable[int], ends: Iterable[int]) -> Iterator[tuple[int, int]]:

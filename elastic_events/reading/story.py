@@ -78,6 +78,12 @@ class Process:
         return None
 
     @property
+    def raised(self) -> tuple[int, Mapping[str, Any]] | None:
+        """When it said last that nobody caught what it raised, and the facts of that."""
+        said = ((time_ns, facts) for time_ns, name, facts in reversed(self.said) if name == "worker.exception")
+        return next(said, None)
+
+    @property
     def numbers(self) -> "Sequence[int]":
         """The numbers of its steps, without those that have none."""
         return [n for at, n in enumerate(self.steps) if at not in self.names] if self.names else self.steps
@@ -158,8 +164,8 @@ class Worker:
     def ended_by_exception(self) -> bool:
         """Whether it said that nobody caught what it raised, and that was the last of it."""
         process = self.process
-        raised = [at for at, name, _ in process.said if name == "worker.exception"] if process is not None else []
-        return process is not None and bool(raised) and process.last_ns - raised[-1] < _LEAVING
+        raised = process.raised if process is not None else None
+        return process is not None and raised is not None and process.last_ns - raised[0] < _LEAVING
 
     @property
     def done_ns(self) -> int | None:
@@ -188,9 +194,8 @@ class Worker:
         process = self.process
         if process is None:
             return None
-        raised = [(time_ns, facts) for time_ns, name, facts in process.said if name == "worker.exception"]
-        if raised:
-            return raised[-1]
+        if process.raised is not None:
+            return process.raised
         left = self._exit
         return left if left is not None and left[1].get("code") != 0 else None
 

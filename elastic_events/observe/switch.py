@@ -1,14 +1,16 @@
 """What is observed, and whether in this process."""
 
+import atexit
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
 from elastic_events.api import Event, EventSource
 from elastic_events.bus.tell import say
-from elastic_events.front import record
+from elastic_events.front import front, record
 from elastic_events.observe.guard import forget, is_off, switch_off
 
 __all__ = ("PARTS", "asked", "begin", "observed")
@@ -24,6 +26,12 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 #: Torch's launchers: they import torch as well, and are no worker.
 _LAUNCHERS = ("torch.distributed.run", "torch.distributed.launch", "elastic_events.torchrun")
+
+#: Of a process that was to be observed.
+UNHEARD = (
+    "ELASTIC_EVENTS_OBSERVE asks to observe this process, but what was observed went nowhere: set ELASTIC_EVENTS_DIR to a "
+    "directory for it, or call elastic_events.start() in the program"
+)
 
 _begun: list[str] = []  # parts
 
@@ -55,6 +63,8 @@ def begin(value: str, *, rank: bool = False) -> None:
     about = {"parts": ",".join(parts), "torch": _torch_version()}
     os.register_at_fork(after_in_child=lambda: forget((*parts, "marks")))  # a child is not the rank
     record(Event("observe.started", EventSource.WORKER, 0, {**about}))
+    if front.emitter.events is None:
+        _tell_at_exit()
     for part in parts:
         try:
             for module, _, function in (start.partition(":") for start in PARTS[part]):
@@ -75,6 +85,18 @@ def is_worker(argv: Sequence[str]) -> bool:
         return False
     program = os.path.basename(argv[1]) if len(argv) > 1 else ""
     return "RANK" in os.environ or not (program == "torchrun" or any(word in _LAUNCHERS for word in argv[1:4]))
+
+
+def _tell_at_exit() -> None:
+    """Say at the end of this process that nothing was recorded, if by then no bus has been opened in it either."""
+    pid, opened = os.getpid(), threading.Event()
+    front.on_open(lambda _bus: opened.set())
+
+    def tell() -> None:
+        if not opened.is_set() and os.getpid() == pid:
+            say(f"elastic_events: {UNHEARD}")
+
+    atexit.register(tell)
 
 
 def _torch_version() -> str | None:

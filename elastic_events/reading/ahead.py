@@ -5,12 +5,14 @@ without: a thread lets it do so beside Python's own work.
 """
 
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+
+from elastic_events.sinks.stored import Number
 
 __all__ = ("MANY", "Rows", "ahead")
 
@@ -24,6 +26,7 @@ _MOST = 8 << 20
 _SHORT = 128
 
 _decode = msgspec.json.Decoder(list[Any]).decode
+_decode_numbers = msgspec.json.Decoder(list[Number]).decode
 
 _T = TypeVar("_T")
 
@@ -56,9 +59,10 @@ class Rows(NamedTuple):
     tables: str  #: the first of them has the key
     key: str  #: the number
     text: str = "''"  #: the column whose texts may be long
+    numbers: int = 0  #: of the columns, so many first ones hold numbers of records
 
-    def parts(self, connection: sqlite3.Connection) -> Iterator[Iterator[Any]]:
-        """Give the rows in parts, each an iterator of tuples."""
+    def parts(self, connection: sqlite3.Connection) -> Iterator[Iterable[Any]]:
+        """Give the rows in parts, each of tuples; in one that is a list, what should be a number may be something else."""
         first, low = self.tables.split()[0], -(2**63)
         end = (
             f"SELECT max(key_), total(size_), count(*) FROM (SELECT {self.key} AS key_, length({self.text}) AS size_ "  # noqa: S608
@@ -75,12 +79,13 @@ class Rows(NamedTuple):
             yield self._between(connection, low, high, size <= count * _SHORT)
             low, many = high, min(MANY, many * 2)  # long texts come together: each look reads them
 
-    def _between(self, connection: sqlite3.Connection, low: int, high: int, short: bool) -> Iterator[Any]:
+    def _between(self, connection: sqlite3.Connection, low: int, high: int, short: bool) -> Iterable[Any]:
         rest = f"FROM {self.tables} WHERE {self.key} > ? AND {self.key} <= ?"
         if short:
             arrays = ", ".join(f"json_group_array({column})" for column in self.columns)
             with suppress(sqlite3.Error, msgspec.MsgspecError):  # one of them holds what JSON does not
                 texts = connection.execute(f"SELECT {arrays} {rest}", (low, high)).fetchone()
-                return zip(*map(_decode, texts), strict=True)
+                numbers = map(_decode_numbers, texts[: self.numbers])
+                return zip(*numbers, *map(_decode, texts[self.numbers :]), strict=True)
         rows = connection.execute(f"SELECT {', '.join(self.columns)} {rest} ORDER BY {self.key}", (low, high))
-        return iter(rows.fetchall())
+        return rows.fetchall()

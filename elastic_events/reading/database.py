@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,8 @@ from elastic_events.reading.said import DEATHS
 from elastic_events.reading.speaker import TORCH, Speaker
 from elastic_events.reading.story import Process
 from elastic_events.sinks.sqlite import connect_to_read
-from elastic_events.sinks.sqlite_schema import ALL_CONTEXTS, SELECT, from_row
+from elastic_events.sinks.sqlite_schema import SELECT, contexts_in, from_row
+from elastic_events.sinks.stored import are_whole
 
 __all__ = ("scan", "spoken", "words")
 
@@ -28,7 +29,7 @@ _KINDS: tuple[Kind, ...] = ("event", "rdzv", "metric")
 
 # Most events are marks of steps: for these a small number stands for the name, and no text is made of it.
 _NAME = "CASE name WHEN 'step.ended' THEN 0 WHEN 'step.started' THEN 1 ELSE name END"
-_EVENTS = Rows(("time_ns", "context", "seq", "monotonic_ns", "metadata", _NAME), "events", "entry", "metadata")
+_EVENTS = Rows(("time_ns", "context", "seq", "monotonic_ns", "metadata", _NAME), "events", "entry", "metadata", 4)
 _BY_TIME = f"SELECT {', '.join(_EVENTS.columns)} FROM events ORDER BY time_ns, entry"  # noqa: S608
 
 # Whose word an event was is asked of torch's own alone: the index of names finds these few.
@@ -42,10 +43,11 @@ WHERE context NOT IN (SELECT context FROM events WHERE name = 'job.started') ORD
 
 # The index of (origin, seq) finds an end at once, however many points there are.
 _LAST_METRICS = Rows(
-    ("contexts.context", "time_ns", "monotonic_ns"),
+    ("time_ns", "contexts.context", "monotonic_ns"),
     """contexts JOIN metrics ON metrics.entry =
     (SELECT entry FROM metrics WHERE metrics.origin = contexts.origin ORDER BY seq DESC LIMIT 1)""",
     "contexts.context",
+    numbers=3,
 )
 _FIRST_METRIC = """
 SELECT time_ns, monotonic_ns FROM metrics
@@ -54,7 +56,7 @@ WHERE origin = (SELECT origin FROM contexts WHERE context = ?) ORDER BY seq LIMI
 _ORIGIN = "SELECT DISTINCT origin FROM contexts WHERE run_id = ? AND process = ?"
 
 _LAST_EVENT = "SELECT max(entry) FROM events"
-_LEDGERS = "SELECT context, seq, ledger, time_ns FROM ledgers ORDER BY entry"
+_LEDGERS = "SELECT time_ns, context, seq, ledger FROM ledgers ORDER BY entry"
 
 _decode = msgspec.json.Decoder().decode
 
@@ -72,17 +74,17 @@ def scan(path: Path, builder: Builder, damaged: Callable[[str, str], object], *,
         with closing(connect_to_read(path)) as connection:
             connection.execute("BEGIN")  # all of one moment, of a file that is being written
             tell = lambda at, reason: damaged(f"{path.name}, record of {at}", reason)  # noqa: E731
-            _scan(connection, _contexts(connection), builder, tell, again)
+            _scan(connection, _contexts(connection, tell), builder, tell, again)
     except sqlite3.Error as error:
         raise InputError(f"cannot read {path}: {error}") from None
 
 
-def _contexts(connection: sqlite3.Connection) -> dict[int, Context]:
+def _contexts(connection: sqlite3.Connection, damaged: Callable[[int, str], object]) -> dict[int, Context]:
     """Return all contexts by number. What many have in common, such as a run's id, a host's name, a rank, is one object."""
     one = dict[Any, Any]().setdefault
     return {
         number: Context(one(run_id, run_id), process, one(host, host), pid, *map(one, rest, rest))
-        for number, run_id, process, host, pid, *rest in connection.execute(ALL_CONTEXTS)
+        for number, (run_id, process, host, pid, *rest) in contexts_in(connection, damaged)
     }
 
 
@@ -122,7 +124,7 @@ def _scan(
     again: bool,
 ) -> None:
     ledgers = []
-    for number, seq, ledger, time_ns in connection.execute(_LEDGERS):
+    for time_ns, number, seq, ledger in _whole(connection.execute(_LEDGERS), 3, damaged):
         try:
             ledgers.append((contexts[number], seq, _decode(ledger), time_ns))
         except (LookupError, TypeError, msgspec.MsgspecError) as error:
@@ -132,29 +134,30 @@ def _scan(
     (total,) = connection.execute(_LAST_EVENT).fetchone()
     sources = {(number, seq): source for number, seq, source in connection.execute(_SOURCES)}
     marks = Marks()
-    with closing(_in_order(connection)) as parts:
+    with closing(_in_order(connection, damaged)) as parts:
         for number, rows in enumerate(parts, 1):
             _take(rows, processes, marks, sources, builder, damaged, again)
             builder.progress(min(1.0, number * MANY / (total or 1)))
     with closing(ahead(_LAST_METRICS.parts(connection))) as parts:
-        lonely = [point for points in parts for point in points if not _seen(processes[point[0]], *point[1:])]
-    for number, time_ns, monotonic_ns in lonely:
+        points = chain.from_iterable(_checked(some, _LAST_METRICS, damaged) for some in parts)
+        lonely = [point for point in points if not _seen(processes, *point)]
+    for time_ns, number, monotonic_ns in lonely:
         context = processes[number]
         assert isinstance(context, Context)
-        first, first_monotonic = connection.execute(_FIRST_METRIC, (number,)).fetchone()
-        speaker = builder.heard(context, first)
-        speaker.seen(first, first_monotonic)
-        speaker.seen(time_ns, monotonic_ns)
+        first = list(_whole(connection.execute(_FIRST_METRIC, (number,)), 2, damaged))
+        speaker = builder.heard(context, first[0][0] if first else time_ns)
+        for point in (*first, (time_ns, monotonic_ns)):
+            speaker.seen(*point)
     for context, seq, ledger, time_ns in ledgers:
         builder.ledger(context, seq, ledger, time_ns)
 
 
-def _seen(process: Context | Speaker, time_ns: int, monotonic_ns: int) -> bool:
+def _seen(processes: Mapping[int, Context | Speaker], time_ns: int, number: int, monotonic_ns: int) -> bool:
     """Take the last metric of a process; False: it recorded nothing else."""
-    if isinstance(process, Context):
-        return False
-    process.seen(time_ns, monotonic_ns)
-    return True
+    process = processes.get(number)
+    if isinstance(process, Speaker):  # else its context is damaged, which was told
+        process.seen(time_ns, monotonic_ns)
+    return not isinstance(process, Context)
 
 
 def _take(
@@ -199,13 +202,35 @@ def _told(
         speaker.event(time_ns, name, sources.get((number, seq)), _decode(content), monotonic_ns, text)
 
 
-def _in_order(connection: sqlite3.Connection) -> Generator[Iterable[tuple[Any, ...]], None, None]:
+def _in_order(
+    connection: sqlite3.Connection, damaged: Callable[[int, str], object]
+) -> Generator[Iterable[tuple[Any, ...]], None, None]:
     """Give events and messages, many at a time, as they were stored, or in the order of their time; a message has no name."""
-    messages = connection.execute(_MESSAGES)
-    first = messages.fetchone()
+    messages = _whole(connection.execute(_MESSAGES), _EVENTS.numbers, damaged)
+    first = next(messages, None)
     if first is None:
-        yield from ahead(_EVENTS.parts(connection))
+        with closing(ahead(_EVENTS.parts(connection))) as parts:
+            for part in parts:
+                yield _checked(part, _EVENTS, damaged)
         return
-    rows = merge(connection.execute(_BY_TIME), [first], messages, key=itemgetter(0))
+    events = _whole(connection.execute(_BY_TIME), _EVENTS.numbers, damaged)
+    rows = merge(events, [first], messages, key=itemgetter(0))
     while some := list(islice(rows, MANY)):
         yield some
+
+
+def _checked(
+    rows: Iterable[tuple[Any, ...]], asked: Rows, damaged: Callable[[int, str], object]
+) -> Iterable[tuple[Any, ...]]:
+    return _whole(rows, asked.numbers, damaged) if isinstance(rows, list) else rows
+
+
+def _whole(
+    rows: Iterable[tuple[Any, ...]], numbers: int, damaged: Callable[[int, str], object]
+) -> Iterator[tuple[Any, ...]]:
+    """Give rows without those of whose first values, so many `numbers`, one is none, after damage: these are told."""
+    for row in rows:
+        if are_whole(*row[:numbers]):
+            yield row
+        else:
+            damaged(row[0], f"no numbers of a record: {row[:numbers]}")

@@ -24,13 +24,13 @@ from elastic_events.sinks.files import check_path, from_root
 from elastic_events.sinks.options import Options, file_path
 from elastic_events.sinks.sqlite_retention import Retention
 from elastic_events.sinks.sqlite_schema import (
-    ALL_CONTEXTS,
     SELECT,
     TABLES,
     alone,
     beside,
     check_owner,
     connect,
+    contexts_in,
     create,
     find_context,
     from_row,
@@ -350,7 +350,7 @@ def _read(
         event, rdzv, metric, ledger = (_last(connection, table) for table in TABLES.values())
         end = SqlitePosition(event, rdzv, metric, ledger)
         end = end._replace(times=_times(connection, end))
-        contexts = {number: Context(*rest) for number, *rest in connection.execute(ALL_CONTEXTS)}
+        contexts = {number: Context(*values) for number, values in contexts_in(connection, damaged)}
         streams = [
             _read_table(connection, kind, contexts, getattr(begin, kind), getattr(end, kind), damaged)
             for kind in TABLES

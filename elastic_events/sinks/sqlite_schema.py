@@ -18,16 +18,16 @@ from elastic_events.bus.errors import ConfigError, InputError
 from elastic_events.bus.record import Kind, Record, record_of
 from elastic_events.sinks.columns import are_numbers, are_strict_events, columns
 from elastic_events.sinks.files import check_path, failure, open_private
-from elastic_events.sinks.stored import FIELDS, from_json, strict_json, to_json
+from elastic_events.sinks.stored import FIELDS, Damaged, are_whole, from_json, strict_json, to_json
 
 __all__ = (
-    "ALL_CONTEXTS",
     "SELECT",
     "TABLES",
     "alone",
     "beside",
     "check_owner",
     "connect",
+    "contexts_in",
     "create",
     "find_context",
     "from_row",
@@ -324,6 +324,8 @@ def from_row(kind: Kind, row: Sequence[Any], context: Context) -> Record:
     seq, time_ns, monotonic_ns, name, channel, *fields, recovered, exact = row
     if exact is not None:
         return from_json(exact)
+    if not are_whole(seq, time_ns, monotonic_ns):
+        raise InputError(f"no numbers of a record: {(seq, time_ns, monotonic_ns)}")
     size = 64
     if kind in ("event", "ledger"):
         size += len(fields[-1])
@@ -338,7 +340,19 @@ COLUMNS = {kind: (*_HEAD, *FIELDS[kind], "recovered", "exact") for kind in TABLE
 
 _FIND_CONTEXT = f"SELECT origin, context, {', '.join(_CONTEXT)} FROM contexts WHERE run_id = ? AND process = ?"  # noqa: S608
 _ADD_CONTEXT = f"INSERT INTO contexts (origin, context, {', '.join(_CONTEXT)}) VALUES (?, ?{', ?' * len(_CONTEXT)})"  # noqa: S608
-ALL_CONTEXTS = f"SELECT context, {', '.join(_CONTEXT)} FROM contexts"  # noqa: S608
+_ALL_CONTEXTS = f"SELECT context, {', '.join(_CONTEXT)} FROM contexts"  # noqa: S608
+
+#: Of the values of a `Context`.
+_TYPES = tuple(field.type for field in msgspec.structs.fields(Context))
+
+
+def contexts_in(connection: sqlite3.Connection, damaged: Damaged) -> Iterator[tuple[int, list[Any]]]:
+    """Give the number of each context, and the values of its fields; one that holds something else is told, and left out."""
+    for number, *values in connection.execute(_ALL_CONTEXTS):
+        if all(map(isinstance, values, _TYPES)):
+            yield number, values
+        else:
+            damaged(number, f"contexts: no process: {values}")
 
 
 def insert(connection: sqlite3.Connection, kind: Kind, place: tuple[int, int], values: Sequence[Any]) -> None:

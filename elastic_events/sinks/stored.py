@@ -12,7 +12,7 @@ exceptions, which strict JSON forces:
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -28,8 +28,10 @@ __all__ = (
     "Damaged",
     "Head",
     "NothingYet",
+    "Number",
     "Place",
     "Reading",
+    "are_whole",
     "from_json",
     "strict",
     "strict_json",
@@ -96,13 +98,20 @@ class Reading(Iterator[Record], Generic[Position]):
         self._records.close()
 
 
+#: What a number or a time of a record is below: near the end of what 64 bits hold the sum of two no longer fits.
+_HIGH = 2**62
+
+#: A number or a time of a record.
+Number = Annotated[int, msgspec.Meta(gt=-_HIGH, lt=_HIGH)]
+
+
 class Head(msgspec.Struct):
     """What every stored object has beside its kind's own fields, and its context."""
 
     kind: str
-    seq: int
-    time_ns: int
-    monotonic_ns: int
+    seq: Number
+    time_ns: Number
+    monotonic_ns: Number
     name: str
     channel: str | None
 
@@ -242,6 +251,11 @@ def from_json(line: bytes | str) -> Record:
         return _record(stored, len(line))
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InputError(f"not a stored record: {error}") from None
+
+
+def are_whole(*values: Any) -> bool:
+    """Whether each of `values` is a `Number`."""
+    return all(type(value) is int and -_HIGH < value < _HIGH for value in values)
 
 
 def strict_json(value: Any) -> bytes:

@@ -60,6 +60,22 @@ def test_a_child_that_is_being_made_is_not_observed(tmp_path: Path, monkeypatch:
     assert child.exitcode == 0
 
 
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("pass", 1),
+        ("import elastic_events; elastic_events.start('jsonl:///{folder}/run.jsonl'); elastic_events.stop()", 0),
+        ("import os, sys; (sys.exit(0) if os.fork() == 0 else os.wait())", 1),
+    ],
+)
+def test_who_is_observed_and_recorded_by_nobody_is_told_so_once(tmp_path: Path, program: str, told: int) -> None:
+    """Else a script runs for hours, and nothing is there."""
+    code = f"from elastic_events.observe import autoload; autoload(); {program.format(folder=tmp_path)}"
+    assert python("-c", code, ELASTIC_EVENTS_OBSERVE="errors").stderr.count("went nowhere") == told
+    assert python("-c", code, ELASTIC_EVENTS_OBSERVE="errors", ELASTIC_EVENTS_DIR=str(tmp_path / "rings")).stderr == ""
+    assert python("-c", code, ELASTIC_EVENTS_OBSERVE="off").stderr == ""
+
+
 def test_the_front_door_costs_less_than_a_millisecond(tmp_path: Path) -> None:
     """Where nobody asks, `import torch` loads two tiny modules and calls a function that reads one variable."""
     code = "import typing; from elastic_events.observe import autoload; autoload()"

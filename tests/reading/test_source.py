@@ -15,12 +15,16 @@ from elastic_events.bus.emit import Emitter
 from elastic_events.bus.errors import InputError
 from elastic_events.bus.record import Record
 from elastic_events.bus.redact import Redactor
+from elastic_events.reading.answers import as_json
+from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import Builder, build
 from elastic_events.reading.follow import follower
 from elastic_events.reading.lines import scan_lines
 from elastic_events.reading.overview import summary
+from elastic_events.reading.rows import timeline
 from elastic_events.reading.source import last_words, read_records, read_stories
 from elastic_events.reading.story import Story
+from elastic_events.reading.stragglers import slow
 from elastic_events.recorder.writer import open_rings
 from elastic_events.sinks.jsonl import JsonlSink
 from elastic_events.sinks.sqlite import SqliteSink
@@ -199,6 +203,55 @@ def test_the_order_of_storing_does_not_matter(tmp_path: Path, write: Callable[[P
     assert answer(read_stories([write(tmp_path / "two", letters), write(tmp_path / "three", others)])) == told
     (story,) = read_stories([tmp_path / "one"])
     assert [process.last_step for process in story.processes if process.steps] == [2, 2, 5, 5]
+
+
+@pytest.mark.parametrize("value", ["9e999", "'no number'", "x'00'", "1.5", str(2**63 - 1)])
+@pytest.mark.parametrize("table", ["events", "metrics"])
+@pytest.mark.parametrize("column", ["seq", "time_ns", "monotonic_ns"])
+def test_a_number_that_is_none_is_passed_over_and_told(tmp_path: Path, table: str, column: str, value: str) -> None:
+    """So that it reaches no sum, in which it would be an error, or go on for ever."""
+    run = two_attempts()
+    run.metric(50, run.worker(0), "loss", 1.0)
+    path = database(tmp_path / "run.db", run.records)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            f"UPDATE {table} SET {column} = {value} WHERE entry = (SELECT max(entry) / 2 + 1 FROM {table})"
+        )
+    told: list[str] = []
+    (story,) = read_stories([path], lambda where, reason: told.append(f"{where} {reason}"))
+    if (table, column) != ("metrics", "seq"):  # for which no story asks
+        assert len(told) == 1
+        assert "run.db" in told[0]
+    for ask in (summary, timeline, goodput, slow):
+        assert as_json(ask(story))
+    told.clear()
+    assert len(list(read_records(path, lambda _where, reason: told.append(reason)))) == len(run.records) - 1
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("change", ["rank = 'x'", "host = x'00'", "run_id = x'00'", "pid = 1.5"])
+def test_a_context_that_is_damaged_is_passed_over_and_told(tmp_path: Path, change: str) -> None:
+    """What it recorded is of nobody; all else is read."""
+    run = Run()
+    for rank in range(2):
+        run.steps(run.worker(rank), range(3), 0, 1)
+    run.metric(1, run.worker(1), "loss", 1.0)
+    path = database(tmp_path / "run.db", run.records)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE contexts SET {change} WHERE pid = 101")
+    told: list[str] = []
+    (story,) = read_stories([path], lambda _where, reason: told.append(reason))
+    assert [process.context.rank for process in story.processes] == [0]
+    assert "contexts" in told[0]
+
+
+def test_a_line_whose_time_is_too_high_is_passed_over_and_told(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "run.jsonl", two_attempts().records)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, lines[3].replace(b'"time_ns":1', b'"time_ns":91')]))
+    told: list[str] = []
+    (story,) = read_stories([path], lambda _where, reason: told.append(reason))
+    assert (len(told), len(story.attempts)) == (1, 2)
 
 
 @pytest.mark.parametrize("change", ["context = 99", "ledger = 'no JSON'", "ledger = NULL"])

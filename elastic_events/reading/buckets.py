@@ -163,6 +163,7 @@ class _Steps:
         self._redone: Counter[object] = Counter()
         self._doubted = 0
         ended = attempt.outcome not in ("unknown", "succeeded")
+        tells = set(redone.counted[attempt])
         for members in alike(processes(attempt)):
             by_fate: dict[str, _Group] = {}
             for process in members:
@@ -179,8 +180,9 @@ class _Steps:
                 finished.subtract(names[at] for at in open_)
                 again_done = Counter(names[at] for at in group.again if at not in open_)
                 done |= finished
-                self._redone |= again_done
-                self._finished |= finished - again_done
+                if not tells.isdisjoint(group.members):
+                    self._redone |= again_done
+                    self._finished |= finished - again_done
                 self._doubted += len(group.doubted.difference(open_))
                 begun |= finished + Counter(names[at] for at in group.cut)
             self._groups += by_fate.values()

@@ -5,7 +5,7 @@ loaded something else, nobody knows which steps it did again: all before it are 
 """
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -67,7 +67,8 @@ def number_observed(story: Story) -> None:
     saved = _Checkpoints([], [], [])
     before: list[Process] = []
     begun = False
-    count = all(map(_one_counts, story.attempts))
+    saves = {span.path for process in story.processes for span in process.spans if span.what == "checkpoint"}
+    count = all(_one_counts(attempt, saves) for attempt in story.attempts)
     for attempt in story.attempts:
         own = _observed(attempt)
         base, unsure = _base(own, saved) if begun else (0, _unseen(own))
@@ -109,17 +110,18 @@ def _saves(processes: Sequence[Process]) -> list[Span]:
     return [span for process in processes for span in process.spans if span.what == "checkpoint" and span.observed]
 
 
-def _one_counts(attempt: Attempt) -> bool:
+def _one_counts(attempt: Attempt, saves: Collection[str | None]) -> bool:
     """Whether one that marks what it does beside those that were observed, if any does, marks steps."""
     own, told = _observed(attempt), processes(attempt)
     if not own or all(one.observed for one in told):
         return True
-    return any(_as_many(one, own) and not _laps(one) for one in told)
+    return any(_as_many(one, own) and not _laps(one, saves) for one in told)
 
 
-def _laps(process: Process) -> bool:
-    """Whether it comes back to its first number, other than behind a restore: so it counts within each epoch."""
-    loaded = [span.end_ns for span in process.spans if span.what == "restore" and span.end_ns and not span.failed]
+def _laps(process: Process, saves: Collection[str | None]) -> bool:
+    """Whether it comes back to its first number, but behind a restore of one of `saves`: so it counts within each epoch."""
+    restores = [span for span in process.spans if span.what == "restore" and (not span.path or span.path in saves)]
+    loaded = [span.end_ns for span in restores if span.end_ns and not span.failed]
     return any(
         number <= before and number <= process.steps[0] and not any(start < end <= begin for end in loaded)
         for (before, number), (start, begin) in zip(pairwise(process.steps), pairwise(process.starts), strict=True)

@@ -1,5 +1,6 @@
 """Which process is which worker: the ranks, apart from the processes that these have started."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -134,10 +135,11 @@ class _Places:
 
     def __init__(self, story: Story, groups: Iterable[list[Process]]) -> None:
         self.story = story
-        #: Restart -> when the lives began of the rank that has most, in a job without an agent.
-        self.begun: dict[int | None, list[int]] = {}
+        #: Restart -> when the lives began and ended of the rank that has most, in a job without an agent.
+        self.begun: dict[int | None, list[tuple[int, int]]] = {}
         for group in groups if not story.attempts else ():
-            begins, key = [process.first_ns for process, _ in _lives(group)], group[0].context.restart
+            begins = [(process.first_ns, process.last_ns) for process, _ in _lives(group)]
+            key = group[0].context.restart
             self.begun[key] = max(self.begun.get(key, []), begins, key=len)
         self.spare: dict[tuple[int, int], Attempt] = {}  # attempts of a job without an agent, by restart and life
         self.told = list(story.attempts)
@@ -172,7 +174,7 @@ class _Places:
         for left, process in zip(range(len(lives))[::-1], lives, strict=True):
             near = range(least, max(len(begins) - left, least + 1))
             told = not process.mute  # when one began that left no word of its own, nobody knows
-            number = min(near, key=lambda at: abs(begins[at] - process.first_ns) if told and at < len(begins) else 0)
+            number = min(near, key=lambda at: _apart(process, *begins[at]) if told and at < len(begins) else 0)
             yield number
             least = number + 1
 
@@ -246,8 +248,9 @@ def _begun_anew(groups: Sequence[list[Process]]) -> list[list[Process]]:
     apart = _loops([own for own in parts if own[0].context.rank is None])
     for own in parts:
         context = own[0].context
-        # A program without a rank beside ranks, as one that evaluates, is no life of these.
-        if not any(process.steps for process in own) or (ranked and context.rank is None):
+        # A program without a rank beside ranks, as one that evaluates, is no life of these. Where nobody has one, it is a script
+        # that is run again, also if it said no more than what ended it.
+        if ranked if context.rank is None else not any(process.steps for process in own):
             lives.append(own)
             continue
         key = context.restart, context.rank, context.host if apart and context.rank is None else ""
@@ -261,25 +264,34 @@ class _Lanes:
     def __init__(self) -> None:
         self.lanes: list[list[Process]] = []
         self._beside: dict[int, Process] = {}  # those of this attempt, by lane
-        self._most = self._until = self._at = 0
+        self._main: Process | None = None  # of these, that with most steps
+        self._until = self._at = 0
 
     def put(self, own: list[Process]) -> None:
         """Add a life, of all the next one to begin; one that makes few steps, as it evaluates, may go on beside several."""
         process = own[0]
         if process.first_ns > self._until:
             self._beside = {at: one for at, one in self._beside.items() if one.last_ns >= process.first_ns}
-            self._most = self._until = self._at = 0
+            self._main, self._until, self._at = None, 0, 0
         while self._at in self._beside:
             self._at += 1
         if self._at == len(self.lanes):
             self.lanes.append([])
         self.lanes[self._at] += own
         self._beside[self._at] = process
-        if len(process.steps) > self._most:
-            self._most = max(len(one.steps) for one in self._beside.values())
-            self._until = max(one.last_ns for one in self._beside.values() if 4 * len(one.steps) >= self._most)
-        elif 4 * len(process.steps) >= self._most:
+        if self._main is None or len(process.steps) > len(self._main.steps):
+            main = self._main = max(self._beside.values(), key=lambda one: len(one.steps))
+            self._until = max(one.last_ns for one in self._beside.values() if not _is_few(one, main))
+        elif not _is_few(process, self._main):
             self._until = max(self._until, process.last_ns)
+
+
+def _is_few(one: Process, main: Process) -> bool:
+    """Whether a program makes less than a fourth of the steps of another one, while this runs: of one that came late, in all."""
+    steps = len(one.steps)
+    if one is not main and 2 * one.first_ns < main.first_ns + main.last_ns:
+        steps = bisect_right(one.starts, main.last_ns) - bisect_left(one.starts, main.first_ns)
+    return 4 * steps < len(main.steps)
 
 
 def _loops(parts: Iterable[list[Process]]) -> bool:
@@ -307,6 +319,12 @@ def _place(process: Process) -> tuple[int, str, str]:
     return process.first_ns, process.context.host, process.context.process
 
 
+def _apart(process: Process, begins: int, ends: int) -> int:
+    """Return how far the beginning of a process is from that of a life; 0 for one without a rank that began within it."""
+    within = process.context.rank is None and begins <= process.first_ns <= ends
+    return 0 if within else abs(begins - process.first_ns)
+
+
 def _may_be_of(attempt: Attempt, process: Process) -> bool:
     """Whether a process can have been in an attempt: this had begun, and was not over on its host before it recorded."""
     ends = [end for node, (end, _) in attempt.ends.items() if node.host == process.context.host]
@@ -317,10 +335,15 @@ def _lives(group: list[Process]) -> Iterable[tuple[Process, list[Process]]]:
     """Part the processes of one rank, the oldest first, into its lives, one after the other, each with its children."""
     lives: list[tuple[Process, list[Process]]] = []
     for process in group:
-        if not lives or (process.steps and lives[-1][0].steps and process.first_ns > lives[-1][0].last_ns):
+        before = lives[-1][0] if lives else None
+        alone = process.context.rank is None
+        alike = before is not None and (
+            bool(before.steps and process.steps) or (alone and not before.steps and not process.steps)
+        )
+        if before is None or (alike and process.first_ns > before.last_ns):
             lives.append((process, []))
-        elif process.steps and not lives[-1][0].steps:  # what came before it only started it
-            lives[-1] = process, [*lives[-1][1], lives[-1][0]]
+        elif process.steps and not before.steps:  # what came before it only started it
+            lives[-1] = process, [*lives[-1][1], before]
         else:
             lives[-1][1].append(process)
     return lives

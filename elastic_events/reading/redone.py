@@ -25,6 +25,9 @@ from elastic_events.reading.story import Attempt, Process, Story
 
 __all__ = ("Again", "Range", "doubt_others", "redone")
 
+#: Of two that did the same one may have done so many times the steps of the other, as where an end is missing.
+MORE = 1.1
+
 #: Positions of steps, from and to: `steps[a:b]`.
 Range = tuple[int, int]
 
@@ -34,16 +37,18 @@ class Again(NamedTuple):
 
     lost: dict[Process, list[Range]]  #: their positions
     doubted: dict[Process, list[Range]]  #: those of which nobody knows it, some of the former among them
+    counted: dict[Attempt, list[Process]]  #: those whose steps are those of the job
 
 
 def redone(story: Story) -> Again:
     """Return the steps that a later attempt did again, or that a process rolled back itself."""
-    lives = [life for attempt in story.attempts if (life := _life(attempt)) is not None]
+    counted = _counted(story)
+    lives = [_life(attempt, told) for attempt, told in counted.items() if told]
     anew = any(life.falls() for life in lives)
     history = _History(anew, {end for life in lives for end in life.ends_of_laps()} if anew else set())
     for life in lives:
         history.go_on(life)
-    found = Again({}, {})
+    found = Again({}, {}, counted)
     for life in lives:
         lost, doubted = _ranges(life.gone), _ranges(life.doubted)
         for process in processes(life.attempt):
@@ -52,6 +57,40 @@ def redone(story: Story) -> Again:
             if doubted or process.doubt[1]:
                 found.doubted[process] = [process.doubt, *life.in_other(process, doubted)]
     return found
+
+
+def _counted(story: Story) -> dict[Attempt, list[Process]]:
+    """Return whose steps are those of the job, where some mark them and others were observed.
+
+    Those that were marked, as a rule: what is observed may be called otherwise. Where more were observed, as beside marks of
+    evaluations, or where the marks begin anew in each epoch, those.
+    """
+    told = {attempt: processes(attempt) for attempt in story.attempts}
+    both = [(attempt, own) for attempt, own in told.items() if len({process.observed for process in own}) > 1]
+    marked, seen = (
+        [_life(attempt, [one for one in own if one.observed is observed]) for attempt, own in both]
+        for observed in (False, True)
+    )
+    pairs = [(a.process, b.process) for a, b in zip(marked, seen, strict=True)]
+    if all(_one_count(a, b) for a, b in pairs) and any(_as_many(a, b) for a, b in pairs):
+        return told  # of one of them the end may be missing
+    more = sum(len(b.starts) for _, b in pairs) > MORE * sum(len(a.starts) for a, _ in pairs) + len(pairs)
+    sure = not any(one.unsure or one.doubt[1] for own in told.values() for one in own if one.observed)
+    anew = sure and any(life.falls() for life in marked)
+    observed = (more or anew) and not any(life.rollbacks for life in marked)
+    return {attempt: [one for one in own if one.observed is observed] or own for attempt, own in told.items()}
+
+
+def _one_count(one: Process, other: Process) -> bool:
+    """Whether one that is marked and one that is observed count the same: with numbers that begin anew they do not."""
+    return (
+        one.epochs is None and one.steps[0] == other.steps[0] and all(rising(keys(process)) for process in (one, other))
+    )
+
+
+def _as_many(one: Process, other: Process) -> bool:
+    low, high = sorted((len(one.steps), len(other.steps)))
+    return high <= MORE * low + 1
 
 
 def doubt_others(story: Story) -> None:
@@ -71,7 +110,9 @@ def doubt_others(story: Story) -> None:
         begins = [number for process in own if (number := keys(process)[0]) is not None]
         here = {process.context.host for process in own}
         if before and begins and _restored(attempt) is None:
-            elsewhere = here.isdisjoint(hosts) and max(numbers) <= max(before)
+            # What was observed has the numbers behind a checkpoint of this run, which it loaded.
+            goes_on = all(process.observed and process.steps[0] and not process.unsure for process in own)
+            elsewhere = here.isdisjoint(hosts) and max(numbers) <= max(before) and not goes_on
             attempt.another = min(begins) <= min(before) or elsewhere
         before += (min(numbers), max(numbers)) if numbers else ()
         hosts |= here
@@ -112,11 +153,15 @@ class _Life:
         if process is self.process:
             return ranges
         own = keys(process)
-        # One that is observed, beside one that is not, has other numbers, as of the steps of each epoch, unless both only rise.
         one_count = process.observed is self.process.observed or (
-            bool(own) and own[0] == self.numbers[0] and rising(own) and rising(self.numbers)
+            _one_count(process, self.process) and _as_many(process, self.process)
         )
         places = [[self._same(process, own, at, one_count=one_count) for at in both] for both in ranges]
+        if process.context.rank is None:  # it may go on beside later attempts, as one that evaluates
+            until = bisect_left(process.starts, self.process.last_ns)
+            for place, (at, _) in zip(places, ranges, strict=True):
+                if place[0] < len(own) and own[place[0]] != self.numbers[at]:
+                    place[1] = min(place[1], until)
         return [(low, high) for low, high in places if low < high]
 
     def _same(self, process: Process, own: Sequence[int | None], at: int, *, one_count: bool) -> int:
@@ -126,8 +171,8 @@ class _Life:
         near = bisect_left(process.starts, time)
         if near < len(own) and own[near] == number and (not near or own[near - 1] != number):
             return near
-        if not one_count:  # one that is observed may begin a little before its mark
-            early = process.observed and near > 0 and 2 * time < process.starts[near - 1] + process.ends[near - 1]
+        if not one_count:  # what is observed of a step may begin a little before its mark, or behind it
+            early = near > 0 and 2 * time < process.starts[near - 1] + process.ends[near - 1]
             return near - 1 if early else near
         places = [place for place, other in enumerate(own) if other == number and number is not None]
         return min(places, key=lambda place: abs(process.starts[place] - time)) if places else near
@@ -143,14 +188,12 @@ def _ranges(positions: set[int]) -> list[Range]:
     return ranges
 
 
-def _life(attempt: Attempt) -> _Life | None:
-    """Return the life of an attempt; None: no step was marked."""
-    told = processes(attempt)
-    if not told:
-        return None
+def _life(attempt: Attempt, told: list[Process]) -> _Life:
+    """Return the life of an attempt."""
     back = {process: list(_rollbacks(process)) for process in told}
     process = max(told, key=lambda one: (len(back[one]), len(one.starts)))
-    first = min(told, key=lambda one: one.starts[0])
+    # One without a rank that began before it may be another script, as one that evaluates.
+    first = min((one for one in told if one.context.rank is not None), key=lambda one: one.starts[0], default=process)
     return _Life(attempt, process, keys(process), keys(first)[0], back[process])
 
 

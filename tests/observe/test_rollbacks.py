@@ -1,6 +1,7 @@
 """Steps that were observed, and checkpoints loaded among them: what may have been done again is in doubt, and no more."""
 
 import pytest
+from msgspec.structs import replace
 
 from elastic_events.bus.context import Context
 from elastic_events.reading.buckets import Goodput, goodput
@@ -103,6 +104,46 @@ def test_steps_that_one_rank_marks_and_of_others_are_observed(marks: str) -> Non
     assert found == ([[100], [105]] if marks == "each step" else [[0], [0]])
     if marks == "each step":
         assert (goodput(story).steps, goodput(story).steps_redone) == (20, 5)
+
+
+@pytest.mark.parametrize("marks", ["epoch", "lap", "micro", "few"])
+def test_the_steps_of_a_job_are_counted_once(marks: str) -> None:
+    """As rank 0 marks them, or as those of rank 1 were observed: 24 in all, of which 4 were done again."""
+    run = Run()
+    for attempt, (begin, numbers) in enumerate(((0, range(14)), (40, range(10, 24)))):
+        ranks = begun(run, attempt, begin)
+        if attempt:
+            span(run, begin + 0.5, ranks[1], "restore", **SEEN)
+        for at, number in enumerate(numbers):
+            since = begin + 1 + 1.5 * at
+            called = {"epoch": {"epoch": number // 10, "step": number % 10}, "lap": {"step": number % 10}}
+            for part in range(2 if marks == "micro" else 1):
+                about = called.get(marks, {"step": 2 * number + part if marks == "micro" else number})
+                if marks != "few" or not at % 5:
+                    run.tell(since + part / 2, ranks[0], "step.started", **about)
+                    run.tell(since + part / 2 + 0.49, ranks[0], "step.ended", **about)
+            observe(run, ranks[1], since + 1, at)
+            if number == 9:
+                span(run, since + 1.1, ranks[1], "checkpoint", at, **SEEN)
+        story = ended(run, begin + 30, attempt, "succeeded" if attempt else "failed")
+    found = goodput(story)
+    assert (found.steps, found.steps_redone) == ((48, 8) if marks == "micro" else (24, 4))
+
+
+def test_a_job_that_goes_on_with_its_own_checkpoint_on_another_host() -> None:
+    """Without ranks, too: it loads the very file that was saved, so that it is the same training, though it comes no further."""
+    run = Run()
+    for life, (host, steps) in enumerate((("a", 20), ("b", 3))):
+        who = replace(run.worker(None, pid=60 + life, host=host), restart=None, process=f"{60 + life:x}-1-{host}")
+        if life:
+            span(run, 99, who, "restore", **SEEN)
+        for at in range(steps):
+            observe(run, who, 100 * life + 1.5 * at + 1, at)
+            if (life, at) == (0, 14):
+                span(run, 100 * life + 1.5 * at + 1.1, who, "checkpoint", at, **SEEN)
+    run.records.sort(key=lambda record: record.time_ns)
+    (story,) = build(run.records)
+    assert (goodput(story).steps, goodput(story).steps_redone) == (18, 5)
 
 
 def test_a_rank_that_marks_epochs_of_which_an_attempt_made_few() -> None:
@@ -287,7 +328,8 @@ def test_a_rank_that_counts_within_each_epoch_beside_observed_ones() -> None:
     assert seconds(goodput(story))["lost"] <= 3.1
 
 
-def test_a_rank_that_counts_within_each_epoch_of_which_an_attempt_made_none() -> None:
+@pytest.mark.parametrize("data", [False, True], ids=["", "loads the data of each epoch"])
+def test_a_rank_that_counts_within_each_epoch_of_which_an_attempt_made_none(*, data: bool) -> None:
     """Its numbers only rise there, and are those of no rank else."""
     run = Run()
     for attempt, (begin, first, steps) in enumerate(((0, 0, 25), (100, 20, 6), (200, 20, 20))):
@@ -295,6 +337,8 @@ def test_a_rank_that_counts_within_each_epoch_of_which_an_attempt_made_none() ->
         if attempt:
             span(run, begin + 0.5, ranks[1], "restore", **SEEN)
         for at in range(steps):
+            if data and not (first + at) % 10:
+                span(run, begin + 0.8 + 1.5 * at, ranks[0], "restore", path="/epoch.pt", observed=True, file_id="7-7")
             run.tell(begin + 1 + 1.5 * at, ranks[0], "step.started", step=(first + at) % 10)
             run.tell(begin + 2 + 1.5 * at, ranks[0], "step.ended", step=(first + at) % 10)
             observe(run, ranks[1], begin + 2.01 + 1.5 * at, at)

@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from elastic_events.bus.context import Context
 from elastic_events.reading.buckets import goodput
 from elastic_events.reading.builder import build
 from elastic_events.reading.story import Story
@@ -287,6 +288,53 @@ def test_a_plain_script_that_is_run_again(again: int) -> None:
     seconds = {bucket.name: bucket.seconds for bucket in found.buckets}
     assert (seconds["lost"], seconds.get("unknown", 0)) == ((2, 0) if again else (0, 7))
     assert bool(story.attempts[1].unsure) is not bool(again)
+
+
+def script(run: Run, pid: int, host: str = "a") -> Context:
+    """Return the context of a program without a rank."""
+    return replace(run.worker(None, pid=pid, host=host), restart=None, process=f"{pid:x}-{pid:x}-{host}")
+
+
+@pytest.mark.parametrize("hosts", ["aa", "ab"])
+def test_a_plain_script_that_fails_again_before_its_first_step(hosts: str) -> None:
+    """Each time is an attempt, with what ended it."""
+    run = Run()
+    for life, (kind, host) in enumerate(zip(("ValueError", "KeyError"), hosts, strict=True)):
+        who = script(run, 60 + life, host)
+        run.tell(600 * life, who, "begins")
+        run.tell(600 * life + 1, who, "worker.exception", type=kind, message="bad")
+    (story,) = build(run.records)
+    failures = [attempt.first_failure for attempt in story.attempts]
+    assert [failure.cause for failure in failures if failure is not None] == ["ValueError", "KeyError"]
+
+
+@pytest.mark.parametrize("host", ["a", "b"])
+@pytest.mark.parametrize(("begins", "steps"), [(10, 155), (40, 155), (70, 155), (95, 159)])
+def test_a_script_that_evaluates_one_of_two_lives(begins: float, host: str, steps: int) -> None:
+    """It is beside the life within which it began; where it goes on beside the next one, too, it takes back none of its steps."""
+    run = Run()
+    run.steps(script(run, 60), range(80), 0, 1)
+    run.steps(script(run, 61), range(75, 155), 100, 1)
+    run.steps(script(run, 70, host), range(5, 9), begins, 1 if begins < 75 else 2)
+    (story,) = build(run.records)
+    assert (goodput(story).steps, goodput(story).steps_redone) == (steps, 5)
+
+
+@pytest.mark.parametrize("host", ["a", "b"])
+@pytest.mark.parametrize(("lives", "length", "every"), [(6, 20, 20), (2, 100, 25)])
+def test_a_script_that_makes_few_steps_beside_many_lives(host: str, lives: int, length: int, every: int) -> None:
+    """However many it makes in all, each life is an attempt; and what it does beside later ones is not what these do again."""
+    run = Run()
+    for life in range(lives):
+        run.steps(
+            script(run, 60 + life), range((length - 3) * life, (length - 3) * life + length), (length + 5) * life, 1
+        )
+    beside = script(run, 500, host)
+    for at in range((length + 5) * lives // every):
+        run.steps(beside, range(at, at + 1), 1 + every * at, 0.2)
+    (story,) = build(run.records)
+    assert [sum(w.pid < 500 for w in attempt.workers if w.pid) for attempt in story.attempts] == [1] * lives
+    assert (goodput(story).steps, goodput(story).steps_redone) == ((length - 3) * lives + 3, 3 * lives - 3)
 
 
 def test_scripts_without_a_rank_that_run_together() -> None:

@@ -151,13 +151,27 @@ def _load_begins(file: Any) -> Any:
     return path, restore(None, observed=True, path=path).__enter__()
 
 
-def _state_begins(_optimizer: Any = None, state_dict: Any = None, **_options: Any) -> Any:
-    if steps.done or _open.loads or _open.is_within:  # it is known where that state is from
+def _state_begins(optimizer: Any = None, state_dict: Any = None, **_options: Any) -> Any:
+    if _open.is_within or _is_of_no_step(state_dict):
         return None
-    if _is_of_no_step(state_dict):
+    about = {}
+    if steps.done:
+        about["back"] = _behind(optimizer, state_dict)
+        if about["back"] <= 0:
+            return None
+    elif _open.loads:  # it is known where that state is from
         return None
     _open.threads.add(get_ident())
-    return None, restore(None, observed=True, call="load_state_dict").__enter__()
+    return None, restore(None, observed=True, call="load_state_dict", **about).__enter__()
+
+
+def _behind(optimizer: Any, state_dict: Any) -> int:
+    """Return how many steps a state is behind that of its optimizer; 0: these do not tell. A device is waited for once."""
+    try:
+        own, given = (next(iter(states.values()))["step"] for states in (optimizer.state, state_dict["state"]))
+        return int(own - given)
+    except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError):
+        return 0
 
 
 def _is_of_no_step(state_dict: Any) -> bool:

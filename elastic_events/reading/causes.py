@@ -62,7 +62,9 @@ def conclude(story: Story, ranks: Ranks) -> None:
     voters = _voters(story)
     story.outcome = _outcome(story, voters)
     decided = [node for node in voters if node.outcome == "failed"] if story.outcome == "failed" else []
-    decided.sort(key=lambda node: node.signal is not None)
+    own = {worker.node for attempt in story.attempts[-1:] for worker in attempt.workers if _by_itself(worker)}
+    # Others fail of its end: with the agent that holds it goes the rendezvous.
+    decided.sort(key=lambda node: (node.signal is not None, node not in own, node.ended_ns or 0))
     story.reason = _reason(decided[0]) if decided else ""
 
 
@@ -92,7 +94,7 @@ def _last_signs(story: Story, ranks: Ranks, last: Mapping[Node, int]) -> None:
     for node in story.nodes:
         death = ranks.death(node.host, node.pid, node.first_ns) if node.agent and node.outcome == "unknown" else None
         if death is not None:
-            node.outcome, node.signal = "died", death.signal
+            node.outcome, node.signal, node.died_ns = "died", death.signal, death.time_ns
 
 
 def _gone(story: Story, node: Node, last: Mapping[Node, int], top: int) -> str:
@@ -231,6 +233,10 @@ def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
             worker.ended_ns = process.last_ns if process is not None else node.last_ns or attempt.ended_ns
         else:
             worker.ended_ns = attempt.ended_ns
+
+
+def _by_itself(worker: Worker) -> bool:
+    return worker.outcome == "failed" and not worker.victim and not worker.consequence
 
 
 def _disbelieve(worker: Worker) -> None:

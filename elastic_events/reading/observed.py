@@ -242,12 +242,16 @@ def _went_back(process: Process, base: int | None) -> tuple[str, int]:
             continue
         done = sum(0 < end <= one.start_ns for end in process.ends)
         saved = _saved(one, [span for span in saves if span.end_ns <= one.start_ns])
-        known = _held(saved) if saved is not None else None
-        at_once = saved is None and (one.observed or one.step == done - 1 + (base or 0))  # goes back by nothing
-        held = known or (done if at_once else 0)
+        told = max(0, done - one.back) if one.back else None
+        known = _held(saved) if saved is not None else told
+        if (
+            known is None and saved is None and (one.observed or one.step == done - 1 + (base or 0))
+        ):  # goes back by nothing
+            continue
+        held = known or 0
         if done > held and process.starts[-1] >= one.end_ns:
             process.doubt = (min(held, process.doubt[0]) if said else held, done)
-            again = f"{_place(one)}, saved {counted(done - held, 'step')} before" if known else _place(one)
+            again = f"{_place(one)}, saved {counted(done - held, 'step')} before" if known is not None else _place(one)
             said = said or f"it loaded {again}, and went on: whether it did those again is not known"
             since = since or one.end_ns
     return said, since
@@ -260,7 +264,7 @@ def _held(saved: Span) -> int | None:
 
 
 def _place(span: Span) -> str:
-    return span.path or "a checkpoint without a path"
+    return span.path or ("a state of its optimizer" if span.back else "a checkpoint without a path")
 
 
 def _move(process: Process, base: int | None) -> None:

@@ -244,7 +244,9 @@ def _departed(story: Story) -> list[Departure]:
 
 
 def _went(node: Node) -> int:
-    return node.ended_ns if node.ended_ns is not None else node.last_ns
+    if node.ended_ns is not None:
+        return node.ended_ns
+    return node.last_ns if node.died_ns is None else min(node.last_ns, node.died_ns)  # its workers may go on
 
 
 def _roles(story: Story) -> list[Role]:

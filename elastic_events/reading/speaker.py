@@ -25,6 +25,7 @@ from elastic_events.reading.said import (
     Mark,
     Said,
     Told,
+    integer,
     later,
     whole,
 )
@@ -355,6 +356,7 @@ class Speaker:
             observed, joint = facts.get("observed") is True, type(facts.get("call")) is str
             beside = facts.get("beside") is True
             span = Span(what, whole(said), time_ns, path=path, observed=observed, joint=joint, beside=beside)
+            span.back = integer(facts.get("back"))
             self._spans.append(span)
             return
         entry = self._close(what, facts)

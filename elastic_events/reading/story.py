@@ -36,6 +36,7 @@ class Span:
     observed: bool = False  #: by a hook: the script did not mark it
     joint: bool = False  #: by `torch.distributed.checkpoint`, in which all ranks meet
     beside: bool = False  #: by another thread than the one that trains, which may go on
+    back: int | None = None  #: of a restore, how many steps it takes back, by what the optimizer counts
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +106,7 @@ class Node:
     first_ns: int = 0  #: the agent's first record
     last_ns: int = 0  #: the last sign of the agent, or of a worker of its last attempt
     ended_ns: int | None = None  #: it said that it ended
+    died_ns: int | None = None  #: a collector found it dead
     outcome: str = "unknown"  #: succeeded, failed, left, died, or unknown: it did not say
     reason: str = ""
     signal: str | None = None  #: that stopped it, or that it died of

@@ -101,7 +101,7 @@ class Reading(Iterator[Record], Generic[Position]):
 #: What a number or a time of a record is below: near the end of what 64 bits hold the sum of two no longer fits.
 _HIGH = 2**62
 
-#: A number or a time of a record.
+#: A time of a record, or a number of it in a database.
 Number = Annotated[int, msgspec.Meta(gt=-_HIGH, lt=_HIGH)]
 
 
@@ -109,7 +109,7 @@ class Head(msgspec.Struct):
     """What every stored object has beside its kind's own fields, and its context."""
 
     kind: str
-    seq: Number
+    seq: int
     time_ns: Number
     monotonic_ns: Number
     name: str

@@ -71,6 +71,22 @@ def test_rollbacks_in_the_process(loads: list[int], doubted: int, begins: str) -
     assert bool(summary(story).attempts[0].unsure) is bool(loads or begins)
 
 
+@pytest.mark.parametrize("back", [8, 30])
+def test_a_rollback_to_a_state_that_nobody_was_seen_to_save(back: int) -> None:
+    """It was kept in memory, or saved by another attempt: as many steps as the optimizer says are in doubt, of both ranks."""
+    run = Run()
+    ranks = begun(run)
+    for step in range(20):
+        for who in ranks:
+            observe(run, who, 2.5 + 1.5 * step, step)
+        if step == 14:
+            span(run, 2.6 + 1.5 * step, ranks[0], "restore", call="load_state_dict", observed=True, back=back)
+    story = ended(run, 40)
+    doubted = min(back, 15)
+    assert seconds(goodput(story)) == {"productive": 20 - doubted, "lost": 0, "unknown": doubted}
+    assert f"a state of its optimizer, saved {doubted} steps before" in summary(story).attempts[0].unsure
+
+
 def test_a_rollback_that_the_script_marks_among_observed_steps() -> None:
     """Its numbers are the script's own: all before it is in doubt; a mark before the first step is none."""
     run = Run()

@@ -102,6 +102,38 @@ def test_a_state_of_some_steps_is_a_restore(entry: Any, give: Callable[[Any], No
     assert [event.name for event in captured.events] == ["restore.started", "restore.ended"]
 
 
+class Optimizer:
+    """As much of one as tells how many steps it made."""
+
+    def __init__(self, entry: Any) -> None:
+        self.state = {"weight": entry}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "back"),
+    [
+        ({"step": 30}, {"step": 22.0}, 8),
+        ({"step": 30}, {"step": 30}, None),  # as where a model is built anew around it
+        ({"step": 30}, {"step": 40}, None),
+        ({"step": 30}, {"step": 0}, None),  # another fold begins
+        ({"momentum_buffer": 1}, {"momentum_buffer": 1}, None),
+        ({"step": "many"}, {"step": "few"}, None),
+    ],
+)
+def test_a_state_that_takes_an_optimizer_back_is_a_restore(
+    monkeypatch: pytest.MonkeyPatch, own: Any, given: Any, back: int | None
+) -> None:
+    """As one that was kept in memory, or in the file of an attempt before, when the loss rises."""
+    monkeypatch.setattr(saving, "_open", saving._Open())
+    monkeypatch.setattr(saving.steps, "done", 30)
+    load = saving._wrapped(lambda _optimizer, _state: None, saving._state_begins)
+    with capture() as captured:
+        load(Optimizer(own), {"state": {0: given}})
+    assert [event.metadata.get("back") for event in captured.events if event.name == "restore.started"] == (
+        [back] if back else []
+    )
+
+
 @pytest.mark.parametrize("odd", [None, {}, {"state": None}, [1]])
 def test_a_state_that_an_optimizer_refuses_switches_nothing_off(odd: Any, give: Callable[[Any], None]) -> None:
     """A script that catches that goes on, with another state or none: no checkpoint was observed from then on."""

@@ -181,6 +181,30 @@ def test_an_agent_that_was_killed(name: str, others: bool) -> None:
     assert ("b", "died", "SIGKILL") in [(one.node, one.how, one.signal) for one in answer.departed]
 
 
+def test_an_agent_whose_workers_went_on_was_last_heard_when_it_was_found_dead() -> None:
+    """torch leaves them running: what they do is no sign of their agent's life."""
+    two = Two()
+    for rank in range(4):
+        two.run.steps(two.worker(rank), range(10), 2, 1)
+    two.run.tell(5, two.b, "agent.died", pid=20, host="b", last_record_age_s=1.0, signal="SIGKILL")
+    two.done(20, two.a, attempt=0)
+    (departure,) = summary(told(two.run)).departed
+    assert departure.at_s == pytest.approx(5 - 0.5)  # the first rendezvous began there
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_the_reason_of_a_job_is_that_of_the_node_whose_worker_failed(first: str) -> None:
+    """The other one loses the store with it: that comes later, and of it, wherever it stands in the records."""
+    two = Two()
+    failing, other = (two.a, two.b) if first == "a" else (two.b, two.a)
+    two.failed(5, 0 if first == "a" else 2, exit_code=1)
+    two.over(5, failing, "failed")
+    two.run.tell(5.1, failing, "job.failed", reason="workers failed")
+    two.over(5.6, other, "failed")
+    two.run.tell(5.6, other, "job.failed", reason="RendezvousConnectionError: no store")
+    assert summary(told(two.run)).reason == "workers failed"
+
+
 def test_an_end_that_nobody_said_is_unknown() -> None:
     """While one node of the last attempt has not said how it ended, or was not read, the outcome is unknown."""
     two = Two()

@@ -13,7 +13,7 @@ from elastic_events.bus.record import Record
 from elastic_events.reading.builder import Builder, Marks
 from elastic_events.reading.speaker import Speaker
 from elastic_events.sinks.jsonl_read import read_lines
-from elastic_events.sinks.stored import FIELDS, Head, from_json
+from elastic_events.sinks.stored import FIELDS, Head, Number, from_json
 
 __all__ = ("lines_of", "scan_lines")
 
@@ -30,6 +30,8 @@ _MISSING = msgspec.Raw(b"null")
 class _Row(Head, gc=False):
     """A stored line, without what no story needs."""
 
+    time_ns: Number
+    monotonic_ns: Number
     context: msgspec.Raw
     source: Any = None
     metadata: msgspec.Raw = _MISSING

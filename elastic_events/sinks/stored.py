@@ -101,7 +101,7 @@ class Reading(Iterator[Record], Generic[Position]):
 #: What a number or a time of a record is below: near the end of what 64 bits hold the sum of two no longer fits.
 _HIGH = 2**62
 
-#: A time of a record, or a number of it in a database.
+#: A number or a time of a record that is told of.
 Number = Annotated[int, msgspec.Meta(gt=-_HIGH, lt=_HIGH)]
 
 
@@ -110,8 +110,8 @@ class Head(msgspec.Struct):
 
     kind: str
     seq: int
-    time_ns: Number
-    monotonic_ns: Number
+    time_ns: int
+    monotonic_ns: int
     name: str
     channel: str | None
 

@@ -1,11 +1,13 @@
 """What each failure cost, and who failed again and again."""
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 
 import msgspec
 
-from elastic_events.reading.steps import keys, processes
+from elastic_events.reading.redone import counted
+from elastic_events.reading.steps import keys
 from elastic_events.reading.story import Attempt, Process, Story
 
 __all__ = ("Cost", "Repeated", "costs", "repeated")
@@ -35,14 +37,15 @@ def costs(story: Story) -> list[Cost]:
     if not any(process.starts for process in story.processes):
         return []
     began = [attempt.first_step_ns for attempt in story.attempts]
+    told = counted(story)
     return [
-        _cost(story, attempt, began[attempt.number + 1 :])
+        _cost(story, attempt, began[attempt.number + 1 :], told)
         for attempt in story.attempts[:-1]
         if attempt.outcome == "failed" and (attempt.number == 0 or began[attempt.number] is not None)
     ]
 
 
-def _cost(story: Story, attempt: Attempt, begins: list[int | None]) -> Cost:
+def _cost(story: Story, attempt: Attempt, begins: list[int | None], told: Mapping[Attempt, list[Process]]) -> Cost:
     failed_ns = _failed_ns(story, attempt)
     later = story.attempts[attempt.number + 1 :]
     place = next((place for place, begin in enumerate(begins) if begin is not None), len(begins))
@@ -52,7 +55,7 @@ def _cost(story: Story, attempt: Attempt, begins: list[int | None]) -> Cost:
     if began is None:
         return Cost(attempt.number, at, None, None, None, between)
     down = max(0, began - failed_ns) / 1e9
-    caught_up = _caught_up(attempt, after, began)
+    caught_up = _caught_up(told[attempt], [told[one] for one in after], began)
     redone = max(0, caught_up - began) / 1e9 if caught_up is not None else None
     return Cost(attempt.number, at, down, redone, down + redone if redone is not None else None, between)
 
@@ -64,24 +67,24 @@ def _failed_ns(story: Story, attempt: Attempt) -> int:
     return min(times, default=story.span(attempt)[1])
 
 
-def _caught_up(failed: Attempt, later: list[Attempt], began: int) -> int | None:
+def _caught_up(failed: list[Process], later: list[list[Process]], began: int) -> int | None:
     """Return when what an attempt had finished was done again, or one began beyond it; None: none did, or it is not clear."""
-    if not any(any(process.ends) for process in processes(failed)):
+    if not any(any(process.ends) for process in failed):
         return began  # there was nothing to do again
-    reached = max((number for p in processes(failed) if (number := _last(p)) is not None), default=None)
+    reached = max((number for p in failed if (number := _last(p)) is not None), default=None)
     if reached is None:
         return None
-    for attempt in later:
-        process = next(iter(processes(attempt)), None)
-        if process is None:
-            continue
+    for processes in filter(None, later):
+        process = processes[0]
         steps = [
             (n, *times) for n, *times in zip(keys(process), process.starts, process.ends, strict=True) if n is not None
         ]
         if not steps or any(after[0] <= before[0] for before, after in pairwise(steps)):
             return None  # names, or numbers that come again, do not tell
         if steps[0][0] > reached:
-            return attempt.first_step_ns  # whichever rank was the first there: none did anything again
+            return min(
+                one.starts[0] for one in processes
+            )  # whichever rank was the first there: none did anything again
         _, _, done = next(step for step in reversed(steps) if step[0] <= reached)
         beyond = next((start for number, start, _ in steps if number > reached), None)
         if beyond is not None or (steps[-1][0] == reached and done):

@@ -179,11 +179,12 @@ def _take(
             if name != 0 and name != 1:  # noqa: PLR1714 - a set costs more
                 _told(builder, speaker, row, sources, again)
                 continue
+            mark = marks[content]  # before it counts as read: it may be damaged here, and whole in another source
             if not again and seq >= speaker.seq:
                 speaker.seq = seq
             elif not builder.first(speaker, "", seq, again=again):
                 continue
-            speaker.step(name, time_ns, marks[content], monotonic_ns)
+            speaker.step(name, time_ns, mark, monotonic_ns)
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
             damaged(time_ns, f"{type(error).__name__}: {error}")
 
@@ -193,13 +194,14 @@ def _told(
 ) -> None:
     """Take an event that is no mark of a step, or a message, which has no name."""
     time_ns, number, seq, monotonic_ns, content, name = row
+    facts = None if name is None else _decode(content)
     if not builder.first(speaker, name, seq, again=again):
         return
     if name is None:
         speaker.message(time_ns, content, monotonic_ns)
     else:
         text = content if type(content) is str else None
-        speaker.event(time_ns, name, sources.get((number, seq)), _decode(content), monotonic_ns, text)
+        speaker.event(time_ns, name, sources.get((number, seq)), facts, monotonic_ns, text)
 
 
 def _in_order(

@@ -76,7 +76,7 @@ def number_observed(story: Story) -> None:
         if peer is not None:  # as the first rank does that alone logs
             base, unsure = peer.steps[0], ""
         begun = begun or any(process.steps for process in own)
-        if base is None or any(process.names for process in own):
+        if base is None or any(process.names or _goes_below(process) for process in own):
             for process in before:
                 process.doubt = (0, len(process.steps))
         before += (worker.process for worker in attempt.workers if worker.process is not None)
@@ -255,6 +255,15 @@ def _went_back(process: Process, base: int | None) -> tuple[str, int]:
             said = said or f"it loaded {again}, and went on: whether it did those again is not known"
             since = since or one.end_ns
     return said, since
+
+
+def _goes_below(process: Process) -> bool:
+    """Whether it was taken back by more steps than it had made, so that attempts before lose some, too."""
+    restores = [span for span in process.spans if span.what == "restore" and span.end_ns and not span.failed]
+    return any(
+        (span.back or 0) > sum(0 < end <= span.start_ns for end in process.ends) and process.starts[-1] >= span.end_ns
+        for span in restores
+    )
 
 
 def _held(saved: Span) -> int | None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from elastic_events.reading.steps import keys, processes, rising
 from elastic_events.reading.story import Attempt, Process, Story
 
-__all__ = ("Again", "Range", "doubt_others", "redone")
+__all__ = ("Again", "Range", "counted", "doubt_others", "redone")
 
 #: Of two that did the same one may have done so many times the steps of the other, as where an end is missing.
 MORE = 1.1
@@ -42,8 +42,8 @@ class Again(NamedTuple):
 
 def redone(story: Story) -> Again:
     """Return the steps that a later attempt did again, or that a process rolled back itself."""
-    counted = _counted(story)
-    lives = [_life(attempt, told) for attempt, told in counted.items() if told]
+    told, counted = _units(story)
+    lives = [_life(attempt, own) for attempt, own in told.items() if own]
     anew = any(life.falls() for life in lives)
     history = _History(anew, {end for life in lives for end in life.ends_of_laps()} if anew else set())
     for life in lives:
@@ -59,26 +59,39 @@ def redone(story: Story) -> Again:
     return found
 
 
-def _counted(story: Story) -> dict[Attempt, list[Process]]:
-    """Return whose steps are those of the job, where some mark them and others were observed.
+def counted(story: Story) -> dict[Attempt, list[Process]]:
+    """Return whose steps are those of the job, by attempt."""
+    return _units(story)[1]
+
+
+def _units(story: Story) -> tuple[dict[Attempt, list[Process]], dict[Attempt, list[Process]]]:
+    """Return whose steps tell what was done again, and whose are counted, where some mark them and others were observed.
 
     Those that were marked, as a rule: what is observed may be called otherwise. Where more were observed, as beside marks of
     evaluations, or where the marks begin anew in each epoch, those.
     """
     told = {attempt: processes(attempt) for attempt in story.attempts}
     both = [(attempt, own) for attempt, own in told.items() if len({process.observed for process in own}) > 1]
+    if not both:
+        return told, told
     marked, seen = (
         [_life(attempt, [one for one in own if one.observed is observed]) for attempt, own in both]
         for observed in (False, True)
     )
     pairs = [(a.process, b.process) for a, b in zip(marked, seen, strict=True)]
     if all(_one_count(a, b) for a, b in pairs) and any(_as_many(a, b) for a, b in pairs):
-        return told  # of one of them the end may be missing
+        return told, told  # of one of them the end may be missing
     more = sum(len(b.starts) for _, b in pairs) > MORE * sum(len(a.starts) for a, _ in pairs) + len(pairs)
     sure = not any(one.unsure or one.doubt[1] for own in told.values() for one in own if one.observed)
-    anew = sure and any(life.falls() for life in marked)
-    observed = (more or anew) and not any(life.rollbacks for life in marked)
-    return {attempt: [one for one in own if one.observed is observed] or own for attempt, own in told.items()}
+    alone = {own[0].observed for own in told.values() if own and all(one.observed is own[0].observed for one in own)}
+    anew = sure and False not in alone and (True in alone or any(life.falls() for life in marked))
+    by_marks, by_seen = (
+        {attempt: [one for one in own if one.observed is observed] or own for attempt, own in told.items()}
+        for observed in (False, True)
+    )
+    if any(life.rollbacks for life in marked):  # only the marks tell how far
+        return by_marks, by_seen if more else by_marks
+    return (by_seen, by_seen) if more or anew else (by_marks, by_marks)
 
 
 def _one_count(one: Process, other: Process) -> bool:

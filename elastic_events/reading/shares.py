@@ -110,8 +110,9 @@ def at_once(told: list[Told]) -> list[list[Told]]:
         if at == len(jobs):
             jobs.append([])
         jobs[at] += reigns
-        owner[agent.process.context.pid] = at
-        owner.update((said.facts.get("pid"), at) for said in agent.facts if said.name == "worker.started")
+        pids = [said.facts.get("pid") for said in agent.facts if said.name == "worker.started"]
+        if any(owner.setdefault(pid, at) != at for pid in (agent.process.context.pid, *pids)):
+            return [told]  # as in containers that have a host's name in common
     parts: list[list[Told]] = [[] for _ in jobs]
     for one in told:
         context = one.process.context

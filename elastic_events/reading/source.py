@@ -17,7 +17,7 @@ from elastic_events.reading.story import Process, Story
 from elastic_events.sinks.options import without_login
 from elastic_events.sinks.rotated import is_there
 from elastic_events.sinks.sqlite import is_sqlite, read_sqlite
-from elastic_events.sinks.stored import NothingYet
+from elastic_events.sinks.stored import NothingYet, are_whole
 
 __all__ = ("Damage", "is_folder", "last_words", "read_records", "read_stories")
 
@@ -108,7 +108,7 @@ def read_stories(
         if path.is_file():
             scan_lines(path, builder, _by_line(path, damaged))
             continue
-        for record in read_records(source, damaged):
+        for record in _in_time(read_records(source, damaged), damaged):
             builder.add(record)
     if builder.disordered:
         builder = _put_in_order(sources, builder.disordered)
@@ -125,9 +125,18 @@ def _put_in_order(sources: Iterable[str | Path], disordered: Collection[tuple[st
     builder = Builder(disordered)
     for source in sources:
         builder.begin(_named(source))
-        for record in read_records(source):
+        for record in _in_time(read_records(source), _ignore):
             builder.add(record)
     return builder
+
+
+def _in_time(records: Iterable[Record], damaged: Damage) -> Iterator[Record]:
+    """Give the records without those at times that no story can be told of."""
+    for record in records:
+        if are_whole(record.time_ns, record.monotonic_ns):
+            yield record
+        else:
+            damaged(f"record {record.seq}", f"no time: {record.time_ns}, {record.monotonic_ns}")
 
 
 def last_words(

@@ -146,6 +146,57 @@ def test_the_steps_of_a_job_are_counted_once(marks: str) -> None:
     assert (found.steps, found.steps_redone) == ((48, 8) if marks == "micro" else (24, 4))
 
 
+def test_a_job_that_shrinks_to_the_rank_that_counts_within_each_epoch() -> None:
+    """Nobody was observed in its last attempt: what it did again follows from the marks alone, and is no epoch more."""
+    run = Run()
+    for attempt, (begin, numbers) in enumerate(((0, range(17)), (40, range(10, 30)))):
+        ranks = begun(run, attempt, begin)
+        for at, number in enumerate(numbers):
+            since = begin + 1 + 1.1 * at
+            run.tell(since, ranks[0], "step.started", step=number % 10)
+            run.tell(since + 1, ranks[0], "step.ended", step=number % 10)
+            if not attempt:
+                observe(run, ranks[1], since + 1, at)
+        story = ended(run, begin + 30, attempt, "succeeded" if attempt else "failed")
+    assert seconds(goodput(story))["lost"] == pytest.approx(7, abs=0.8)
+
+
+def test_a_rollback_of_a_rank_that_marks_few_of_the_steps_that_are_observed() -> None:
+    """Its marks tell how far it went back; how many steps there were, those that are more."""
+    run = Run()
+    ranks = begun(run)
+    for at, number in enumerate((*range(12), *range(5, 20))):
+        since = 1 + 1.5 * at
+        if at == 12:
+            for who in ranks:
+                span(run, since - 0.3, who, "restore", 4)
+        if not number % 5:
+            run.tell(since, ranks[0], "step.started", step=number)
+            run.tell(since + 1, ranks[0], "step.ended", step=number)
+        observe(run, ranks[1], since + 1, at)
+    found = goodput(ended(run, 50))
+    assert found.steps is None or (found.steps, found.steps_redone) == (20, 7)
+
+
+def test_a_state_that_takes_a_job_back_to_before_its_attempt() -> None:
+    """Steps of the attempt before may be lost, too."""
+    run = Run()
+    for attempt, (begin, steps) in enumerate(((0, 25), (60, 20))):
+        ranks = begun(run, attempt, begin)
+        if attempt:
+            span(run, begin + 0.5, ranks[0], "restore", **SEEN)
+        for at in range(steps):
+            for who in ranks:
+                observe(run, who, begin + 2 + 1.5 * at, at)
+            if (attempt, at) == (0, 19):
+                span(run, begin + 2.1 + 1.5 * at, ranks[0], "checkpoint", at, **SEEN)
+            if (attempt, at) == (1, 9):
+                span(run, begin + 2.1 + 1.5 * at, ranks[0], "restore", call="load_state_dict", observed=True, back=15)
+        story = ended(run, begin + 55, attempt, "succeeded" if attempt else "failed")
+    assert seconds(goodput(story))["productive"] <= 15
+    assert seconds(goodput(story))["unknown"] >= 20
+
+
 def test_a_job_that_goes_on_with_its_own_checkpoint_on_another_host() -> None:
     """Without ranks, too: it loads the very file that was saved, so that it is the same training, though it comes no further."""
     run = Run()

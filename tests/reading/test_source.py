@@ -229,6 +229,15 @@ def test_a_number_that_is_none_is_passed_over_and_told(tmp_path: Path, table: st
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("name", ["job.started", "step.started"])
+def test_what_is_damaged_in_one_source_is_read_in_the_next(tmp_path: Path, name: str) -> None:
+    records = two_attempts().records
+    damaged, whole = database(tmp_path / "a.db", records), jsonl(tmp_path / "b.jsonl", records)
+    with closing(sqlite3.connect(damaged)) as connection, connection:
+        connection.execute("UPDATE events SET metadata = '{' WHERE name = ?", (name,))
+    assert answer(read_stories([damaged, whole])) == answer(build(records))
+
+
 @pytest.mark.parametrize("change", ["rank = 'x'", "host = x'00'", "run_id = x'00'", "pid = 1.5"])
 def test_a_context_that_is_damaged_is_passed_over_and_told(tmp_path: Path, change: str) -> None:
     """What it recorded is of nobody; all else is read."""
@@ -245,10 +254,12 @@ def test_a_context_that_is_damaged_is_passed_over_and_told(tmp_path: Path, chang
     assert "contexts" in told[0]
 
 
-def test_a_line_whose_time_is_too_high_is_passed_over_and_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disordered", [False, True])
+def test_a_line_whose_time_is_too_high_is_passed_over_and_told(tmp_path: Path, *, disordered: bool) -> None:
     path = jsonl(tmp_path / "run.jsonl", two_attempts().records)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines, lines[3].replace(b'"time_ns":1', b'"time_ns":91')]))
+    high = next(line for line in lines if b"step.started" in line).replace(b'"time_ns":1', b'"time_ns":91')
+    path.write_bytes(b"".join([*(reversed(lines) if disordered else lines), high]))
     told: list[str] = []
     (story,) = read_stories([path], lambda _where, reason: told.append(reason))
     assert (len(told), len(story.attempts)) == (1, 2)

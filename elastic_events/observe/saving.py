@@ -156,9 +156,10 @@ def _state_begins(optimizer: Any = None, state_dict: Any = None, **_options: Any
         return None
     about = {}
     if steps.done:
-        about["back"] = _behind(optimizer, state_dict)
-        if about["back"] <= 0:
+        behind = _behind(optimizer, state_dict)
+        if behind <= 0:
             return None
+        about["back"] = behind + steps.skipped  # at most: those are not counted by the optimizer
     elif _open.loads:  # it is known where that state is from
         return None
     _open.threads.add(get_ident())
@@ -166,11 +167,15 @@ def _state_begins(optimizer: Any = None, state_dict: Any = None, **_options: Any
 
 
 def _behind(optimizer: Any, state_dict: Any) -> int:
-    """Return how many steps a state is behind that of its optimizer; 0: these do not tell. A device is waited for once."""
+    """Return how many steps a state is behind that of its optimizer; 0: these do not tell."""
     try:
-        own, given = (next(iter(states.values()))["step"] for states in (optimizer.state, state_dict["state"]))
-        return int(own - given)
-    except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError):
+        own, given = (
+            [one["step"] for one in states.values() if one] for states in (optimizer.state, state_dict["state"])
+        )
+        if getattr(own[0], "is_cuda", False):  # each would wait for the device
+            own, given = own[:1], given[:1]
+        return int(max(own) - max(given))  # of some weights fewer were made
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return 0
 
 

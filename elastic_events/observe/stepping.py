@@ -26,6 +26,7 @@ class Steps:
 
     def __init__(self, clock: Callable[[], int] = monotonic_ns) -> None:
         self.done: int = 0  #: steps that have ended
+        self.skipped: int = 0  #: of these, by a GradScaler
         self.thread: int | None = None  #: in which the last one did
         self._clock = clock
         self.entered: int = 0  #: steps of optimizers that have begun since one ended that was within no other
@@ -103,6 +104,7 @@ class Steps:
         }
         if skipped:
             about["skipped"] = True
+            self.skipped += 1
         record_ours("step.observed", about)
         self.done, self.thread = number + 1, threading.get_ident()
         self._trains = self._loader

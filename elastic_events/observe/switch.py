@@ -63,7 +63,7 @@ def begin(value: str, *, rank: bool = False) -> None:
     about = {"parts": ",".join(parts), "torch": _torch_version()}
     os.register_at_fork(after_in_child=lambda: forget((*parts, "marks")))  # a child is not the rank
     record(Event("observe.started", EventSource.WORKER, 0, {**about}))
-    if front.emitter.events is None:
+    if front.emitter.events is None and value == os.environ.get("ELASTIC_EVENTS_OBSERVE"):
         _tell_at_exit()
     for part in parts:
         try:
@@ -88,12 +88,15 @@ def is_worker(argv: Sequence[str]) -> bool:
 
 
 def _tell_at_exit() -> None:
-    """Say at the end of this process that nothing was recorded, if by then no bus has been opened in it either."""
+    """Say at the end of this process that it trained and nothing was recorded, if by then no bus has been opened in it either."""
     pid, opened = os.getpid(), threading.Event()
     front.on_open(lambda _bus: opened.set())
 
     def tell() -> None:
-        if not opened.is_set() and os.getpid() == pid:
+        stepping = sys.modules.get(
+            "elastic_events.observe.stepping"
+        )  # of who makes no step, as a launcher, nothing is missing
+        if stepping is not None and stepping.steps.done and not opened.is_set() and os.getpid() == pid:
             say(f"elastic_events: {UNHEARD}")
 
     atexit.register(tell)

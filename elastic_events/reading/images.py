@@ -54,7 +54,7 @@ def in_turn(before: Process, after: Process) -> Process:
     again = both.unsure or max(before.steps) >= after.steps[0]
     both.unsure = before.unsure or (_IN_TURN if again else "")
     # What another program did, as one that prepares, it did once, as a rule: not where it failed, or this one goes on from it.
-    both.doubt = (0, len(before.steps)) if again and _tried_again(before, after) else before.doubt
+    both.doubts = [(0, len(before.steps))] if again and _tried_again(before, after) else before.doubts
     both.said = after.said  # what the one before ended with, the rank did not
     return both
 
@@ -92,7 +92,7 @@ def _join(heard: list[Process], told: list[Process]) -> Process:
         sorted((word for process in heard for word in process.said), key=itemgetter(0)),
         observed,
         _ANEW if anew else "",
-        (0, len(numbers) - len(told[-1].steps)) if anew else (0, 0),
+        [(0, len(numbers) - len(told[-1].steps))] if anew else [],
         fetched=any(process.fetched for process in told),
         mute=all(process.mute for process in heard),
     )

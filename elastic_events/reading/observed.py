@@ -5,7 +5,7 @@ loaded something else, nobody knows which steps it did again: all before it are 
 """
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -78,7 +78,7 @@ def number_observed(story: Story) -> None:
         begun = begun or any(process.steps for process in own)
         if base is None or any(process.names or _goes_below(process) for process in own):
             for process in before:
-                process.doubt = (0, len(process.steps))
+                process.doubts = [(0, len(process.steps))]
         before += (worker.process for worker in attempt.workers if worker.process is not None)
         saved.data.extend(span for span in _saves(own) if span.step is None)
         back = 0
@@ -90,13 +90,12 @@ def number_observed(story: Story) -> None:
                 ROUNDS if process.names else "; ".join(filter(None, (unsure, went_back)))
             )
             _move(process, None if process.names else base)
-        doubtful = [process for process in own if process.doubt[1]]
-        if doubtful:  # a rank that saved nothing tells of no rollback, and went back with the others
-            low, high = min(one.doubt[0] for one in doubtful), max(one.doubt[1] for one in doubtful)
-            since = min(one.starts[one.doubt[1]] for one in doubtful)
+        doubts = sorted({doubt for process in own for doubt in process.doubts})
+        if doubts:  # a rank that saved nothing tells of no rollback, and went back with the others
+            since = min(process.starts[high] for process in own for _, high in process.doubts)
             back = min(back or since, since)  # behind the first of several rollbacks
             for process in own:
-                process.doubt = (low, min(high, len(process.steps)))
+                process.doubts = [(low, min(high, len(process.steps))) for low, high in doubts]
         if back or unsure == _HIGH:
             saved.behind.extend(span for span in _saves(own) if unsure == _HIGH or span.end_ns > back)
         saved.spans.extend(_saves(own))
@@ -237,33 +236,37 @@ def _went_back(process: Process, base: int | None) -> tuple[str, int]:
     # What it saved before its first step is data, as a rule, or what another fold begins with.
     saves = [span for span in _saves([process]) if span.step is not None]
     said, since = "", 0
-    for one in process.spans:
-        if one.what != "restore" or one.failed or not one.end_ns:
-            continue
-        done = sum(0 < end <= one.start_ns for end in process.ends)
+    for one, done, taken in _taken_back(process):
         saved = _saved(one, [span for span in saves if span.end_ns <= one.start_ns])
-        told = max(0, done - one.back) if one.back else None
-        known = _held(saved) if saved is not None else told
-        if (
-            known is None and saved is None and (one.observed or one.step == done - 1 + (base or 0))
-        ):  # goes back by nothing
-            continue
-        held = known or 0
-        if done > held and process.starts[-1] >= one.end_ns:
-            process.doubt = (min(held, process.doubt[0]) if said else held, done)
-            again = f"{_place(one)}, saved {counted(done - held, 'step')} before" if known is not None else _place(one)
+        known = _held(saved) if saved is not None else done - taken if one.back else None
+        if saved is None and known is None and (one.observed or one.step == done - 1 + (base or 0)):
+            continue  # goes back by nothing
+        held = max(0, known or 0)
+        if done > held:
+            process.doubts = [*process.doubts, (held, done)]
+            steps = f"at most {counted(taken, 'step')}" if saved is None else counted(done - held, "step")
+            again = f"{_place(one)}, saved {steps} before" if known is not None else _place(one)
             said = said or f"it loaded {again}, and went on: whether it did those again is not known"
             since = since or one.end_ns
     return said, since
 
 
+def _taken_back(process: Process) -> Iterator[tuple[Span, int, int]]:
+    """Give the restores with steps behind them: how many it had done by then, and how many it was taken back in all.
+
+    An optimizer that was taken back before counts fewer than were done.
+    """
+    taken = 0
+    for span in process.spans:
+        if span.what == "restore" and span.end_ns and not span.failed:
+            taken += max(0, span.back or 0)
+            if process.starts[-1] >= span.end_ns:
+                yield span, sum(0 < end <= span.start_ns for end in process.ends), taken
+
+
 def _goes_below(process: Process) -> bool:
-    """Whether it was taken back by more steps than it had made, so that attempts before lose some, too."""
-    restores = [span for span in process.spans if span.what == "restore" and span.end_ns and not span.failed]
-    return any(
-        (span.back or 0) > sum(0 < end <= span.start_ns for end in process.ends) and process.starts[-1] >= span.end_ns
-        for span in restores
-    )
+    """Whether it may have been taken back by more steps than it had done, so that attempts before lose some, too."""
+    return any(span.back and taken > done for span, done, taken in _taken_back(process))
 
 
 def _held(saved: Span) -> int | None:

@@ -54,8 +54,8 @@ def redone(story: Story) -> Again:
         for process in processes(life.attempt):
             if lost:
                 found.lost[process] = life.in_other(process, lost)
-            if doubted or process.doubt[1]:
-                found.doubted[process] = [process.doubt, *life.in_other(process, doubted)]
+            if doubted or process.doubts:
+                found.doubted[process] = [*process.doubts, *life.in_other(process, doubted)]
     return found
 
 
@@ -82,7 +82,7 @@ def _units(story: Story) -> tuple[dict[Attempt, list[Process]], dict[Attempt, li
     if all(_one_count(a, b) for a, b in pairs) and any(_as_many(a, b) for a, b in pairs):
         return told, told  # of one of them the end may be missing
     more = sum(len(b.starts) for _, b in pairs) > MORE * sum(len(a.starts) for a, _ in pairs) + len(pairs)
-    sure = not any(one.unsure or one.doubt[1] for own in told.values() for one in own if one.observed)
+    sure = not any(one.unsure or one.doubts for own in told.values() for one in own if one.observed)
     alone = {own[0].observed for own in told.values() if own and all(one.observed is own[0].observed for one in own)}
     anew = sure and False not in alone and (True in alone or any(life.falls() for life in marked))
     by_marks, by_seen = (

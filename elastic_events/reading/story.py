@@ -61,7 +61,7 @@ class Process:
     said: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
     observed: bool = False  #: its steps were observed: they are numbered from 0 on in each process
     unsure: str = ""  #: what is not known of the numbers of these
-    doubt: tuple[int, int] = (0, 0)  #: entries from and to: of these nobody knows whether they were done again
+    doubts: Sequence[tuple[int, int]] = ()  #: entries from and to: of these nobody knows whether they were done again
     fetched: bool = False  #: a DataLoader gave it batches, with which its observed steps begin
     mute: bool = False  #: nothing is left of it but another's word on its death: its times are that word's
 

@@ -126,6 +126,7 @@ def test_a_state_that_takes_an_optimizer_back_is_a_restore(
     """As one that was kept in memory, or in the file of an attempt before, when the loss rises."""
     monkeypatch.setattr(saving, "_open", saving._Open())
     monkeypatch.setattr(saving.steps, "done", 30)
+    monkeypatch.setattr(saving.steps, "skipped", 0)
     load = saving._wrapped(lambda _optimizer, _state: None, saving._state_begins)
     with capture() as captured:
         load(Optimizer(own), {"state": {0: given}})

@@ -93,9 +93,8 @@ def _tell_at_exit() -> None:
     front.on_open(lambda _bus: opened.set())
 
     def tell() -> None:
-        stepping = sys.modules.get(
-            "elastic_events.observe.stepping"
-        )  # of who makes no step, as a launcher, nothing is missing
+        # Of who made no step, as a launcher, nothing is missing.
+        stepping = sys.modules.get("elastic_events.observe.stepping")
         if stepping is not None and stepping.steps.done and not opened.is_set() and os.getpid() == pid:
             say(f"elastic_events: {UNHEARD}")
 

@@ -50,9 +50,8 @@ def _chosen(worker: Worker) -> Mapping[str, Any]:
         return newest["worker.exception"][1]
     trained_ns = max(process.ends, default=0)
     exit_ns, exit_ = newest.get("worker.exit", (0, None))
-    untold = worker.exit_code is None and (_text(exit_ or {}, "message") or "").startswith(
-        "os._exit("
-    )  # which nobody catches
+    # Where nobody tells the code, an exit may have been caught; but not this one.
+    untold = worker.exit_code is None and (_text(exit_ or {}, "message") or "").startswith("os._exit(")
     left = worker.raised_ns is not None if worker.signal or untold else (exit_ or {}).get("code") == worker.exit_code
     if not left or exit_ns < trained_ns:
         exit_ = None  # the script caught it, and went on

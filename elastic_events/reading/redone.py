@@ -50,6 +50,7 @@ def redone(story: Story) -> Again:
         history.go_on(life)
     found = Again({}, {}, counted)
     for life in lives:
+        life.doubt_with(processes(life.attempt))
         lost, doubted = _ranges(life.gone), _ranges(life.doubted)
         for process in processes(life.attempt):
             if lost:
@@ -160,6 +161,19 @@ class _Life:
         for at, (before, number) in enumerate(pairwise(self.numbers), 1):
             if before is not None and number is not None and number <= before and at not in back:
                 yield before
+
+    def doubt_with(self, others: list[Process]) -> None:
+        """Doubt what those that were observed may have done again, where its own numbers fall, or are names, and do not tell."""
+        if self.process.observed or (None not in self.numbers and not self.falls()):
+            return
+        middles = [
+            (begin + (end or begin)) // 2 for begin, end in zip(self.process.starts, self.process.ends, strict=True)
+        ]
+        for other in others:
+            for low, high in other.doubts if other.observed else ():
+                if low < high:
+                    times = other.starts[low], other.ends[high - 1]
+                    self.doubted.update(range(*(bisect_left(middles, time) for time in times)))
 
     def in_other(self, process: Process, ranges: list[Range]) -> list[Range]:
         """Return ranges of positions in another process of the attempt: the same steps, at about the same time."""

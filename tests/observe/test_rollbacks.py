@@ -193,6 +193,24 @@ def test_a_rollback_of_a_rank_that_marks_few_of_the_steps_that_are_observed() ->
     assert found.steps is None or (found.steps, found.steps_redone) == (20, 7)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_what_one_rank_marks_is_in_doubt_with_what_was_observed_of_another(*, named: bool) -> None:
+    """Numbers that fall may be those of an epoch, and names tell nothing: it went back with the others, by as much."""
+    run = Run()
+    ranks = begun(run)
+    for at in range(20):
+        since = 1 + 1.5 * at
+        run.tell(since, ranks[0], "step.started", step="x" if named else at % 5)
+        run.tell(since + 1, ranks[0], "step.ended", step="x" if named else at % 5)
+        observe(run, ranks[1], since + 1.01, at)
+        if at == 7:
+            span(run, since + 1.1, ranks[1], "checkpoint", at, **SEEN)
+        if at == 11:
+            span(run, since + 1.1, ranks[1], "restore", **SEEN)
+    found = seconds(goodput(ended(run, 40)))
+    assert found["unknown"] == pytest.approx(4, abs=0.2)
+
+
 def test_a_state_that_takes_a_job_back_to_before_its_attempt() -> None:
     """Steps of the attempt before may be lost, too."""
     run = Run()

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from benchmarks.torture import torture_collected
-from elastic_events.bus.handler import BATCH
+from elastic_events.recorder.format import METRICS
 from tests.collector.programs import Place, place
 
 __all__ = ("place",)
@@ -35,6 +35,6 @@ def test_sigkill_of_collectors_too(place: Place) -> None:
     found = torture_collected(place.folder, KILLS, collector_every=3)
     assert 0 < found.acknowledged <= found.delivered + found.lost
     assert (found.missing, found.twice, found.corrupt) == (0, 0, 0)
-    # A batch of each collector that was killed, which is all that is counted where nothing was lost.
-    assert found.excess <= max(found.lost // 20, KILLS // 3 * BATCH)
+    # A collector notes what it took of a ring in one look when all of that is delivered: at most a ring of each that was killed.
+    assert found.excess <= KILLS // 3 * METRICS.capacity
     assert found.deaths == KILLS

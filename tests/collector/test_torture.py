@@ -5,7 +5,6 @@ import os
 import pytest
 
 from benchmarks.torture import torture_collected
-from elastic_events.recorder.format import METRICS
 from tests.collector.programs import Place, place
 
 __all__ = ("place",)
@@ -35,6 +34,6 @@ def test_sigkill_of_collectors_too(place: Place) -> None:
     found = torture_collected(place.folder, KILLS, collector_every=3)
     assert 0 < found.acknowledged <= found.delivered + found.lost
     assert (found.missing, found.twice, found.corrupt) == (0, 0, 0)
-    # A collector notes what it took of a ring in one look when all of that is delivered: at most a ring of each that was killed.
-    assert found.excess <= KILLS // 3 * METRICS.capacity
+    # A collector notes what it took in one look when all of that is delivered: it may be several batches of each that was killed.
+    assert found.excess <= (found.delivered + found.lost) // 20
     assert found.deaths == KILLS

@@ -215,8 +215,8 @@ def _end(attempt: Attempt, ranks: Ranks, fresh_ns: int) -> None:
         _disbelieve(worker)
         death = ranks.death(worker.host, worker.pid, since)
         agent = node is not None and node.agent
-        failed = death is not None and (death.signal or death.exit_code or (not agent and worker.done_ns is None))
-        if death is not None and worker.outcome == "unknown" and failed:
+        untold = not agent and worker.done_ns is None  # nobody else will say of what it died
+        if death is not None and worker.outcome == "unknown" and (death.signal or death.exit_code or untold):
             worker.outcome, worker.signal, worker.exit_code = "failed", death.signal, death.exit_code
         if worker.outcome == "unknown" and not agent and worker.ended_by_exception:  # nobody else will say so
             worker.outcome = "failed"

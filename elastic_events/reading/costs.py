@@ -82,9 +82,8 @@ def _caught_up(failed: list[Process], later: list[list[Process]], began: int) ->
         if not steps or any(after[0] <= before[0] for before, after in pairwise(steps)):
             return None  # names, or numbers that come again, do not tell
         if steps[0][0] > reached:
-            return min(
-                one.starts[0] for one in processes
-            )  # whichever rank was the first there: none did anything again
+            # Whichever rank was the first there: none did anything again.
+            return min(one.starts[0] for one in processes)
         _, _, done = next(step for step in reversed(steps) if step[0] <= reached)
         beyond = next((start for number, start, _ in steps if number > reached), None)
         if beyond is not None or (steps[-1][0] == reached and done):

@@ -119,8 +119,7 @@ def _one_counts(attempt: Attempt, saves: Collection[str | None]) -> bool:
 
 def _laps(process: Process, saves: Collection[str | None]) -> bool:
     """Whether it comes back to its first number, but behind a restore of one of `saves`: so it counts within each epoch."""
-    restores = [span for span in process.spans if span.what == "restore" and (not span.path or span.path in saves)]
-    loaded = [span.end_ns for span in restores if span.end_ns and not span.failed]
+    loaded = [span.end_ns for span in process.spans if span.loaded and (not span.path or span.path in saves)]
     return any(
         number <= before and number <= process.steps[0] and not any(start < end <= begin for end in loaded)
         for (before, number), (start, begin) in zip(pairwise(process.steps), pairwise(process.starts), strict=True)
@@ -224,11 +223,7 @@ def _saved(one: Span, saved: Sequence[Span]) -> Span | None:
 
 def _restores(process: Process) -> list[Span]:
     first = process.first_step_ns
-    return [
-        s
-        for s in process.spans
-        if s.what == "restore" and s.end_ns and not s.failed and (first is None or s.end_ns <= first)
-    ]
+    return [span for span in process.spans if span.loaded and (first is None or span.end_ns <= first)]
 
 
 def _went_back(process: Process, base: int | None) -> tuple[str, int]:
@@ -258,7 +253,7 @@ def _taken_back(process: Process) -> Iterator[tuple[Span, int, int]]:
     """
     taken = 0
     for span in process.spans:
-        if span.what == "restore" and span.end_ns and not span.failed:
+        if span.loaded:
             taken += max(0, span.back or 0)
             if process.starts[-1] >= span.end_ns:
                 yield span, sum(0 < end <= span.start_ns for end in process.ends), taken

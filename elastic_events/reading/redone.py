@@ -228,7 +228,7 @@ def _rollbacks(process: Process) -> Iterator[_Rollback]:
     """Give the restores that took back steps of the process itself: training went on with a step that it had done."""
     numbers = keys(process)
     for span in process.spans:
-        if span.what != "restore" or not span.end_ns or span.failed:
+        if not span.loaded:
             continue
         at = bisect_left(process.starts, span.end_ns)
         before = [number for number in numbers[:at] if number is not None] if at else []

@@ -38,6 +38,11 @@ class Span:
     beside: bool = False  #: by another thread than the one that trains, which may go on
     back: int | None = None  #: of a restore, how many steps it takes back, by what the optimizer counts
 
+    @property
+    def loaded(self) -> bool:
+        """Whether it is a restore that ended, and well."""
+        return self.what == "restore" and bool(self.end_ns) and not self.failed
+
 
 @dataclass(slots=True, eq=False)
 class Process:

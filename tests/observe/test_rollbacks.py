@@ -183,14 +183,13 @@ def test_a_rollback_of_a_rank_that_marks_few_of_the_steps_that_are_observed() ->
     for at, number in enumerate((*range(12), *range(5, 20))):
         since = 1 + 1.5 * at
         if at == 12:
-            for who in ranks:
-                span(run, since - 0.3, who, "restore", 4)
+            span(run, since - 0.3, ranks[0], "restore", 4)
         if not number % 5:
             run.tell(since, ranks[0], "step.started", step=number)
             run.tell(since + 1, ranks[0], "step.ended", step=number)
         observe(run, ranks[1], since + 1, at)
     found = goodput(ended(run, 50))
-    assert found.steps is None or (found.steps, found.steps_redone) == (20, 7)
+    assert (found.steps, found.steps_redone) == (20, 7)
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -33,7 +33,8 @@ def slow_terminal(answer: Slow) -> RenderableType:
         text = "No finished step was recorded. In the training loop: with elastic_events.step(n): ..."
         return Group(Text(text), *_hung(answer), *_silence(answer))
     stragglers = [one for one in answer.ranks if one.straggler]
-    head = f"Run {answer.run_id}: {counted(len(answer.ranks), 'rank')}, a step takes {seconds(answer.median_s)} in the median; "
+    ranks = ("process", "processes") if all(one.rank is None for one in answer.ranks) else ("rank",)  # of plain scripts
+    head = f"Run {answer.run_id}: {counted(len(answer.ranks), *ranks)}, a step takes {seconds(answer.median_s)} in the median; "
     head += f"{counted(len(stragglers), 'straggler')}." if stragglers else "no straggler."
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     heads = ("rank", "steps", "median", "of all", "p99", "p99/\nmedian", "longest\n(step)", "begins\nlate by")
@@ -44,7 +45,7 @@ def slow_terminal(answer: Slow) -> RenderableType:
     for one in answer.ranks[:_SHOWN]:
         table.add_row(*map(str, _cells(one)), Text(one.node), Text(one.straggler, style="bold red"))
     more = len(answer.ranks) - _SHOWN
-    rest = [Text(f"{counted(more, 'more rank')}; --json has all.")] if more > 0 else []
+    rest = [Text(f"{counted(more, *(f'more {one}' for one in ranks))}; --json has all.")] if more > 0 else []
     unsure = map(Text, by_attempt((int(number), text) for number, text in answer.unsure.items()))
     return Group(Text(head), *_hung(answer), Fitted(table), *rest, *unsure, *_at_times(answer), *_silence(answer))
 

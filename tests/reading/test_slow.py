@@ -296,7 +296,9 @@ def test_a_process_without_a_rank_that_went_quiet() -> None:
     run = Run()
     run.steps(run.worker(None, pid=7), range(5), 0, 1)
     run.steps(run.worker(None, pid=8), range(200), 0, 1)
-    assert "A process on a went quiet at +5.0 s" in words(answer(run))
+    text = words(answer(run))
+    assert "A process on a went quiet at +5.0 s" in text
+    assert "2 processes, a step takes" in text
 
 
 def test_the_quietest_comes_first() -> None:

@@ -31,6 +31,9 @@ OFTEN, TIMES, MUCH = 0.1, 3, 0.25
 #: Steps of each kind that it takes to see that others wait for a rank, and the share of these that show it.
 WAITS, SEEN = 8, 2 / 3
 
+#: Others wait behind a step for a host where their rests differ so many times as much as what is left of them at its end.
+AWAITED = 1.5
+
 #: A rank is quiet when the others went on for this many usual steps, longest pauses of the run, and nanoseconds.
 QUIET_STEPS, QUIET_PAUSES, QUIET_NS = 3, 2, 10**9
 
@@ -85,7 +88,7 @@ class _Rank:
 
     __slots__ = (
         *("after", "apart", "firsts", "lasted", "late", "later", "longest"),
-        *("most", "node", "numbers", "rank", "rests", "slower"),
+        *("most", "node", "numbers", "rank", "rested", "rests", "slower"),
     )
 
     def __init__(self, rank: int | None) -> None:
@@ -103,6 +106,7 @@ class _Rank:
         # Of those much later: how late it began and ended, and how long the first rested behind that step.
         self.rests: list[tuple[float, int, int]] = []
         self.firsts: list[array[int]] = []  # what each step took from its first beginning until a quarter had ended it
+        self.rested: list[array[int]] = []  # and how long the first rested behind it; 0: it is not known
 
 
 class _Group:
@@ -118,6 +122,7 @@ class _Group:
         self.stops = array(
             "q", bytes(8 * len(self.starts))
         )  # when a quarter of all ranks had ended it; 0: this group did not
+        self.rested = array("q", bytes(8 * len(self.starts)))  # how long the first of all ranks rested behind it
 
 
 def slow(story: Story) -> Slow:
@@ -219,21 +224,23 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> list
             places.setdefault(name, [[] for _ in groups])[number].append(at)
     columns = [column for shared in places.values() for column in _apart(groups, shared)]
     columns.sort(key=lambda column: min(group.firsts[at] for group, at in column))
+    rests = [_rest(column) for column in columns]
     together = [
-        (max(group.lasts[at] for group, at in column) <= min(group.firsts[at] for group, at in after), _rest(column))
-        for column, after in pairwise(columns)
+        (max(group.lasts[at] for group, at in column) <= min(group.firsts[at] for group, at in after), rest)
+        for (column, after), rest in zip(pairwise(columns), rests, strict=False)
         if sum(len(group.ranks) for group, _ in column) > 1
     ]
     for column in columns:
         _compare(column, usual)
-    for column in columns:
+    for column, rest in zip(columns, rests, strict=True):
         first = min(group.firsts[at] for group, at in column)
         for group, at in column:
-            group.firsts[at] = first
+            group.firsts[at], group.rested[at] = first, rest
     for group in groups:
         firsts = array("q", map(sub, group.stops, group.firsts))
         for rank, process in zip(group.ranks, group.members, strict=True):
             rank.firsts.append(firsts)
+            rank.rested.append(group.rested)
             rank.late.extend(map(sub, process.starts, group.firsts))
             rank.after.extend(map(sub, process.ends, group.stops))
     return together
@@ -310,19 +317,38 @@ def _goes_alone(rank: _Rank) -> bool:
 
 
 def _by_clock(story: Story, found: list[_Rank], late: set[int]) -> set[int]:
-    """Return those of a host all of whose ranks begin and end each step as much later: so would its clock, if it is ahead."""
+    """Return those of a host all of whose ranks begin and end each step as much later, and for which nobody is seen to wait:
+    so would they if its clock is ahead.
+    """
     names = {node.name: node.host for node in story.nodes}
     hosts: dict[str, list[int]] = {}
     for at, rank in enumerate(found):
         hosts.setdefault(names.get(rank.node, rank.node), []).append(at)
     apart = max((offset.apart for offset in story.offsets.values()), default=inf) * 1e9
-    behind = {at: float(median(found[at].late)) for at in late}
-    alike = {
-        at
-        for at, by in behind.items()
-        if by < apart and 2 * abs(by - median(found[at].after)) < by and _steady(found[at].late, by)
-    }
-    return {at for own in hosts.values() if len(hosts) > 1 and alike.issuperset(own) for at in own}
+    ahead = [own for own in hosts.values() if not late.isdisjoint(own) and _ahead([found[at] for at in own], apart)]
+    return {at for own in ahead if len(hosts) > 1 for at in own}
+
+
+def _ahead(own: list[_Rank], apart: float) -> bool:
+    """Whether the clock of a host may be ahead of the others', by less than `apart`."""
+    late, after = ([float(median(getattr(rank, what))) for rank in own] for what in ("late", "after"))
+    if not max(late) < min(apart, 2 * min(late)) or any(2 * abs(b - a) >= b for b, a in zip(late, after, strict=True)):
+        return False
+    if all(_steady(rank.late, by) for rank, by in zip(own, late, strict=True)):
+        return True
+    if any(_width(rank.late) > 3 * by for rank, by in zip(own, late, strict=True)):
+        return False  # it is late now and then
+    ends = map(max, zip(*(rank.after for rank in own)))  # noqa: B905 - most did the same steps
+    steps = [(end, rest) for end, rest in zip(ends, chain(*own[0].rested)) if rest]  # noqa: B905
+    if len(steps) < WAITS:
+        return True
+    return _width([rest for _, rest in steps]) <= AWAITED * _width([rest - end for end, rest in steps])
+
+
+def _width(values: Iterable[int]) -> int:
+    """Return how far apart values are, but for the lowest and the highest tenth."""
+    ordered = sorted(values)
+    return ordered[-1 - len(ordered) // 10] - ordered[len(ordered) // 10]
 
 
 def _steady(late: Sequence[int], by: float) -> bool:

@@ -494,6 +494,32 @@ def test_a_host_for_whose_data_the_others_wait_is_late(some: bool) -> None:
     assert {one.rank for one in answer(run).ranks if one.straggler} == {3}
 
 
+@pytest.mark.parametrize("meets", ["within", "behind"])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_host_whose_clock_is_ahead_is_not_late_where_no_step_is_like_another(
+    meets: str, seed: int, *, late: bool
+) -> None:
+    """All ranks begin and end steps now sooner, now later, as real ones do. Where a host is late, the others rest for it."""
+    run, chance = Run(), random.Random(seed)
+    for node, host in enumerate("abc"):
+        run.start(0, run.agent(host), 0, range(2 * node, 2 * node + 2), round=0)
+    at = 1.0
+    for step in range(100):
+        work = chance.uniform(0.05, 0.25) if late else 0
+        begins = [at + chance.expovariate(40) + work * (rank > 3) for rank in range(6)]
+        ends = [
+            (begin if meets == "behind" else max(begins)) + 0.3 + chance.expovariate(40 if meets == "behind" else 400)
+            for begin in begins
+        ]
+        for rank in range(6):
+            ahead, who = 0.0 if late or rank < 4 else 0.1, run.worker(rank, host="abc"[rank // 2])
+            run.tell(begins[rank] + ahead, who, "step.started", step=step)
+            run.tell(ends[rank] + ahead, who, "step.ended", step=step)
+        at = max(ends) + 0.02
+    assert {one.rank for one in answer(run).ranks if one.straggler} == ({4, 5} if late else set())
+
+
 def test_a_rank_beside_which_others_of_its_host_went_on_has_no_other_clock() -> None:
     """It is quiet as soon as in a job of one host, however far the clocks may be off."""
     run = Run()

@@ -334,8 +334,6 @@ def _ahead(own: list[_Rank], apart: float) -> bool:
     late, after = ([float(median(getattr(rank, what))) for rank in own] for what in ("late", "after"))
     if not max(late) < min(apart, 2 * min(late)) or any(2 * abs(b - a) >= b for b, a in zip(late, after, strict=True)):
         return False
-    if all(_steady(rank.late, by) for rank, by in zip(own, late, strict=True)):
-        return True
     if any(_width(rank.late) > 3 * by for rank, by in zip(own, late, strict=True)):
         return False  # it is late now and then
     ends = map(max, zip(*(rank.after for rank in own)))  # noqa: B905 - most did the same steps
@@ -349,11 +347,6 @@ def _width(values: Iterable[int]) -> int:
     """Return how far apart values are, but for the lowest and the highest tenth."""
     ordered = sorted(values)
     return ordered[-1 - len(ordered) // 10] - ordered[len(ordered) // 10]
-
-
-def _steady(late: Sequence[int], by: float) -> bool:
-    """Whether a rank is as late in nine of ten steps, as by a clock that is ahead."""
-    return sum(4 * abs(one - by) < by for one in late) >= 0.9 * len(late)
 
 
 def _held_up(rank: _Rank) -> bool:

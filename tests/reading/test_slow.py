@@ -494,6 +494,52 @@ def test_a_host_for_whose_data_the_others_wait_is_late(some: bool) -> None:
     assert {one.rank for one in answer(run).ranks if one.straggler} == {3}
 
 
+def test_a_host_for_whose_data_the_others_wait_now_and_then_is_late() -> None:
+    """In three of ten steps, which its clock cannot be."""
+    run, chance = Run(), random.Random(1)
+    for node in range(2):
+        run.start(0, run.agent("ab"[node]), 0, range(4 * node, 4 * node + 4), round=0)
+    at = 1.0
+    for step in range(100):
+        late = 0.1 * (chance.random() < 0.3)
+        begins = [at + late * (rank > 3) + chance.random() * 0.003 for rank in range(8)]
+        ends = [begin + 0.1 + chance.random() * 0.003 for begin in begins]
+        for rank in range(8):
+            run.tell(begins[rank], run.worker(rank, host="ab"[rank // 4]), "step.started", step=step)
+            run.tell(ends[rank], run.worker(rank, host="ab"[rank // 4]), "step.ended", step=step)
+        at = max(ends)
+    assert {one.rank for one in answer(run).ranks if one.straggler} == {4, 5, 6, 7}
+
+
+def test_a_rank_that_is_as_late_in_each_step_is_not_so_by_its_clock() -> None:
+    """The other one of its host is not: it begins, and ends, a step a little later than the first."""
+    run, chance = Run(), random.Random(0)
+    for node in range(2):
+        run.start(0, run.agent("ab"[node]), 0, range(2 * node, 2 * node + 2), round=0)
+    for step in range(60):
+        for rank, late in enumerate((0, 0.001, chance.random() * 0.003, 0.1)):
+            who = run.worker(rank, host="ab"[rank // 2])
+            run.tell(1 + 0.25 * step + late, who, "step.started", step=step)
+            run.tell(1.1 + 0.25 * step + late, who, "step.ended", step=step)
+    assert {one.rank for one in answer(run).ranks if one.straggler} == {3}
+
+
+@pytest.mark.parametrize("steps", [6, 12])
+def test_of_a_few_steps_nobody_is_seen_to_wait(steps: int) -> None:
+    """A host is not called late then whose clock may be ahead."""
+    run, at = Run(), 1.0
+    for node in range(2):
+        run.start(0, run.agent("ab"[node]), 0, range(2 * node, 2 * node + 2), round=0)
+    for step in range(steps):
+        late = 0.2 + 0.1 * (step % 3)
+        for rank in range(4):
+            who, begin = run.worker(rank, host="ab"[rank // 2]), at + late * (rank > 1)
+            run.tell(begin, who, "step.started", step=step)
+            run.tell(begin + 0.3, who, "step.ended", step=step)
+        at += late + 0.32
+    assert {one.rank for one in answer(run).ranks if one.straggler} == ({2, 3} if steps == 12 else set())
+
+
 @pytest.mark.parametrize("meets", ["within", "behind"])
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("seed", range(4))

@@ -16,14 +16,25 @@ __all__ = ("end_all", "take_over")
 
 
 def end_all() -> None:
-    """Close the open buses within the longest of their deadlines; each says what it lost."""
+    """Close the open buses within the longest of their deadlines, or until Ctrl-C; each says what it lost."""
     asked: dict[Life, tuple[float, Sequence[int]]] = {}
+    try:
+        _end(asked)
+    except KeyboardInterrupt:  # nobody wants to wait any longer
+        left = [bus for bus in asked if bus._state != "closed"]
+        for bus in left:
+            bus._ask_to_close(0)
+        for bus in left:
+            bus._finish(time.monotonic(), asked[bus][1])
+
+
+def _end(asked: "dict[Life, tuple[float, Sequence[int]]]") -> None:
     latest = 0.0
     while fresh := [bus for bus in front.buses if bus not in asked and not bus._is_idle]:  # others open meanwhile
         now = time.monotonic()
         latest = latest or now + max(bus.timeout for bus in fresh)
+        asked.update({bus: (min(now + bus.timeout, latest), bus._pump.heads()) for bus in fresh})
         for bus in fresh:
-            asked[bus] = min(now + bus.timeout, latest), bus._pump.heads()
             bus._ask_to_close(asked[bus][0] - now)
         take_over({bus: asked[bus][0] - now for bus in fresh if bus._is_adrift})
         for bus in fresh:

@@ -275,13 +275,13 @@ class Life:
     # --- the end of the process ---
 
     def _ask_to_close(self, timeout: float) -> None:
-        """Let the drain begin to close, wherever it runs; wait for nothing."""
+        """Let the drain begin to close, wherever it runs, or end, with 0 seconds; wait for nothing."""
         if self._state == "open":
             self._state = "closing"
             self._leave()
-            home = self._home or self._loop
-            if home is not None:
-                home.call(self._drain.request_close, timeout)
+        home = self._home or self._loop
+        if home is not None:
+            home.call(self._drain.request_close, timeout)
 
     def _finish(self, end: float, heads: Sequence[int]) -> FlushResult:
         """Wait until monotonic `end` for a close that was asked for; say what is left."""

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
@@ -17,6 +19,7 @@ from elastic_events import EventBus, PermanentError, Record, Retry
 from elastic_events.bus.tell import say
 from elastic_events.testing import FailingSink, ListSink
 from elastic_metrics import put_metric
+from tests.programs import environment
 
 
 @pytest.fixture
@@ -318,3 +321,38 @@ async def test_a_sink_that_fails_as_it_is_closed_is_told(capfd: pytest.CaptureFi
         put_metric("m", 1)
     (said,) = capfd.readouterr().err.splitlines()
     assert said == "elastic_events: sink 'Buffering' failed as it was closed: OSError: no space left"
+
+
+#: Two buses whose handlers take all that the program has, and give nothing back; each says as much on the way.
+TWO = """
+import sys, anyio
+from elastic_events import EventBus
+
+async def first(batch):
+    print("taken", flush=True)
+    await anyio.sleep(60)
+
+async def second(batch):
+    await first(batch)
+
+for handler in (first, second):
+    bus = EventBus(handler, recorder=False)
+    bus.open()
+    for number in range(5):
+        bus.put_metric("m", number)
+"""
+
+
+def test_ctrl_c_at_the_exit_ends_each_wait_and_each_tells_what_it_lost(tmp_path: Path) -> None:
+    """It ended the first wait with a traceback, and nobody said what was lost."""
+    with subprocess.Popen(
+        [sys.executable, "-c", TWO], cwd=tmp_path, env=environment(), stdout=-1, stderr=-1, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert [program.stdout.readline() for _ in range(2)] == ["taken\n"] * 2
+        time.sleep(0.5)  # its main thread is at its end by then
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=20)
+    assert sorted(said.splitlines()) == [
+        f"elastic_events: handler '{name}' lost 5 of 5 records: 5 shutdown_deadline" for name in ("first", "second")
+    ]

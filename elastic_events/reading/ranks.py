@@ -209,6 +209,7 @@ class _Places:
         """Return the attempt of a process that no agent spoke of: where agents told attempts, the one of its time."""
         if self.told:
             possible = [attempt for attempt in self.told if _may_be_of(attempt, process)]
+            possible = [attempt for attempt in possible if not _has(attempt, process.context.rank)] or possible
             begun = [attempt for attempt in possible if attempt.started_ns is not None]
             if possible:
                 return (begun or possible)[-1]
@@ -346,6 +347,11 @@ def _may_be_of(attempt: Attempt, process: Process) -> bool:
     """Whether a process can have been in an attempt: this had begun, and was not over on its host before it recorded."""
     ends = [end for node, (end, _) in attempt.ends.items() if node.host == process.context.host]
     return (attempt.started_ns or 0) <= process.last_ns and (not ends or max(ends) >= process.first_ns)
+
+
+def _has(attempt: Attempt, rank: int | None) -> bool:
+    """Whether the rank of an attempt has its process: it is no other's."""
+    return any(worker.rank == rank and worker.process is not None for worker in attempt.workers)
 
 
 def _lives(group: list[Process]) -> Iterable[tuple[Process, list[Process]]]:

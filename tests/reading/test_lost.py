@@ -134,6 +134,20 @@ def test_a_word_on_a_death_is_no_sign_of_life() -> None:
     assert [worker.rank for worker in attempt.suspects] == [0]
 
 
+def test_a_rank_that_has_its_process_has_no_second_one() -> None:
+    """Where the end of an attempt and the start of the next are lost, and the next one's word on its worker as well."""
+    run = Lossy()
+    run.agent_of(0, "a", "job.started")
+    run.started(1, "a", 0, 1, 0, world_size=1)
+    run.steps(run.worker(0, 0, "a", 100), range(3), 2, 1)
+    run.died(5, "a", 0, 0, 4.9, signal="SIGKILL")
+    run.agent_of(7, "a", "rendezvous.completed", round=1, world_size=1, rank=0, duration_ms=500.0)
+    run.steps(run.worker(0, 1, "a", 110), range(3), 9, 1)
+    run.ended(13, "a", 1, "failed")
+    told = [[worker.pid for worker in attempt.workers] for attempt in run.told().attempts]
+    assert told == [[100], [110]]
+
+
 def test_a_process_is_not_of_an_attempt_that_was_over() -> None:
     """Where the start of an attempt and of its workers is lost, its processes are not taken for those of the one before."""
     run = Lossy()

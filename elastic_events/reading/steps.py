@@ -108,7 +108,7 @@ def alike(told: Iterable[Process]) -> list[list[Process]]:
     for process in told:
         epochs = None if process.epochs is None else process.epochs.tobytes()
         more = (repr(process.names), epochs) if process.names or epochs else None
-        groups.setdefault((process.steps.tobytes(), *unfinished(process), more), []).append(process)
+        groups.setdefault((process.steps.tobytes(), *unfinished(process), more, process.observed), []).append(process)
     return list(groups.values())
 
 

@@ -221,7 +221,7 @@ def _measure(attempt: Attempt, ranks: dict[object, _Rank], usual: float) -> list
     places: dict[object, list[list[int]]] = {}  # step -> its positions in each group
     for number, group in enumerate(groups):
         for at, name in enumerate(called(group.members[0])):
-            places.setdefault(name, [[] for _ in groups])[number].append(at)
+            places.setdefault((group.members[0].observed, name), [[] for _ in groups])[number].append(at)
     columns = [column for shared in places.values() for column in _apart(groups, shared)]
     columns.sort(key=lambda column: min(group.firsts[at] for group, at in column))
     rests = [_rest(column) for column in columns]

@@ -78,6 +78,22 @@ def test_the_word_of_a_collector_is_no_sign_of_life() -> None:
     assert [(quiet.rank, quiet.before_others_s) for quiet in answer(run).quiet] == [(1, 20)]
 
 
+@pytest.mark.parametrize("hung", range(3))
+def test_where_one_rank_marks_what_the_others_do_not_the_others_tell(hung: int) -> None:
+    """Its open mark is no step of theirs, of which the ends alone are seen: that it waits in it nobody can say."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(3))
+    run.steps(run.worker(0), range(21), 1, 0.5)
+    run.tell(11.5, run.worker(0), "step.started", step=21)
+    for rank in (1, 2):
+        for step in range(21 + (rank != hung) * (hung > 0)):
+            run.tell(1.5 + step / 2, run.worker(rank), "step.observed", step=step, took_ns=500_000_000)
+    failed(run, 60, 3, first=2, signal="SIGABRT")
+    said = [verdict(hang) for hang in answer(run).hangs]
+    assert not any("ank 0" in one for one in said)
+    assert all(f"rank {hung}" in one.lower() for one in said)
+
+
 def test_what_is_observed_of_a_step_is_its_end() -> None:
     """Where steps are observed, nobody knows whether who did not end a step had begun it; who raised had given up to wait."""
     run = Run()

@@ -291,6 +291,18 @@ def test_who_never_began_the_step_in_which_the_others_wait_went_quiet() -> None:
     assert [(one.rank, one.since_s) for one in answer(run).quiet] == [(2, 5)]
 
 
+def test_a_rank_that_marks_its_steps_is_not_late_beside_others_that_were_observed() -> None:
+    """What is observed of a step begins with the end of the one before: its data is in it, which stands before a mark."""
+    run = Run()
+    run.start(0, run.agent(), 0, range(3))
+    for step in range(60):
+        run.tell(1.06 + step / 4, run.worker(0), "step.started", step=step)
+        run.tell(1.24 + step / 4, run.worker(0), "step.ended", step=step)
+        for rank in (1, 2):
+            run.tell(1.241 + step / 4, run.worker(rank), "step.observed", step=step, took_ns=240_000_000)
+    assert [one.rank for one in answer(run).ranks if one.straggler] == []
+
+
 def test_a_process_without_a_rank_that_went_quiet() -> None:
     """Who went quiet and has no rank is called a process, not rank None."""
     run = Run()

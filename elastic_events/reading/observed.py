@@ -6,6 +6,7 @@ loaded something else, nobody knows which steps it did again: all before it are 
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -71,7 +72,7 @@ def number_observed(story: Story) -> None:
     count = all(_one_counts(attempt, saves) for attempt in story.attempts)
     for attempt in story.attempts:
         own = _observed(attempt)
-        base, unsure = _base(own, saved) if begun else (0, _unseen(own))
+        base, unsure = _base(own, saved, _loads(attempt, own)) if begun else (0, _unseen(own))
         peer = next((process for process in processes(attempt) if count and _counts(process, own)), None)
         if peer is not None:  # as the first rank does that alone logs
             base, unsure = peer.steps[0], ""
@@ -79,6 +80,7 @@ def number_observed(story: Story) -> None:
         if base is None or any(process.names or _goes_below(process) for process in own):
             for process in before:
                 process.doubts = [(0, len(process.steps))]
+        beside = _beside(attempt)
         before += (worker.process for worker in attempt.workers if worker.process is not None)
         saved.data.extend(span for span in _saves(own) if span.step is None)
         back = 0
@@ -97,12 +99,18 @@ def number_observed(story: Story) -> None:
             for process in own:
                 process.doubts = [(low, min(high, len(process.steps))) for low, high in doubts]
         if back or unsure == _HIGH:
-            saved.behind.extend(span for span in _saves(own) if unsure == _HIGH or span.end_ns > back)
-        saved.spans.extend(_saves(own))
+            saved.behind.extend(span for span in (*_saves(own), *beside) if unsure == _HIGH or span.end_ns > back)
+        saved.spans.extend((*_saves(own), *beside))
 
 
 def _observed(attempt: Attempt) -> list[Process]:
     return [w.process for w in attempt.workers if w.process is not None and w.process.observed]
+
+
+def _beside(attempt: Attempt) -> list[Span]:
+    """Return what those saved that mark their steps. How many steps of the others that holds is not known."""
+    others = [w.process for w in attempt.workers if w.process is not None and not w.process.observed]
+    return [replace(span, step=None) for span in _saves(others)]
 
 
 def _saves(processes: Sequence[Process]) -> list[Span]:
@@ -167,9 +175,16 @@ class _Checkpoints(NamedTuple):
     behind: list[Span]  #: those behind a rollback of which nobody knows how far it went back
 
 
-def _base(processes: Sequence[Process], saved: _Checkpoints) -> tuple[int | None, str]:
+def _loads(attempt: Attempt, own: Sequence[Process]) -> list[Span]:
+    """Return what those that mark their steps were seen to load before any step: the first rank may hand it to the others."""
+    first = min((process.starts[0] for process in own if process.starts), default=0)
+    others = [w.process for w in attempt.workers if w.process is not None and not w.process.observed]
+    return [span for one in others for span in _restores(one) if span.observed and span.end_ns <= first]
+
+
+def _base(processes: Sequence[Process], saved: _Checkpoints, more: Sequence[Span]) -> tuple[int | None, str]:
     """Return the number of the first step of an attempt behind others, None: it is not known; and what is not sure about it."""
-    loaded = [span for process in processes for span in _restores(process)]
+    loaded = [*more, *(span for process in processes for span in _restores(process))]
     found = [span for one in loaded if (span := _saved(one, saved.spans)) is not None]
     held = {_held(span) for span in found if not _among(span, saved.data)}
     if len(held) == 1 and None not in held:

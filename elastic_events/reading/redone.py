@@ -85,7 +85,9 @@ def _units(story: Story) -> tuple[dict[Attempt, list[Process]], dict[Attempt, li
     more = sum(len(b.starts) for _, b in pairs) > MORE * sum(len(a.starts) for a, _ in pairs) + len(pairs)
     sure = not any(one.unsure or one.doubts for own in told.values() for one in own if one.observed)
     alone = {own[0].observed for own in told.values() if own and all(one.observed is own[0].observed for one in own)}
-    anew = sure and False not in alone and (True in alone or any(life.falls() for life in marked))
+    more = more and False not in alone  # what one that marks did alone has no other numbers
+    named = all(number is None for life in marked for number in life.numbers)
+    anew = named or (sure and False not in alone and (True in alone or any(life.falls() for life in marked)))
     by_marks, by_seen = (
         {attempt: [one for one in own if one.observed is observed] or own for attempt, own in told.items()}
         for observed in (False, True)
@@ -164,7 +166,10 @@ class _Life:
 
     def doubt_with(self, others: list[Process]) -> None:
         """Doubt what those that were observed may have done again, where its own numbers fall, or are names, and do not tell."""
-        if self.process.observed or (None not in self.numbers and not self.falls()):
+        if self.process.observed:  # so may those marks of the same time that others made
+            self.doubted.update(at for low, high in self.process.doubts for at in range(low, high))
+            return
+        if None not in self.numbers and not self.falls():
             return
         middles = [
             (begin + (end or begin)) // 2 for begin, end in zip(self.process.starts, self.process.ends, strict=True)

@@ -87,6 +87,112 @@ def test_a_rollback_to_a_state_that_nobody_was_seen_to_save(back: int) -> None:
     assert f"a state of its optimizer, saved at most {back} steps before" in summary(story).attempts[0].unsure
 
 
+def mark(run: Run, who: Context, at: float, step: object) -> None:
+    """Record a marked step of a second."""
+    run.tell(at, who, "step.started", step=step)
+    run.tell(at + 0.95, who, "step.ended", step=step)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_what_one_rank_marks_is_in_doubt_where_another_one_was_taken_back(each: int) -> None:
+    """However many steps of the optimizer a mark is of: rank 0 marks 16, and behind the rollback anew from 6 on."""
+    run = Run()
+    ranks = begun(run)
+    for at, step in enumerate([*range(16), *range(6, 20)]):
+        begin = 2.0 + at + 0.3 * (at >= 16)
+        if at == 16:
+            span(run, begin - 0.3, ranks[1], "restore", call="load_state_dict", observed=True, back=10 * each)
+        mark(run, ranks[0], begin, step)
+        for part in range(each):
+            took = {"took_ns": int(9.4e8 / each), "data_ns": 1}
+            run.tell(begin + 0.95 * (part + 1) / each, ranks[1], "step.observed", step=each * at + part, **took)
+    found = seconds(goodput(ended(run, 40)))
+    assert found == {"productive": 19, "lost": 0, "unknown": 9.5}
+
+
+#: How rank 0 marks: each step by its number, by a name, or each tenth step.
+HOW = {
+    "numbers": lambda step: step,
+    "names": lambda step: f"s{step}",
+    "few": lambda step: step if step % 10 == 9 else None,
+}
+
+
+def told(
+    how: str, plan: list[tuple[int, int]], *, each: int = 1, loads: str = "01", saver: int = 1, alone: int = -1
+) -> Story:
+    """Return a job whose rank 0 marks its steps, in attempts of these; of that `alone` no other record is left."""
+    run, at, save = Run(), 1.0, ""
+    run.tell(0, run.agent(), "job.started")
+    for attempt, (low, high) in enumerate(plan):
+        last = attempt == len(plan) - 1
+        ranks = begun(run, attempt, at)
+        at += 1
+        for rank in map(int, loads if attempt else ""):
+            span(run, at, ranks[rank], "restore", path="/c.pt", observed=True, file_id=save)
+        at += 0.5
+        for count, step in enumerate(range(low, high)):
+            name = HOW[how](step)
+            if name is not None:
+                mark(run, ranks[0], at, name)
+            for part in range(each * (attempt != alone)):
+                done = at + 0.96 * (part + 1) / each
+                run.tell(done, ranks[1], "step.observed", step=each * count + part, took_ns=int(9e8 / each), data_ns=1)
+                if how == "few" or HOW[how](low) is None:
+                    run.tell(
+                        done, ranks[0], "step.observed", step=each * count + part, took_ns=int(9e8 / each), data_ns=1
+                    )
+            at += 1
+            if step + 1 == (plan[attempt + 1][0] if not last else 0):
+                save = f"f{step}"
+                span(
+                    run,
+                    at,
+                    ranks[saver],
+                    "checkpoint",
+                    each * (count + 1) - 1,
+                    path="/c.pt",
+                    observed=True,
+                    file_id=save,
+                )
+                at += 0.2
+        at += 0.5
+        if not last:
+            for rank in range(2):
+                run.failed(at, run.agent(), attempt, rank, exit_code=1, first=rank == 0)
+            run.tell(at, run.agent(), "attempt.ended", attempt=attempt, outcome="failed")
+        at += 2
+    return ended(run, at, len(plan) - 1)
+
+
+@pytest.mark.parametrize("each", [1, 2, 3])
+@pytest.mark.parametrize("alone", [0, 1])
+def test_where_one_attempt_holds_marks_alone_all_steps_are_those_marked(each: int, alone: int) -> None:
+    """Else an optimizer's steps of one attempt would be counted beside marks of several of another."""
+    found = goodput(told("numbers", [(0, 17), (10, 30)], each=each, alone=alone))
+    assert (found.steps, found.steps_redone) == (30, 7)
+
+
+def test_where_names_tell_no_beginning_what_was_observed_does() -> None:
+    """A rank that was observed loads what was seen to be saved behind step 9."""
+    found = goodput(told("names", [(0, 17), (10, 30)]))
+    assert (found.steps, found.steps_redone) == (30, 7)
+
+
+def test_what_a_marking_rank_alone_loads_the_others_are_given() -> None:
+    """It hands it to them: where they begin is known by what it loaded."""
+    found = goodput(told("names", [(0, 17), (10, 30)], loads="0"))
+    assert (found.steps, found.steps_redone) == (30, 7)
+
+
+def test_what_a_marking_rank_saved_holds_nobody_knows_how_many_steps() -> None:
+    """Rank 0 saves, and marks each tenth step: an older save at the path, of an attempt without a mark, is not that."""
+    story = told("few", [(0, 6), (6, 25), (24, 31)], saver=0)
+    found = goodput(story)
+    assert (found.steps, found.steps_redone, found.ettr) == (None, None, None)
+    assert story.attempts[2].unsure
+
+
 @pytest.mark.parametrize(("second", "doubted"), [(10, 20), (1, 10)])
 def test_rollbacks_to_states_that_nobody_was_seen_to_save(second: int, doubted: int) -> None:
     """A second one may go further back than the first, by what its optimizer counts; between two small ones all is sure."""

@@ -274,7 +274,8 @@ def _departures(answer: Summary) -> Iterable[str]:
 
 def _end(answer: Summary) -> Iterable[str]:
     if answer.nodes_unread:
-        unread = counted(answer.nodes_unread, "node")
+        # That one is missing may be told by a rank alone, of which a launcher need not have said more.
+        unread = counted(answer.nodes_unread, "node, or of some ranks,", "nodes")
         yield f"No record of {unread} of the last attempt was read: give theirs, too."
         yield "Without an --rdzv-id for all of them each node's records are a run of their own."
     elif answer.outcome == "unknown" and answer.attempts:

@@ -33,10 +33,18 @@ def timeline_html(answer: Timeline) -> str:
 
 
 def _told(answer: Timeline) -> list[str]:
-    ranks = sum(row.ranks for row in answer.rows if row.kind == "node")
     nodes = sum(row.kind == "node" for row in answer.rows)
-    told = [counted(nodes, "node"), counted(ranks, "rank"), counted(len(answer.bands), "attempt")]
+    told = [counted(nodes, "node"), counted(_ranks(answer), "rank"), counted(len(answer.bands), "attempt")]
     return told if len(answer.rows) > nodes else [*told, "a row a node"]
+
+
+def _ranks(answer: Timeline) -> int:
+    """Return how many ranks there are: one that two nodes had, as one that came back is another, is one."""
+    rows = [row for row in answer.rows if row.kind == "node"]
+    if not all(row.which for row in rows):  # some do not know theirs
+        return sum(row.ranks for row in rows)
+    spans = [span.partition("-") for row in rows for span in row.which.split(", ")]
+    return len({rank for low, _, high in spans for rank in range(int(low), int(high or low) + 1)})
 
 
 def _row(row: Row, states: list[str]) -> tuple[Any, ...]:

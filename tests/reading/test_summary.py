@@ -209,6 +209,9 @@ def test_an_end_that_was_not_recorded() -> None:
     assert "outcome unknown" in shown(run)
     assert "No record of 2 nodes of the last attempt was read" in shown(run)
     assert "--rdzv-id" in shown(run)  # they may have been read, as another run
+    run = Run()
+    run.tell(1, run.agent(), "worker.failed", rank=3, signal="SIGKILL")
+    assert "No record of 1 node, or of some ranks, of the last attempt was read" in shown(run)
 
 
 def test_a_signal_without_a_name() -> None:

@@ -261,6 +261,17 @@ def test_no_tag_can_end_the_pages_data() -> None:
     assert timeline_html(answer(bad)).lower().count("</script>") == 2
 
 
+def test_a_rank_that_a_node_takes_over_is_the_same_one() -> None:
+    """A node that came back is another one: its ranks are not counted twice in the head of the page."""
+    run = Run()
+    for attempt, ranks in enumerate((range(4), range(2), range(4))):
+        for node, host in enumerate("a" if len(ranks) == 2 else "ab"):
+            agent = run.agent(host, 10 if host == "a" else 11 + attempt)
+            run.start(10 * attempt, agent, attempt, ranks[2 * node : 2 * node + 2], attempt, world_size=len(ranks))
+            run.tell(10 * attempt + 8, agent, "attempt.ended", attempt=attempt, outcome="membership")
+    assert '"3 nodes, 4 ranks, 3 attempts"' in timeline_html(answer(run))
+
+
 def test_round_steps_of_the_axis() -> None:
     """The axis is cut at round numbers of seconds, minutes, hours, days; never into more than asked."""
     assert [nice_step(wall, 8) for wall in (0.004, 7.0, 35, 100, 6600, 90_000)] == [0.0005, 1, 5, 20, 1200, 14400]

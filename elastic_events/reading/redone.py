@@ -226,7 +226,24 @@ def _life(attempt: Attempt, told: list[Process]) -> _Life:
     process = max(told, key=lambda one: (len(back[one]), len(one.starts)))
     # One without a rank that began before it may be another script, as one that evaluates.
     first = min((one for one in told if one.context.rank is not None), key=lambda one: one.starts[0], default=process)
-    return _Life(attempt, process, keys(process), keys(first)[0], back[process])
+    life = _Life(attempt, process, keys(process), keys(first)[0], back[process])
+    life.doubted.update(range(_doubted_until(process)))
+    return life
+
+
+def _doubted_until(process: Process) -> int:
+    """Return how many steps of a process are in doubt: those before its optimizer was taken back, and its numbers to the first.
+
+    So is what the training does again from its beginning, or from before it, and what another one begins with.
+    """
+    numbers = keys(process)
+    until = 0
+    for span in process.spans:
+        at = bisect_left(process.starts, span.end_ns)
+        first, number = (numbers[0], numbers[at]) if 0 < at < len(numbers) else (None, None)
+        if span.loaded and span.back and first is not None and number is not None and number <= first:
+            until = at
+    return until
 
 
 def _rollbacks(process: Process) -> Iterator[_Rollback]:

@@ -110,6 +110,24 @@ def test_what_one_rank_marks_is_in_doubt_where_another_one_was_taken_back(each: 
     assert found == {"productive": 19, "lost": 0, "unknown": 9.5}
 
 
+@pytest.mark.parametrize(("back", "doubted"), [(17, 17), (0, 0)])
+@pytest.mark.parametrize("begins", [0, -5])
+def test_marks_that_begin_anew_are_in_doubt_where_an_optimizer_was_taken_back(
+    back: int, doubted: int, begins: int
+) -> None:
+    """To the beginning, or before it; where none was, as with a new one in each fold, they are another loop's."""
+    run = Run()
+    ranks = begun(run)
+    for at, step in enumerate([*range(17), *range(begins, 3)]):
+        if at == 17:
+            span(run, 2.0 + at, ranks[0], "restore", call="load_state_dict", observed=True, back=back or None)
+        for who in ranks:
+            mark(run, who, 2.0 + at + 0.3 * (at >= 17), step)
+    found = seconds(goodput(ended(run, 40)))
+    done = 20 - begins - doubted
+    assert found == pytest.approx({"productive": 0.95 * done, "lost": 0, "unknown": 0.95 * doubted}, abs=0.1)
+
+
 #: How rank 0 marks: each step by its number, by a name, or each tenth step.
 HOW = {
     "numbers": lambda step: step,

@@ -55,14 +55,12 @@ class Ranks:
         """Give each process that has a rank, or marks steps, to its worker: as the rank itself, or as a child of it.
 
         The rank is the process that its agent started. Where no agent says which that is, it is the one that marks steps,
-        and of several alike the oldest: what a process starts has its rank, too, and is younger. Where nobody has a rank or
-        is an agent, it is also who said what ended it, if nobody marks steps, or what made steps had failed before it began:
-        a plain script that failed before its first step.
+        and of several alike the oldest: what a process starts has its rank, too, and is younger. Where nobody has a rank, marks
+        steps or is an agent, it is who said what ended it: a plain script that failed before its first step.
         """
         story.processes = processes
-        rest = self._unnamed(story, processes)
-        if not story.nodes and all(one.context.rank is None for one in processes):
-            rest += _failed_at_once(processes)
+        plain = not story.nodes and not any(one.steps or one.context.rank is not None for one in processes)
+        rest = self._unnamed(story, processes) if not plain else [[one] for one in processes if one.raised is not None]
         if not story.attempts:
             rest = _begun_anew(rest)
         ranked: dict[int | None, list[tuple[Attempt, Worker]]] = {}
@@ -241,21 +239,6 @@ def _by_rank(processes: Iterable[Process], agents: Collection[int]) -> Iterable[
     return groups.values()
 
 
-def _failed_at_once(processes: Iterable[Process]) -> Iterator[list[Process]]:
-    """Give scripts that failed before their first step: all, or where some make steps, those that ran when these had failed."""
-    begun = sorted(process.first_ns for process in processes if process.steps)
-    last: Process | None = None
-    for process in sorted(processes, key=_place):
-        if not process.steps:
-            alone = bisect_left(begun, process.first_ns) == bisect_right(begun, process.last_ns)  # else it started them
-            again = alone and last is not None and last.raised is not None and last.last_ns < process.first_ns
-            if process.raised is None or (begun and not again):
-                continue
-            yield [process]
-        if last is None or last.last_ns < process.last_ns:
-            last = process
-
-
 def _begun_anew(groups: Sequence[list[Process]]) -> list[list[Process]]:
     """Join what began when all before it was over, on whatever host; where each host runs a loop of its own, on that."""
     lives: list[list[Process]] = []
@@ -361,8 +344,7 @@ def _lives(group: list[Process]) -> Iterable[tuple[Process, list[Process]]]:
         before = lives[-1][0] if lives else None
         alone = process.context.rank is None
         alike = before is not None and (
-            bool(before.steps and process.steps)
-            or (alone and (not (before.steps or process.steps) or before.raised is not None))
+            bool(before.steps and process.steps) or (alone and not before.steps and not process.steps)
         )
         if before is None or (alike and process.first_ns > before.last_ns):
             lives.append((process, []))

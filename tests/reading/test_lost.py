@@ -323,52 +323,6 @@ def test_a_plain_script_that_fails_again_before_its_first_step(hosts: str) -> No
 
 
 @pytest.mark.parametrize("host", ["a", "b"])
-def test_a_script_that_failed_and_fails_again_before_its_first_step(host: str) -> None:
-    """As where what it saved cannot be loaded: an attempt each, with what ended it, and one more that succeeds."""
-    run = Run()
-    for life, (kind, numbers) in enumerate(
-        (("ValueError", range(10)), ("KeyError", ()), ("OSError", ()), ("", range(10, 20)))
-    ):
-        who = script(run, 60 + life, "a" if life % 2 else host)
-        run.tell(60 * life, who, "begins")
-        end = run.steps(who, numbers, 60 * life + 1, 1)
-        if kind:
-            run.tell(end + 1, who, "worker.exception", type=kind, message="bad")
-    (story,) = build(run.records)
-    failures = [attempt.first_failure for attempt in story.attempts]
-    assert [failure and failure.cause for failure in failures] == ["ValueError", "KeyError", "OSError", None]
-    assert (goodput(story).steps, goodput(story).steps_redone) == (20, 0)
-
-
-def test_what_starts_workers_anew_and_fails_with_them_is_none() -> None:
-    """A script that starts two processes, which make steps, and raises what one of them raised; and once more."""
-    run = Run()
-    for life in range(2):
-        run.tell(60 * life, script(run, 60 + 10 * life), "begins")
-        for at in range(2):
-            who = script(run, 61 + at + 10 * life)
-            run.steps(who, range(10 * life, 10 * life + 10), 60 * life + 1 + 0.1 * at, 1)
-            run.tell(60 * life + 12 + at, who, "worker.exception", type="ValueError", message="bad")
-        run.tell(60 * life + 14, script(run, 60 + 10 * life), "worker.exception", type="SpawnError", message="bad")
-    (story,) = build(run.records)
-    assert [[w.pid for w in attempt.workers] for attempt in story.attempts] == [[61, 62], [71, 72]]
-
-
-@pytest.mark.parametrize("failed", [False, True])
-def test_a_script_that_failed_beside_others_is_no_attempt(*, failed: bool) -> None:
-    """One that began while they ran, or behind one that ended well, may be anything."""
-    run = Run()
-    who = script(run, 60)
-    end = run.steps(who, range(10), 0, 1)
-    if failed:
-        run.tell(end + 9, who, "worker.exception", type="ValueError", message="bad")
-    run.tell(end + 1 if failed else end + 10, script(run, 61), "worker.exception", type="KeyError", message="bad")
-    (story,) = build(run.records)
-    failures = [attempt.first_failure for attempt in story.attempts]
-    assert [failure and failure.cause for failure in failures] == ["ValueError" if failed else None]
-
-
-@pytest.mark.parametrize("host", ["a", "b"])
 @pytest.mark.parametrize(("begins", "steps"), [(10, 155), (40, 155), (70, 155), (95, 159)])
 def test_a_script_that_evaluates_one_of_two_lives(begins: float, host: str, steps: int) -> None:
     """It is beside the life within which it began; where it goes on beside the next one, too, it takes back none of its steps."""

@@ -20,12 +20,24 @@ def end_all() -> None:
     asked: dict[Life, tuple[float, Sequence[int]]] = {}
     try:
         _end(asked)
-    except KeyboardInterrupt:  # nobody wants to wait any longer
-        left = [bus for bus in asked if bus._state != "closed"]
-        for bus in left:
-            bus._ask_to_close(0)
-        for bus in left:
-            bus._finish(time.monotonic(), asked[bus][1])
+    except BaseException as error:  # Ctrl-C, or a signal's handler: nobody wants to wait any longer
+        _end_now({bus: heads for bus, (_, heads) in asked.items()})
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+
+
+def _end_now(asked: "dict[Life, Sequence[int]]") -> None:
+    """Close what is open still, with a moment for all together; of a handler that does not end each says what it lost, too."""
+    asked.update({bus: bus._pump.heads() for bus in front.buses if bus not in asked and not bus._is_idle})
+    left = {bus: heads for bus, heads in asked.items() if bus._state != "closed"}
+    for bus in left:
+        bus._ask_to_close(0)
+    now = time.monotonic()
+    for bus, heads in left.items():
+        try:
+            bus._finish(now, heads)
+        except KeyboardInterrupt:
+            bus._closed()
 
 
 def _end(asked: "dict[Life, tuple[float, Sequence[int]]]") -> None:

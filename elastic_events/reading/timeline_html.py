@@ -1,5 +1,6 @@
 """The timeline as one page that needs nothing else: zoom, hover, keyboard, light and dark."""
 
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -43,8 +44,8 @@ def _ranks(answer: Timeline) -> int:
     rows = [row for row in answer.rows if row.kind == "node"]
     if not all(row.which for row in rows):  # some do not know theirs
         return sum(row.ranks for row in rows)
-    spans = [span.partition("-") for row in rows for span in row.which.split(", ")]
-    return len({rank for low, _, high in spans for rank in range(int(low), int(high or low) + 1)})
+    spans = re.findall(r"(-?\d+)(?:-(-?\d+))?", ", ".join(row.which for row in rows))
+    return len({rank for low, high in spans for rank in range(int(low), int(high or low) + 1)})
 
 
 def _row(row: Row, states: list[str]) -> tuple[Any, ...]:

@@ -270,6 +270,9 @@ def test_a_rank_that_a_node_takes_over_is_the_same_one() -> None:
             run.start(10 * attempt, agent, attempt, ranks[2 * node : 2 * node + 2], attempt, world_size=len(ranks))
             run.tell(10 * attempt + 8, agent, "attempt.ended", attempt=attempt, outcome="membership")
     assert '"3 nodes, 4 ranks, 3 attempts"' in timeline_html(answer(run))
+    for rank in (-1, 0, 1):  # as some launchers count what is no worker
+        run.steps(run.worker(rank, 3, "c"), range(3), 40, 1)
+    assert '"4 nodes, 5 ranks, 3 attempts"' in timeline_html(answer(run))
 
 
 def test_round_steps_of_the_axis() -> None:

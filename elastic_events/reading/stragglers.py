@@ -336,11 +336,15 @@ def _ahead(own: list[_Rank], apart: float) -> bool:
         return False
     if any(_width(rank.late) > 3 * by for rank, by in zip(own, late, strict=True)):
         return False  # it is late now and then
+    if all(2 * _width(rank.late) < by for rank, by in zip(own, late, strict=True)):
+        return True  # as much in each step
     ends = map(max, zip(*(rank.after for rank in own)))  # noqa: B905 - most did the same steps
     steps = [(end, rest) for end, rest in zip(ends, chain(*own[0].rested)) if rest]  # noqa: B905
     if len(steps) < WAITS:
         return True
-    return _width([rest for _, rest in steps]) <= AWAITED * _width([rest - end for end, rest in steps])
+    rests, left = [rest for _, rest in steps], [rest - end for end, rest in steps]
+    # Behind less than half of the steps something else may stand, such as a checkpoint: a spread does not see that.
+    return all(apart(rests) <= AWAITED * apart(left) for apart in (_width, _spread))
 
 
 def _width(values: Iterable[int]) -> int:

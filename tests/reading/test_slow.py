@@ -536,6 +536,36 @@ def test_a_rank_that_is_as_late_in_each_step_is_not_so_by_its_clock() -> None:
     assert {one.rank for one in answer(run).ranks if one.straggler} == {3}
 
 
+def test_a_late_host_is_told_beside_checkpoints() -> None:
+    """Behind each fifth step all save: that they rest there does not hide for whom they rest behind the others."""
+    run, chance, at = Run(), random.Random(1), 1.0
+    for node in range(2):
+        run.start(0, run.agent("ab"[node]), 0, range(2 * node, 2 * node + 2), round=0)
+    for step in range(100):
+        late = chance.uniform(0.1, 0.3)
+        begins = [at + late * (rank > 1) + chance.random() * 0.005 for rank in range(4)]
+        for rank in range(4):
+            run.tell(begins[rank], run.worker(rank, host="ab"[rank // 2]), "step.started", step=step)
+            run.tell(begins[rank] + 0.5, run.worker(rank, host="ab"[rank // 2]), "step.ended", step=step)
+        at = max(begins) + 0.55 + (step % 5 == 4)
+    assert {one.rank for one in answer(run).ranks if one.straggler} == {2, 3}
+
+
+def test_a_host_that_ends_its_steps_now_and_then_later_is_not_late_by_its_clock() -> None:
+    """The others wait some milliseconds for it, and it begins each step as much ahead: that is its clock."""
+    run, chance, at = Run(), random.Random(3), 1.0
+    for node in range(2):
+        run.start(0, run.agent("ab"[node]), 0, range(4 * node, 4 * node + 4), round=0)
+    for step in range(200):
+        ends = [at + 0.5 + (0.03 if rank > 3 else 0.002) * chance.expovariate(1) for rank in range(8)]
+        for rank in range(8):
+            who, ahead = run.worker(rank, host="ab"[rank // 4]), 0.2 * (rank > 3)
+            run.tell(at + ahead + 0.001 * chance.random(), who, "step.started", step=step)
+            run.tell(ends[rank] + ahead, who, "step.ended", step=step)
+        at = max(ends) + 0.05
+    assert [one.rank for one in answer(run).ranks if one.straggler] == []
+
+
 @pytest.mark.parametrize("steps", [6, 12])
 def test_of_a_few_steps_nobody_is_seen_to_wait(steps: int) -> None:
     """A host is not called late then whose clock may be ahead."""

@@ -207,7 +207,9 @@ class _Places:
         """Return the attempt of a process that no agent spoke of: where agents told attempts, the one of its time."""
         if self.told:
             possible = [attempt for attempt in self.told if _may_be_of(attempt, process)]
-            possible = [attempt for attempt in possible if not _has(attempt, process.context.rank)] or possible
+            before = [at for at, attempt in enumerate(self.told) if _has(attempt, process.context.rank)]
+            later = self.told[before[-1] + 1 :] if before else possible  # its lives come in turn
+            possible = [attempt for attempt in possible if attempt in later] or possible
             begun = [attempt for attempt in possible if attempt.started_ns is not None]
             if possible:
                 return (begun or possible)[-1]

@@ -148,6 +148,22 @@ def test_a_rank_that_has_its_process_has_no_second_one() -> None:
     assert told == [[100], [110]]
 
 
+def test_programs_beside_an_attempt_are_of_none_before_it() -> None:
+    """Two that evaluate, one after the other, without a rank: that the attempt has the first leaves the second in it."""
+    run = Lossy()
+    run.agent_of(0, "a", "job.started")
+    run.started(0.5, "a", 0, 1, 0, world_size=1)
+    run.steps(run.worker(0, 0, "a", 100), range(10), 1, 1)
+    run.ended(11, "a", 0, "failed")
+    run.started(14, "a", 1, 1, 0, world_size=1)
+    run.steps(run.worker(0, 1, "a", 110), range(5, 45), 15, 1)
+    for number in range(2):
+        run.steps(script(run, 500 + number, "c"), range(4), 20 + 10 * number, 0.5)
+    run.ended(55, "a", 1, "succeeded")
+    told = [[worker.pid for worker in attempt.workers] for attempt in run.told().attempts]
+    assert told == [[100], [110, 500, 501]]
+
+
 def test_a_process_is_not_of_an_attempt_that_was_over() -> None:
     """Where the start of an attempt and of its workers is lost, its processes are not taken for those of the one before."""
     run = Lossy()

@@ -142,7 +142,9 @@ class _Places:
             key = group[0].context.restart
             self.begun[key] = max(self.begun.get(key, []), begins, key=len)
         self.spare: dict[tuple[int, int], Attempt] = {}  # attempts of a job without an agent, by restart and life
-        self.told = list(story.attempts)
+        self.told = {attempt: place for place, attempt in enumerate(story.attempts)}
+        #: Rank -> the place of the last attempt told that has its process: its lives come in turn.
+        self.last = {w.rank: at for attempt, at in self.told.items() for w in attempt.workers if w.process is not None}
         self.untold: dict[int, Attempt] = {}  # attempts whose agents' records were lost, by how many are over before
         self.hosts: dict[str, Node] = {node.host: node for node in story.nodes}
 
@@ -185,8 +187,12 @@ class _Places:
             for attempt, worker in workers
             if worker.process is None and worker.rank is not None and _may_be_of(attempt, process)
         ]
-        same = [worker for attempt, worker in free if attempt.number == process.context.restart]
-        return same[0] if same else free[-1][1] if free else None
+        same = [one for one in free if one[0].number == process.context.restart]
+        if not free:
+            return None
+        attempt, worker = same[0] if same else free[-1]
+        self._note(attempt, worker.rank)
+        return worker
 
     def _new(self, process: Process, life: int) -> Worker:
         context = process.context
@@ -207,11 +213,11 @@ class _Places:
         """Return the attempt of a process that no agent spoke of: where agents told attempts, the one of its time."""
         if self.told:
             possible = [attempt for attempt in self.told if _may_be_of(attempt, process)]
-            before = [at for at, attempt in enumerate(self.told) if _has(attempt, process.context.rank)]
-            later = self.told[before[-1] + 1 :] if before else possible  # its lives come in turn
-            possible = [attempt for attempt in possible if attempt in later] or possible
+            before = self.last.get(process.context.rank, -1)
+            possible = [attempt for attempt in possible if self.told[attempt] > before] or possible
             begun = [attempt for attempt in possible if attempt.started_ns is not None]
             if possible:
+                self._note((begun or possible)[-1], process.context.rank)
                 return (begun or possible)[-1]
             return self._untold(process)
         attempt = self.spare.get(restart)
@@ -219,6 +225,9 @@ class _Places:
             attempt = self.spare[restart] = Attempt(len(self.spare))
             self.story.attempts.append(attempt)
         return attempt
+
+    def _note(self, attempt: Attempt, rank: int | None) -> None:
+        self.last[rank] = max(self.told[attempt], self.last.get(rank, -1))
 
     def _untold(self, process: Process) -> Attempt:
         """Return the attempt that a process was in of which no agent's record is left."""
@@ -332,11 +341,6 @@ def _may_be_of(attempt: Attempt, process: Process) -> bool:
     """Whether a process can have been in an attempt: this had begun, and was not over on its host before it recorded."""
     ends = [end for node, (end, _) in attempt.ends.items() if node.host == process.context.host]
     return (attempt.started_ns or 0) <= process.last_ns and (not ends or max(ends) >= process.first_ns)
-
-
-def _has(attempt: Attempt, rank: int | None) -> bool:
-    """Whether the rank of an attempt has its process: it is no other's."""
-    return any(worker.rank == rank and worker.process is not None for worker in attempt.workers)
 
 
 def _lives(group: list[Process]) -> Iterable[tuple[Process, list[Process]]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,28 +21,28 @@ def end_all() -> None:
     try:
         _end(asked)
     except BaseException as error:  # Ctrl-C, or a signal's handler: nobody wants to wait any longer
-        _end_now({bus: heads for bus, (_, heads) in asked.items()})
+        _end_now(asked)
         if not isinstance(error, KeyboardInterrupt):
             raise
 
 
-def _end_now(asked: "dict[Life, Sequence[int]]") -> None:
+def _end_now(asked: "dict[Life, tuple[float, Sequence[int]]]") -> None:
     """Close what is open still, with a moment for all together; of a handler that does not end each says what it lost, too."""
-    asked.update({bus: bus._pump.heads() for bus in front.buses if bus not in asked and not bus._is_idle})
-    left = {bus: heads for bus, heads in asked.items() if bus._state != "closed"}
+    asked.update({bus: (0.0, bus._pump.heads()) for bus in _fresh(asked)})
+    left = [bus for bus in asked if bus._state != "closed"]
     for bus in left:
         bus._ask_to_close(0)
     now = time.monotonic()
-    for bus, heads in left.items():
+    for bus in left:
         try:
-            bus._finish(now, heads)
+            bus._finish(now, asked[bus][1])
         except KeyboardInterrupt:
             bus._closed()
 
 
 def _end(asked: "dict[Life, tuple[float, Sequence[int]]]") -> None:
     latest = 0.0
-    while fresh := [bus for bus in front.buses if bus not in asked and not bus._is_idle]:  # others open meanwhile
+    while fresh := _fresh(asked):  # others open meanwhile
         now = time.monotonic()
         latest = latest or now + max(bus.timeout for bus in fresh)
         asked.update({bus: (min(now + bus.timeout, latest), bus._pump.heads()) for bus in fresh})
@@ -51,6 +51,10 @@ def _end(asked: "dict[Life, tuple[float, Sequence[int]]]") -> None:
         take_over({bus: asked[bus][0] - now for bus in fresh if bus._is_adrift})
         for bus in fresh:
             bus._finish(*asked[bus])
+
+
+def _fresh(asked: "Container[Life]") -> "list[Life]":
+    return [bus for bus in front.buses if bus not in asked and not bus._is_idle]
 
 
 def take_over(adrift: "Mapping[Life, float]") -> None:

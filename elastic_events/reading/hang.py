@@ -85,8 +85,8 @@ def verdict(hang: Hang) -> str:
 def _places(attempt: Attempt) -> tuple[Process | None, list[_Place]]:
     """Return the process that came furthest, and where each was last; what cannot be compared with it is left out."""
     told = [w for w in attempt.workers if w.process is not None and w.process.starts and w.rank is not None]
-    seen = [w for w in told if w.process is not None and w.process.observed]
-    told = seen or told  # of what is observed the end alone is seen: it cannot be compared with where a mark begins
+    # Of what is observed the end alone is seen: it cannot be compared with where a mark begins.
+    told = [w for w in told if w.process is not None and w.process.observed] or told
     last = sorted(told, key=lambda worker: -worker.process.starts[-1] if worker.process is not None else 0)
     furthest, places = None, list[_Place]()
     for candidate in last[:_TRIES]:

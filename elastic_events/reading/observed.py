@@ -68,8 +68,8 @@ def number_observed(story: Story) -> None:
     saved = _Checkpoints([], [], [])
     before: list[Process] = []
     begun = False
-    saves = {span.path for process in story.processes for span in process.spans if span.what == "checkpoint"}
-    count = all(_one_counts(attempt, saves) for attempt in story.attempts)
+    paths = {span.path for process in story.processes for span in process.spans if span.what == "checkpoint"}
+    count = all(_one_counts(attempt, paths) for attempt in story.attempts)
     for attempt in story.attempts:
         own = _observed(attempt)
         base, unsure = _base(own, saved, _loads(attempt, own)) if begun else (0, _unseen(own))
@@ -80,7 +80,6 @@ def number_observed(story: Story) -> None:
         if base is None or any(process.names or _goes_below(process) for process in own):
             for process in before:
                 process.doubts = [(0, len(process.steps))]
-        beside = _beside(attempt)
         before += (worker.process for worker in attempt.workers if worker.process is not None)
         saved.data.extend(span for span in _saves(own) if span.step is None)
         back = 0
@@ -98,19 +97,19 @@ def number_observed(story: Story) -> None:
             back = min(back or since, since)  # behind the first of several rollbacks
             for process in own:
                 process.doubts = [(low, min(high, len(process.steps))) for low, high in doubts]
+        # How many steps of the others a checkpoint holds that is saved by one that marks its own is not known.
+        saves = [*_saves(own), *(replace(span, step=None) for span in _saves(_marking(attempt)))]
         if back or unsure == _HIGH:
-            saved.behind.extend(span for span in (*_saves(own), *beside) if unsure == _HIGH or span.end_ns > back)
-        saved.spans.extend((*_saves(own), *beside))
+            saved.behind.extend(span for span in saves if unsure == _HIGH or span.end_ns > back)
+        saved.spans.extend(saves)
 
 
 def _observed(attempt: Attempt) -> list[Process]:
     return [w.process for w in attempt.workers if w.process is not None and w.process.observed]
 
 
-def _beside(attempt: Attempt) -> list[Span]:
-    """Return what those saved that mark their steps. How many steps of the others that holds is not known."""
-    others = [w.process for w in attempt.workers if w.process is not None and not w.process.observed]
-    return [replace(span, step=None) for span in _saves(others)]
+def _marking(attempt: Attempt) -> list[Process]:
+    return [w.process for w in attempt.workers if w.process is not None and not w.process.observed]
 
 
 def _saves(processes: Sequence[Process]) -> list[Span]:
@@ -178,8 +177,7 @@ class _Checkpoints(NamedTuple):
 def _loads(attempt: Attempt, own: Sequence[Process]) -> list[Span]:
     """Return what those that mark their steps were seen to load before any step: the first rank may hand it to the others."""
     first = min((process.starts[0] for process in own if process.starts), default=0)
-    others = [w.process for w in attempt.workers if w.process is not None and not w.process.observed]
-    return [span for one in others for span in _restores(one) if span.observed and span.end_ns <= first]
+    return [span for one in _marking(attempt) for span in _restores(one) if span.observed and span.end_ns <= first]
 
 
 def _base(processes: Sequence[Process], saved: _Checkpoints, more: Sequence[Span]) -> tuple[int | None, str]:

@@ -187,9 +187,9 @@ class _Places:
             for attempt, worker in workers
             if worker.process is None and worker.rank is not None and _may_be_of(attempt, process)
         ]
-        same = [one for one in free if one[0].number == process.context.restart]
         if not free:
             return None
+        same = [one for one in free if one[0].number == process.context.restart]
         attempt, worker = same[0] if same else free[-1]
         self._note(attempt, worker.rank)
         return worker
@@ -217,8 +217,9 @@ class _Places:
             possible = [attempt for attempt in possible if self.told[attempt] > before] or possible
             begun = [attempt for attempt in possible if attempt.started_ns is not None]
             if possible:
-                self._note((begun or possible)[-1], process.context.rank)
-                return (begun or possible)[-1]
+                latest = (begun or possible)[-1]
+                self._note(latest, process.context.rank)
+                return latest
             return self._untold(process)
         attempt = self.spare.get(restart)
         if attempt is None:

@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from elastic_events.reading.steps import keys, processes, rising
-from elastic_events.reading.story import Attempt, Process, Story
+from elastic_events.reading.story import Attempt, Process, Span, Story
 
 __all__ = ("Again", "Range", "counted", "doubt_others", "redone")
 
@@ -82,9 +82,9 @@ def _units(story: Story) -> tuple[dict[Attempt, list[Process]], dict[Attempt, li
     pairs = [(a.process, b.process) for a, b in zip(marked, seen, strict=True)]
     if all(_one_count(a, b) for a, b in pairs) and any(_as_many(a, b) for a, b in pairs):
         return told, told  # of one of them the end may be missing
-    more = sum(len(b.starts) for _, b in pairs) > MORE * sum(len(a.starts) for a, _ in pairs) + len(pairs)
     sure = not any(one.unsure or one.doubts for own in told.values() for one in own if one.observed)
     alone = {own[0].observed for own in told.values() if own and all(one.observed is own[0].observed for one in own)}
+    more = sum(len(b.starts) for _, b in pairs) > MORE * sum(len(a.starts) for a, _ in pairs) + len(pairs)
     more = more and False not in alone  # what one that marks did alone has no other numbers
     named = all(number is None for life in marked for number in life.numbers)
     anew = named or (sure and False not in alone and (True in alone or any(life.falls() for life in marked)))
@@ -238,23 +238,27 @@ def _doubted_until(process: Process) -> int:
     """
     numbers = keys(process)
     until = 0
-    for span in process.spans:
-        at = bisect_left(process.starts, span.end_ns)
-        first, number = (numbers[0], numbers[at]) if 0 < at < len(numbers) else (None, None)
-        if span.loaded and span.back and first is not None and number is not None and number <= first:
+    for span, at in _reloads(process):
+        first, number = numbers[0], numbers[at]
+        if span.back and first is not None and number is not None and number <= first:
             until = at
     return until
+
+
+def _reloads(process: Process) -> Iterator[tuple[Span, int]]:
+    """Give the restores between two steps of a process, each with the position of the first step behind it."""
+    for span in process.spans:
+        at = bisect_left(process.starts, span.end_ns)
+        if span.loaded and 0 < at < len(process.starts):
+            yield span, at
 
 
 def _rollbacks(process: Process) -> Iterator[_Rollback]:
     """Give the restores that took back steps of the process itself: training went on with a step that it had done."""
     numbers = keys(process)
-    for span in process.spans:
-        if not span.loaded:
-            continue
-        at = bisect_left(process.starts, span.end_ns)
-        before = [number for number in numbers[:at] if number is not None] if at else []
-        number = numbers[at] if at < len(numbers) else None
+    for span, at in _reloads(process):
+        before = [number for number in numbers[:at] if number is not None]
+        number = numbers[at]
         if not before or number is None or number > max(before):
             continue
         # An epoch is no part of what a restore says; a number below the restored one is that of another loop.

@@ -331,7 +331,7 @@ def _by_clock(story: Story, found: list[_Rank], late: set[int]) -> set[int]:
 
 def _ahead(own: list[_Rank], apart: float) -> bool:
     """Whether the clock of a host may be ahead of the others', by less than `apart`."""
-    late, after = ([float(median(getattr(rank, what))) for rank in own] for what in ("late", "after"))
+    late, after = [float(median(rank.late)) for rank in own], [float(median(rank.after)) for rank in own]
     if not max(late) < min(apart, 2 * min(late)) or any(2 * abs(b - a) >= b for b, a in zip(late, after, strict=True)):
         return False
     if any(_width(rank.late) > 3 * by for rank, by in zip(own, late, strict=True)):

@@ -147,32 +147,21 @@ def told(
         ranks = begun(run, attempt, at)
         at += 1
         for rank in map(int, loads if attempt else ""):
-            span(run, at, ranks[rank], "restore", path="/c.pt", observed=True, file_id=save)
+            span(run, at, ranks[rank], "restore", **{**SEEN, "file_id": save})
         at += 0.5
         for count, step in enumerate(range(low, high)):
             name = HOW[how](step)
             if name is not None:
                 mark(run, ranks[0], at, name)
             for part in range(each * (attempt != alone)):
-                done = at + 0.96 * (part + 1) / each
-                run.tell(done, ranks[1], "step.observed", step=each * count + part, took_ns=int(9e8 / each), data_ns=1)
-                if how == "few" or HOW[how](low) is None:
-                    run.tell(
-                        done, ranks[0], "step.observed", step=each * count + part, took_ns=int(9e8 / each), data_ns=1
-                    )
+                done, took = at + 0.96 * (part + 1) / each, {"took_ns": int(9e8 / each), "data_ns": 1}
+                for who in ranks if how == "few" else ranks[1:]:
+                    run.tell(done, who, "step.observed", step=each * count + part, **took)
             at += 1
             if step + 1 == (plan[attempt + 1][0] if not last else 0):
                 save = f"f{step}"
-                span(
-                    run,
-                    at,
-                    ranks[saver],
-                    "checkpoint",
-                    each * (count + 1) - 1,
-                    path="/c.pt",
-                    observed=True,
-                    file_id=save,
-                )
+                seen = {**SEEN, "file_id": save}
+                span(run, at, ranks[saver], "checkpoint", each * (count + 1) - 1, **seen)
                 at += 0.2
         at += 0.5
         if not last:
